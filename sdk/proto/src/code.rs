@@ -1,0 +1,141 @@
+//! Stable reason codes. A code never changes its meaning; its hint says what to do next.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $variant:ident = $text:literal, $hint:literal;)+) => {
+        /// Why something was refused or ended. The text form is part of the contract.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[non_exhaustive]
+        pub enum Code {
+            $($(#[$doc])* #[serde(rename = $text)] $variant,)+
+            /// A code that this version does not know.
+            #[serde(other)]
+            Unknown,
+        }
+
+        impl Code {
+            /// Every code that this version knows.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The stable text.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ Self::Unknown => "unknown" }
+            }
+
+            /// What to do about it, in one sentence.
+            #[must_use]
+            pub const fn hint(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $hint,)+
+                    Self::Unknown => "upgrade this node: the server gave a reason it does not know",
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The frame is not a message of this protocol.
+    BadMessage = "bad_message", "use the SDK of the server's version; the detail names the field";
+    /// The frame is larger than [`crate::wire::MAX_FRAME_BYTES`].
+    FrameTooLarge = "frame_too_large", "keep each control message under 64 KiB";
+    /// A message that is not due in this state.
+    OutOfOrder = "out_of_order", "send hello first, then proof, then anything else";
+    /// The server speaks another protocol version.
+    ProtocolVersion = "protocol_version", "upgrade the older side so that both speak the same protocol version";
+    /// The handshake took too long.
+    HandshakeTimeout = "handshake_timeout", "check the network between node and server, then connect again";
+    /// The connection was silent for too long, or did not read what was sent to it.
+    TooSlow = "too_slow", "the connection did not keep up; the node reconnects by itself";
+    /// A name that is not one.
+    BadName = "bad_name", "use 1 to 63 letters, digits, '.', '_' or '-', starting with a letter or digit";
+    /// No cluster of that name.
+    UnknownCluster = "unknown_cluster", "check --cluster; `meetpoint status` lists the server's clusters";
+    /// Another node holds the name.
+    NameTaken = "name_taken", "choose another --name, use the --key file that registered it, or let the operator delete that node";
+    /// The signature does not fit the challenge.
+    BadSignature = "bad_signature", "the key that signs must be the one named in hello; check --key";
+    /// The cluster is closed and no token was given.
+    TokenRequired = "token_required", "give --join-token; the operator finds one in the server's data directory or makes one with `meetpoint tokens create`";
+    /// The join token is not known, expired, used up or revoked.
+    BadToken = "bad_token", "ask the operator for a fresh join token (`meetpoint tokens create`)";
+    /// Too many failed attempts from this address.
+    RateLimited = "rate_limited", "wait for the time given, then try again";
+    /// The server holds as many sessions as it may.
+    ServerFull = "server_full", "raise the server's limit, or join by another server";
+    /// The server could not store the join; nothing was changed.
+    Storage = "storage", "try again; the operator finds the cause in the server's log";
+    /// A newer connection of the same node took over.
+    Replaced = "replaced", "the same key is in use twice; give each node its own --key";
+    /// The operator removed the node.
+    Removed = "removed", "the operator removed this node from the cluster";
+    /// The cluster's effective network changed: every member is judged again.
+    ClusterChanged = "cluster_changed", "the node rejoins by itself under the cluster's new rules";
+    /// The server is going away.
+    Shutdown = "shutdown", "the server is restarting; the node reconnects by itself";
+    /// Rules: a private cluster takes no public node.
+    PublicNodeInPrivateCluster = "public_node_in_private_cluster", "this cluster is effectively PRIVATE: add a public seed to a DYNAMIC cluster, or join from the private network";
+    /// Rules: a public cluster takes no private node.
+    PrivateNodeInPublicCluster = "private_node_in_public_cluster", "a PUBLIC cluster takes only publicly reachable nodes; use a DYNAMIC cluster for nodes behind NAT";
+    /// Rules: declared private, in a public cluster.
+    DeclaredPrivateInPublicCluster = "declared_private_in_public_cluster", "drop --node-network-type PRIVATE, or join a DYNAMIC cluster";
+    /// Rules: declared public, but the address is private.
+    DeclaredPublicButPrivate = "declared_public_but_private", "drop --node-network-type PUBLIC, or give the public address by --node-addr";
+    /// Rules: declared private, but the address is public (a seed's own check).
+    DeclaredPrivateButPublic = "declared_private_but_public", "drop --node-network-type PRIVATE, or use a private address";
+    /// Rules: a loopback address can't take part in a public cluster.
+    LoopbackInPublicCluster = "loopback_in_public_cluster", "reach the server by its public address instead of loopback";
+    /// Rules: no STUN answer, or no proof of reachability in time.
+    Unreachable = "unreachable", "let UDP to the server's STUN port pass; see the server's address in `meetpoint status`";
+    /// Rules: the declared address is not the one the server sees.
+    NodeAddrMismatch = "node_addr_mismatch", "--node-addr must carry the public IP that the server sees; behind other NATs leave it out";
+    /// The server says another cluster type than the node insists on.
+    ClusterTypeMismatch = "cluster_type_mismatch", "the cluster has another network type than this node was told to expect";
+    /// Rules: a public seed in a private cluster.
+    PublicSeedInPrivateCluster = "public_seed_in_private_cluster", "a PRIVATE cluster never has public seeds; make the cluster DYNAMIC";
+    /// Rules: a public cluster needs public, reachable seeds only.
+    BadSeedInPublicCluster = "bad_seed_in_public_cluster", "every seed of a PUBLIC cluster must be public and reachable";
+    /// Rules: a public cluster without any seed.
+    NoSeedInPublicCluster = "no_seed_in_public_cluster", "give a PUBLIC cluster at least one public seed by --seed NAME@HOST:PORT";
+    /// No such node in the cluster at the moment.
+    UnknownPeer = "unknown_peer", "`meetpoint nodes` lists who is there; names are case-sensitive";
+    /// A node asked to be introduced to itself.
+    SelfConnect = "self_connect", "connect to another node than yourself";
+    /// The peer is registered but not connected now.
+    PeerOffline = "peer_offline", "wait until the peer has joined";
+    /// The server has not seen a usable address of one side.
+    NoCandidates = "no_candidates", "one side has no address the server observed; check that its UDP reaches the STUN port";
+    /// Too many introductions at once.
+    TooManyIntroductions = "too_many_introductions", "wait for running introductions to end";
+    /// The server introduced a node that it can't show to be the wanted member.
+    BadCertificate = "bad_certificate", "the introduced node is not the wanted member by the cluster's key; check that both joined the same cluster and that its certificate has not expired";
+    /// The ticket ended without a direct path.
+    NoPath = "no_path", "the NATs in between do not let these two meet directly";
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_read_back() {
+        let mut seen = std::collections::BTreeSet::new();
+        for &code in Code::ALL {
+            assert!(seen.insert(code.as_str()), "{code} twice");
+            let json = serde_json::to_string(&code).unwrap();
+            assert_eq!(serde_json::from_str::<Code>(&json).unwrap(), code);
+            assert!(!code.hint().is_empty());
+        }
+        assert_eq!(serde_json::from_str::<Code>("\"of_the_future\"").unwrap(), Code::Unknown);
+    }
+}

@@ -1,0 +1,39 @@
+//! The words a Meetpoint server and its nodes share.
+//!
+//! Everything here is pure: no clock, no socket, no randomness of its own. Both sides
+//! decide by the same tables ([`rules`]) and speak the same messages ([`wire`]), so a
+//! disagreement between them is a bug of one crate, found by one set of tests.
+//!
+//! * [`id`], [`name`]: validated newtypes; nothing from outside is used before it became one.
+//! * [`addr`][]: what an address is worth (IANA special-purpose registries).
+//! * [`network`], [`rules`]: cluster network types, node classes and who is admitted as what.
+//! * [`seed`][]: `name@host:port`.
+//! * [`token`], [`join`], [`certificate`]: how a node proves who it is and that it may join.
+//! * [`wire`][]: the control channel's messages; the only types here that derive serde.
+//! * [`code`][]: the stable reason codes, each with a hint that says what to do.
+//!
+//! Deliberately absent: IO, storage, and any decision that only one side takes.
+
+pub mod addr;
+pub mod certificate;
+pub mod code;
+pub mod id;
+pub mod join;
+pub mod name;
+pub mod network;
+pub mod rules;
+pub mod seed;
+pub mod stun;
+pub mod token;
+pub mod wire;
+
+pub use addr::AddressClass;
+pub use certificate::Certificate;
+pub use code::Code;
+pub use id::{NodeId, Nonce, PublicKey, SessionId, Signature, TicketId, TicketKey};
+pub use name::{ClusterName, NodeName, SeedName};
+pub use network::{
+    ClusterNetwork, EffectiveNetwork, Evidence, Filtering, Mapping, NatBehavior, NetworkClass, NetworkType,
+};
+pub use seed::SeedAddr;
+pub use token::JoinToken;

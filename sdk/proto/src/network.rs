@@ -1,0 +1,146 @@
+//! What a cluster is, what a node declares, and what was found out.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// A word that is none of those allowed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("expected one of {allowed}")]
+pub struct ParseWordError {
+    /// The allowed words, separated by `|`.
+    pub allowed: &'static str,
+}
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? } allowed $allowed:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum $name {
+            $($(#[$vdoc])* #[serde(rename = $text)] $variant),+
+        }
+
+        impl $name {
+            /// Every value, in order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The word used on the wire, in flags and in documents.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ParseWordError;
+
+            fn from_str(text: &str) -> Result<Self, ParseWordError> {
+                Self::ALL
+                    .iter()
+                    .copied()
+                    .find(|word| word.as_str().eq_ignore_ascii_case(text))
+                    .ok_or(ParseWordError { allowed: $allowed })
+            }
+        }
+    };
+}
+
+words!(
+    /// What a cluster is, fixed when it is created.
+    ClusterNetwork {
+        /// Only private nodes, for ever.
+        Private = "PRIVATE",
+        /// Only public nodes.
+        Public = "PUBLIC",
+        /// Private until a public, reachable seed appears.
+        Dynamic = "DYNAMIC",
+    } allowed "PRIVATE|PUBLIC|DYNAMIC"
+);
+words!(
+    /// What a cluster amounts to at this moment, by its type and its seeds.
+    EffectiveNetwork {
+        /// Nothing leaves the private network.
+        Private = "PRIVATE",
+        /// Nodes meet over the public network.
+        Public = "PUBLIC",
+    } allowed "PRIVATE|PUBLIC"
+);
+words!(
+    /// What a node or seed says of itself.
+    NetworkType {
+        /// It can't be reached from the public network.
+        Private = "PRIVATE",
+        /// It can.
+        Public = "PUBLIC",
+    } allowed "PRIVATE|PUBLIC"
+);
+words!(
+    /// What was found out about a node.
+    NetworkClass {
+        /// It reaches the server over a loopback address.
+        Loopback = "Loopback",
+        /// It has a private address; NAT behaviour says whom it can meet.
+        Private = "Private",
+        /// No STUN answer reached it.
+        Unreachable = "Unreachable",
+        /// A public address, reachability not proven.
+        PublicUndefined = "PublicUndefined",
+        /// Reachable on its mapped address by whoever knows it.
+        PublicReachable = "PublicReachable",
+        /// Reachable, and an unsolicited authenticated connection has arrived.
+        PublicOpen = "PublicOpen",
+    } allowed "Loopback|Private|Unreachable|PublicUndefined|PublicReachable|PublicOpen"
+);
+words!(
+    /// What a class rests on.
+    Evidence {
+        /// The user said so and no fact contradicts it.
+        Declared = "declared",
+        /// The server saw it (a source address, an observed mapping).
+        Observed = "observed",
+        /// A nonce arrived from an address and port the node had never sent to.
+        Proven = "proven",
+    } allowed "declared|observed|proven"
+);
+words!(
+    /// RFC 4787, section 4.1: how a NAT chooses the external address.
+    Mapping {
+        /// No NAT in between.
+        None = "none",
+        /// The same towards every destination.
+        EndpointIndependent = "endpoint-independent",
+        /// One for each destination address.
+        AddressDependent = "address-dependent",
+        /// One for each destination address and port ("symmetric").
+        AddressAndPortDependent = "address-and-port-dependent",
+    } allowed "none|endpoint-independent|address-dependent|address-and-port-dependent"
+);
+words!(
+    /// RFC 4787, section 5: whose packets a NAT lets in.
+    Filtering {
+        /// Anybody's.
+        EndpointIndependent = "endpoint-independent",
+        /// Those of addresses that were sent to.
+        AddressDependent = "address-dependent",
+        /// Those of addresses and ports that were sent to.
+        AddressAndPortDependent = "address-and-port-dependent",
+    } allowed "endpoint-independent|address-dependent|address-and-port-dependent"
+);
+
+/// What a node found out about the NAT in front of it (RFC 5780). Its own claim: used to
+/// order attempts and to explain, never as proof.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct NatBehavior {
+    /// `None`: could not be told (the server has a single address).
+    pub mapping: Option<Mapping>,
+    /// `None`: could not be told (the server has a single address).
+    pub filtering: Option<Filtering>,
+}

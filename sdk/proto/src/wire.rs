@@ -1,0 +1,427 @@
+//! The control channel's messages: JSON, one message a WebSocket text frame.
+//!
+//! The dialogue: node `hello`, server `challenge`, node `proof`, server `welcome`; then either
+//! side speaks as it needs. Wire types hold raw words; the machines turn them into domain types.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::code::Code;
+use crate::id::{
+    DialBackNonce, NodeId, Nonce, PublicKey, SessionId, Signature, TicketId, TicketKey, TokenId,
+};
+use crate::network::{ClusterNetwork, EffectiveNetwork, Evidence, NatBehavior, NetworkClass, NetworkType};
+
+/// This protocol. A server refuses any other with [`Code::ProtocolVersion`].
+pub const PROTOCOL_VERSION: u16 = 1;
+/// Where the WebSocket is.
+pub const CONTROL_PATH: &str = "/v1/control";
+/// Largest frame either side sends or takes. An introduction is about 2 KiB.
+pub const MAX_FRAME_BYTES: usize = 64 * 1024;
+/// A node offers at most so many host candidates: more would make each introduction a port scan.
+pub const MAX_HOST_CANDIDATES: usize = 8;
+/// Longest free text (a node's version).
+pub const MAX_TEXT_LEN: usize = 64;
+/// Peers in one [`ServerMessage::Peers`]; such a frame stays under 32 KiB.
+pub const PEERS_PER_MESSAGE: usize = 100;
+
+/// What a node sends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ClientMessage {
+    /// Opens the dialogue.
+    Hello(Box<Hello>),
+    /// Answers the challenge.
+    Proof(Proof),
+    /// The node's own addresses, with its main socket's port. Replaces what was said before.
+    Candidates {
+        /// At most [`MAX_HOST_CANDIDATES`].
+        host: Vec<SocketAddr>,
+    },
+    /// A dial-back arrived.
+    DialBackSeen {
+        /// What it carried.
+        nonce: DialBackNonce,
+    },
+    /// What the node found out about its NAT.
+    Behavior {
+        /// A claim.
+        behavior: NatBehavior,
+    },
+    /// Asks to be introduced.
+    Connect {
+        /// Comes back in the answer.
+        request: u32,
+        /// The peer's name or id.
+        peer: String,
+        /// Wait for the peer to join, rather than fail with [`Code::PeerOffline`].
+        wait: bool,
+    },
+    /// No longer interested in [`ClientMessage::Connect`].
+    CancelConnect {
+        /// As in connect.
+        request: u32,
+    },
+    /// How a ticket ended.
+    TicketResult {
+        /// Which.
+        ticket: TicketId,
+        /// How.
+        outcome: TicketOutcome,
+    },
+    /// Keeps the connection and measures it.
+    Ping {
+        /// Comes back in pong.
+        seq: u64,
+    },
+    /// Answers the server's ping.
+    Pong {
+        /// As in ping.
+        seq: u64,
+    },
+    /// Goodbye. The server answers [`ServerMessage::Left`].
+    Leave,
+}
+
+/// How a ticket ended, for statistics and explanations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum TicketOutcome {
+    /// A direct path works.
+    Direct {
+        /// From the introduction to the first verified packet, in milliseconds.
+        elapsed_ms: u32,
+    },
+    /// The ticket ran out.
+    Failed,
+}
+
+/// The first message of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`PROTOCOL_VERSION`].
+    pub protocol: u16,
+    /// Cluster to join.
+    pub cluster: String,
+    /// The name the node wants.
+    pub name: String,
+    /// The node's key.
+    pub node_id: NodeId,
+    /// Fresh.
+    pub nonce: Nonce,
+    /// The join token it means to use.
+    #[serde(default)]
+    pub token: Option<TokenId>,
+    /// What it says of itself.
+    #[serde(default)]
+    pub declared: Option<NetworkType>,
+    /// `--node-addr`.
+    #[serde(default)]
+    pub node_addr: Option<SocketAddr>,
+    /// The source address it uses towards the server.
+    pub local_ip: IpAddr,
+    /// The cluster type it insists on.
+    #[serde(default)]
+    pub expect: Option<ClusterNetwork>,
+    /// The key lives only as long as the process: the registry may forget it with the session.
+    #[serde(default)]
+    pub ephemeral: bool,
+    /// The node's software version.
+    pub version: String,
+}
+
+/// Answers a challenge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    /// By the node's key, [`crate::join::Domain::Node`].
+    pub node: Signature,
+    /// By the token's key, [`crate::join::Domain::Admission`].
+    #[serde(default)]
+    pub admission: Option<Signature>,
+}
+
+/// What a server sends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ServerMessage {
+    /// Answers hello.
+    Challenge {
+        /// Fresh.
+        nonce: Nonce,
+        /// The cluster's key.
+        cluster_key: PublicKey,
+    },
+    /// The node is a member.
+    Welcome(Box<Welcome>),
+    /// The node is not, or no longer, a member. The connection closes.
+    Rejected(Refusal),
+    /// The node's class, each time it is judged.
+    Classified {
+        /// What it is.
+        class: NetworkClass,
+        /// On what ground.
+        evidence: Evidence,
+        /// The mapping the server observed.
+        observed: Option<SocketAddr>,
+    },
+    /// Members that are present, in pages after welcome and one by one as they come or change.
+    Peers {
+        /// At most [`PEERS_PER_MESSAGE`].
+        peers: Vec<PeerInfo>,
+    },
+    /// A member went away.
+    PeerLeft {
+        /// Who.
+        id: NodeId,
+    },
+    /// Meet this peer, now.
+    Introduction(Box<Introduction>),
+    /// A connect request ended without introduction.
+    ConnectFailed {
+        /// As in connect.
+        request: u32,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// Keeps the connection and measures it.
+    Ping {
+        /// Comes back in pong.
+        seq: u64,
+    },
+    /// Answers the node's ping.
+    Pong {
+        /// As in ping.
+        seq: u64,
+    },
+    /// Answers leave. The connection closes.
+    Left,
+    /// The connection closes; the node may come back.
+    Closing(Refusal),
+    /// A message of a newer server. Ignored.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Why not, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Stable.
+    pub code: Code,
+    /// What to do.
+    pub hint: String,
+    /// The particulars.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Not before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
+}
+
+impl Refusal {
+    /// With the code's own hint.
+    #[must_use]
+    pub fn new(code: Code) -> Self {
+        Self { code, hint: code.hint().to_owned(), detail: None, retry_after_ms: None }
+    }
+
+    /// Adds the particulars. Control characters are replaced: the text is shown to people.
+    #[must_use]
+    pub fn detail(mut self, detail: impl std::fmt::Display) -> Self {
+        let clean = |c: char| if c.is_control() { '\u{FFFD}' } else { c };
+        self.detail = Some(detail.to_string().chars().take(256).map(clean).collect());
+        self
+    }
+
+    /// Adds the time to wait.
+    #[must_use]
+    pub fn retry_after_ms(mut self, ms: u64) -> Self {
+        self.retry_after_ms = Some(ms);
+        self
+    }
+}
+
+/// The node is a member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// By the cluster's key, [`crate::join::Domain::Welcome`].
+    pub signature: Signature,
+    /// This stay.
+    pub session: SessionId,
+    /// The cluster's type.
+    pub kind: ClusterNetwork,
+    /// What it amounts to now.
+    pub effective: EffectiveNetwork,
+    /// The source address of this control connection, as the server sees it.
+    pub observed: SocketAddr,
+    /// The server's clock, milliseconds since 1970: nodes judge expiries by it.
+    pub now_unix_ms: u64,
+    /// The node's membership.
+    pub certificate: CertificateText,
+    /// Where to have the mapping observed. Absent in effectively PRIVATE clusters.
+    #[serde(default)]
+    pub stun: Option<StunAccess>,
+    /// Silence after which either side gives the connection up.
+    pub idle_timeout_ms: u32,
+}
+
+/// A certificate in transit; see [`crate::Certificate`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateText {
+    /// The cluster.
+    pub cluster: String,
+    /// The member's key.
+    pub node_id: NodeId,
+    /// The member's name.
+    pub name: String,
+    /// Seconds since 1970.
+    pub not_after_unix_s: u64,
+    /// By the cluster's key.
+    pub signature: Signature,
+}
+
+/// Where and as whom to send STUN Bindings.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StunAccess {
+    /// One entry an address family.
+    pub servers: Vec<StunServer>,
+    /// Long-term credential, bound to the session.
+    pub username: String,
+    /// Its password.
+    pub password: String,
+}
+
+impl std::fmt::Debug for StunAccess {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StunAccess").field("servers", &self.servers).finish_non_exhaustive()
+    }
+}
+
+/// A STUN server's addresses (RFC 5780, section 4.1). An unspecified IP (`0.0.0.0`, `::`) stands for
+/// the address by which the node reached the control channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StunServer {
+    /// Address and port to use.
+    pub primary: SocketAddr,
+    /// A second address, if there is one.
+    #[serde(default)]
+    pub alternate: Option<IpAddr>,
+    /// A second port on each address.
+    #[serde(default)]
+    pub alternate_port: Option<u16>,
+}
+
+/// A present member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerInfo {
+    /// Its key.
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Absent while it is being judged.
+    #[serde(default)]
+    pub class: Option<NetworkClass>,
+}
+
+/// Meet this peer, now. One side's half of a ticket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Introduction {
+    /// Set for the side that asked: the requests this answers.
+    #[serde(default)]
+    pub requests: Vec<u32>,
+    /// Single use.
+    pub ticket: TicketId,
+    /// The peer's membership.
+    pub certificate: CertificateText,
+    /// Where to try.
+    pub candidates: Vec<Candidate>,
+    /// Keys the checks this side sends.
+    pub send_key: TicketKey,
+    /// Keys the checks this side receives.
+    pub recv_key: TicketKey,
+    /// When to start, after arrival: the side with the shorter way waits for the other.
+    pub start_in_ms: u32,
+    /// How long checks may be sent, after arrival.
+    pub expires_in_ms: u32,
+    /// `false`: answer checks, but send none first (the other side is enough).
+    pub active: bool,
+}
+
+/// A place where a peer may be met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Candidate {
+    /// What it is.
+    pub kind: CandidateKind,
+    /// Where it is.
+    pub addr: SocketAddr,
+}
+
+/// RFC 8445, section 5.1.1, in our words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CandidateKind {
+    /// An address of the node itself.
+    Host,
+    /// A mapping that the server observed (server reflexive).
+    Srflx,
+    /// An address the user named, with an IP that the server observed.
+    Mapped,
+}
+
+/// Why a frame is not a message.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// Larger than [`MAX_FRAME_BYTES`].
+    #[error("the frame has {len} bytes, more than {MAX_FRAME_BYTES}")]
+    TooLarge {
+        /// Its size.
+        len: usize,
+    },
+    /// Not JSON, or not a message.
+    #[error("not a control message: {0}")]
+    Malformed(String),
+}
+
+impl DecodeError {
+    /// What the other side is told.
+    #[must_use]
+    pub fn refusal(&self) -> Refusal {
+        match self {
+            Self::TooLarge { .. } => Refusal::new(Code::FrameTooLarge).detail(self),
+            Self::Malformed(_) => Refusal::new(Code::BadMessage).detail(self),
+        }
+    }
+}
+
+/// Reads a node's frame.
+///
+/// # Errors
+/// [`DecodeError`]; the session is to be closed with its refusal.
+pub fn decode_client(frame: &str) -> Result<ClientMessage, DecodeError> {
+    decode(frame)
+}
+
+/// Reads a server's frame.
+///
+/// # Errors
+/// [`DecodeError`]; the connection is to be closed.
+pub fn decode_server(frame: &str) -> Result<ServerMessage, DecodeError> {
+    decode(frame)
+}
+
+fn decode<'a, T: Deserialize<'a>>(frame: &'a str) -> Result<T, DecodeError> {
+    if frame.len() > MAX_FRAME_BYTES {
+        return Err(DecodeError::TooLarge { len: frame.len() });
+    }
+    // serde_json bounds nesting at 128 levels by itself.
+    serde_json::from_str(frame).map_err(|error| DecodeError::Malformed(error.to_string()))
+}
+
+/// Writes a message as a frame.
+#[must_use]
+pub fn encode<T: Serialize>(message: &T) -> String {
+    #[allow(clippy::expect_used, reason = "these types have string keys only and no failing serializer")]
+    serde_json::to_string(message).expect("control messages always serialise")
+}
