@@ -1,0 +1,297 @@
+//! What goes into the broker and what comes out of it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use ed25519_dalek::SigningKey;
+use meetpoint_proto::id::{DialBackNonce, TokenId};
+use meetpoint_proto::join::Transcript;
+use meetpoint_proto::wire::{ClientMessage, DecodeError, ServerMessage, StunServer};
+use meetpoint_proto::{
+    ClusterName, ClusterNetwork, Code, EffectiveNetwork, Evidence, NatBehavior, NetworkClass, NetworkType,
+    NodeId, NodeName, SessionId, Signature, TicketId,
+};
+
+/// One control connection, numbered by the shell. Never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnId(pub u64);
+
+/// Something happened.
+#[derive(Debug)]
+pub enum Input {
+    /// A control connection was accepted.
+    Opened {
+        /// Its number.
+        conn: ConnId,
+        /// Where it comes from, as seen by the shell (after trusted proxies).
+        source: SocketAddr,
+    },
+    /// A message arrived.
+    Message {
+        /// From whom.
+        conn: ConnId,
+        /// What.
+        message: ClientMessage,
+    },
+    /// A frame arrived that is no message.
+    Malformed {
+        /// From whom.
+        conn: ConnId,
+        /// What is wrong with it.
+        error: DecodeError,
+    },
+    /// The connection is gone.
+    Closed {
+        /// Which.
+        conn: ConnId,
+    },
+    /// Answers [`Output::Admit`]: the join is stored, durably.
+    Admitted {
+        /// For whom.
+        conn: ConnId,
+        /// When the membership certificate must end, seconds since 1970.
+        not_after_unix_s: u64,
+        /// The STUN credential of this session: username and password. `None` if the cluster needs none.
+        credential: Option<StunCredential>,
+    },
+    /// Answers [`Output::Admit`]: no.
+    Refused {
+        /// For whom.
+        conn: ConnId,
+        /// Why.
+        code: Code,
+        /// The particulars, for the node.
+        detail: Option<String>,
+    },
+    /// The STUN server authenticated a Binding.
+    Observed {
+        /// The session named in the username.
+        session: SessionId,
+        /// Where it came from: the node's mapping.
+        source: SocketAddr,
+    },
+    /// The clock on the wall, once at the start and about every second.
+    Wall {
+        /// Milliseconds since 1970.
+        unix_ms: u64,
+    },
+    /// A cluster appeared or changed. Its members are judged again if `effective` changed.
+    Cluster(ClusterConfig),
+    /// The operator removed a node.
+    Remove {
+        /// Its cluster.
+        cluster: ClusterName,
+        /// The node.
+        node: NodeId,
+    },
+    /// The server is going away: say so to everybody.
+    Shutdown,
+}
+
+/// A long-term STUN credential.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StunCredential {
+    /// Names the session.
+    pub username: String,
+    /// Secret.
+    pub password: String,
+}
+
+impl std::fmt::Debug for StunCredential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StunCredential").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+/// A cluster as the broker needs it.
+#[derive(Clone)]
+pub struct ClusterConfig {
+    /// Its name.
+    pub name: ClusterName,
+    /// Its type.
+    pub kind: ClusterNetwork,
+    /// What it amounts to now.
+    pub effective: EffectiveNetwork,
+    /// Signs memberships and welcomes.
+    pub key: SigningKey,
+    /// No token needed.
+    pub open_join: bool,
+    /// Keeps nodes that can only be relayed.
+    pub admit_relayed: bool,
+    /// Where nodes have their mapping observed; one entry an address family.
+    pub stun: Vec<StunServer>,
+}
+
+impl std::fmt::Debug for ClusterConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClusterConfig")
+            .field("name", &self.name)
+            .field("kind", &self.kind)
+            .field("effective", &self.effective)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Something to be done.
+#[derive(Debug)]
+pub enum Output {
+    /// Send a message.
+    Send {
+        /// To whom.
+        conn: ConnId,
+        /// What.
+        message: ServerMessage,
+    },
+    /// Close the connection, after what was sent before has gone out.
+    Close {
+        /// Which.
+        conn: ConnId,
+    },
+    /// The node has proven its key. Check the token, store the join, and answer with
+    /// [`Input::Admitted`] or [`Input::Refused`].
+    Admit(Box<AdmitRequest>),
+    /// Have the STUN server send this nonce to this address from a place it never sent to.
+    DialBack {
+        /// An observed mapping.
+        to: SocketAddr,
+        /// What to send.
+        nonce: DialBackNonce,
+    },
+    /// The registry may forget this ephemeral node: it has left or its session has ended.
+    Forget {
+        /// Its cluster.
+        cluster: ClusterName,
+        /// The node.
+        node: NodeId,
+    },
+    /// For the log, the registry and the event stream.
+    Event(Event),
+}
+
+/// A join that waits for the registry.
+#[derive(Debug)]
+pub struct AdmitRequest {
+    /// Whose.
+    pub conn: ConnId,
+    /// The session it would become.
+    pub session: SessionId,
+    /// To which cluster.
+    pub cluster: ClusterName,
+    /// Who.
+    pub node: NodeId,
+    /// Under which name.
+    pub name: NodeName,
+    /// Forgotten with the session.
+    pub ephemeral: bool,
+    /// What it says of itself.
+    pub declared: Option<NetworkType>,
+    /// The source address of its control connection.
+    pub source: IpAddr,
+    /// Its software version.
+    pub version: String,
+    /// `None`: the cluster is open.
+    pub admission: Option<TokenProof>,
+    /// The present holder of the name, if that is another node.
+    pub name_holder: Option<NodeId>,
+}
+
+/// A claim to hold a join token, to be checked against its public key.
+#[derive(Debug)]
+pub struct TokenProof {
+    /// Which token.
+    pub token: TokenId,
+    /// Verify by [`Transcript::verify`] with [`meetpoint_proto::join::Domain::Admission`].
+    pub transcript: Transcript,
+    /// The signature to verify.
+    pub signature: Signature,
+}
+
+/// What happened, for people.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A node is a member and present.
+    Joined {
+        /// Its session.
+        session: SessionId,
+        /// Its cluster.
+        cluster: ClusterName,
+        /// Who.
+        node: NodeId,
+        /// Its name.
+        name: NodeName,
+    },
+    /// A node is gone.
+    Left {
+        /// Its cluster.
+        cluster: ClusterName,
+        /// Who.
+        node: NodeId,
+        /// It said goodbye.
+        graceful: bool,
+    },
+    /// A join was refused.
+    Rejected {
+        /// From where.
+        source: SocketAddr,
+        /// Why.
+        code: Code,
+    },
+    /// A node was judged.
+    Classified {
+        /// Its cluster.
+        cluster: ClusterName,
+        /// Who.
+        node: NodeId,
+        /// As what.
+        class: NetworkClass,
+        /// On what ground.
+        evidence: Evidence,
+        /// The mapping that was observed.
+        observed: Option<SocketAddr>,
+    },
+    /// Two nodes were introduced.
+    Introduced {
+        /// Their cluster.
+        cluster: ClusterName,
+        /// The ticket.
+        ticket: TicketId,
+        /// Who asked.
+        from: NodeId,
+        /// For whom.
+        to: NodeId,
+    },
+    /// An introduction ended.
+    TicketEnded {
+        /// Their cluster.
+        cluster: ClusterName,
+        /// The ticket.
+        ticket: TicketId,
+        /// A direct path; time from introduction to first verified packet.
+        direct_after: Option<Duration>,
+    },
+}
+
+/// A present member, for the operator.
+#[derive(Debug, Clone)]
+pub struct SessionView {
+    /// Its session.
+    pub session: SessionId,
+    /// Its cluster.
+    pub cluster: ClusterName,
+    /// Who.
+    pub node: NodeId,
+    /// Its name.
+    pub name: NodeName,
+    /// Where its control connection comes from.
+    pub source: SocketAddr,
+    /// As what it was judged; `None` while it is being judged.
+    pub class: Option<(NetworkClass, Evidence)>,
+    /// Its observed mappings, newest first.
+    pub observed: Vec<SocketAddr>,
+    /// What it claims of its NAT.
+    pub behavior: Option<NatBehavior>,
+    /// The control channel's smoothed round trip.
+    pub rtt: Option<Duration>,
+    /// Since when.
+    pub since: Instant,
+}

@@ -1,0 +1,261 @@
+//! Introductions: who is shown to whom, where, and with which keys.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use hkdf::Hkdf;
+use meetpoint_proto::addr::{self, AddressClass};
+use meetpoint_proto::wire::{Candidate, CandidateKind, Introduction, Refusal, ServerMessage, TicketOutcome};
+use meetpoint_proto::{Code, EffectiveNetwork, NodeId, TicketId, TicketKey};
+use sha2::Sha256;
+
+use crate::api::{ConnId, Event, Output};
+use crate::state::{Request, Session, Ticket, Timer};
+use crate::{Broker, millis};
+
+/// Longest name or id a node can ask for: an id has 52 characters, a name 63.
+const MAX_PEER_LEN: usize = 64;
+
+/// What stands between a request and its introduction.
+enum Obstacle {
+    /// The peer is not here.
+    Absent,
+    /// One side has no address yet.
+    NoCandidates,
+    /// It will never work, or not now.
+    Refused(Code),
+}
+
+impl Broker {
+    pub(crate) fn connect(&mut self, now: Instant, conn: ConnId, request: u32, peer: String, wait: bool) {
+        let most = self.limits.requests_per_session;
+        let Some(session) = self.session_mut(conn) else { return };
+        if session.requests.len() >= most || peer.len() > MAX_PEER_LEN {
+            let code = if peer.len() > MAX_PEER_LEN { Code::UnknownPeer } else { Code::TooManyIntroductions };
+            return self.fail(conn, request, code);
+        }
+        session.requests.insert(request, Request { peer, wait });
+        self.attempt(now, conn, request);
+    }
+
+    pub(crate) fn cancel(&mut self, conn: ConnId, request: u32) {
+        self.take_request(conn, request);
+    }
+
+    /// Introduces, parks or refuses a request.
+    fn attempt(&mut self, now: Instant, conn: ConnId, request: u32) {
+        let Some(session) = self.session(conn) else { return };
+        let Some(Request { peer, wait }) = session.requests.get(&request) else { return };
+        let (peer, wait) = (peer.clone(), *wait);
+        match self.find_pair(conn, &peer) {
+            Ok(target) => {
+                self.take_request(conn, request);
+                self.introduce(now, conn, target, request);
+            }
+            Err(Obstacle::Absent) if wait => self.park(conn, request, peer),
+            Err(Obstacle::Absent) => self.fail(conn, request, Code::PeerOffline),
+            Err(Obstacle::Refused(code)) => self.fail(conn, request, code),
+            Err(Obstacle::NoCandidates) => {
+                self.park(conn, request, peer);
+                self.timers.set(Timer::Request(conn, request), now + self.limits.candidate_timeout);
+            }
+        }
+    }
+
+    /// The peer's connection, if an introduction is possible now.
+    fn find_pair(&self, conn: ConnId, peer: &str) -> Result<ConnId, Obstacle> {
+        let asker = self.session(conn).ok_or(Obstacle::Absent)?;
+        let cluster = self.clusters.get(&asker.cluster).ok_or(Obstacle::Absent)?;
+        let target_conn = cluster.find(peer).ok_or(Obstacle::Absent)?;
+        if target_conn == conn {
+            return Err(Obstacle::Refused(Code::SelfConnect));
+        }
+        let target = self.session(target_conn).ok_or(Obstacle::Absent)?;
+        if asker.asked.len() >= self.limits.tickets_per_asker
+            || target.targeted.len() >= self.limits.tickets_per_target
+        {
+            return Err(Obstacle::Refused(Code::TooManyIntroductions));
+        }
+        let effective = cluster.config.effective;
+        if candidates(effective, asker, target).is_empty() || candidates(effective, target, asker).is_empty()
+        {
+            return Err(Obstacle::NoCandidates);
+        }
+        Ok(target_conn)
+    }
+
+    fn park(&mut self, conn: ConnId, request: u32, peer: String) {
+        let Some(session) = self.session(conn) else { return };
+        let cluster = session.cluster.clone();
+        if let Some(cluster) = self.clusters.get_mut(&cluster) {
+            cluster.waiting.entry(peer).or_default().insert((conn, request));
+        }
+    }
+
+    pub(crate) fn request_timeout(&mut self, conn: ConnId, request: u32) {
+        self.fail(conn, request, Code::NoCandidates);
+    }
+
+    fn fail(&mut self, conn: ConnId, request: u32, code: Code) {
+        self.take_request(conn, request);
+        let mut refusal = Refusal::new(code);
+        if code == Code::TooManyIntroductions {
+            refusal = refusal.retry_after_ms(millis(self.limits.ticket_lifetime));
+        }
+        self.send(conn, ServerMessage::ConnectFailed { request, refusal });
+    }
+
+    fn take_request(&mut self, conn: ConnId, request: u32) {
+        self.timers.cancel(&Timer::Request(conn, request));
+        let Some(session) = self.session_mut(conn) else { return };
+        let Some(Request { peer, .. }) = session.requests.remove(&request) else { return };
+        let cluster = session.cluster.clone();
+        if let Some(cluster) = self.clusters.get_mut(&cluster) {
+            cluster.stop_waiting(&peer, (conn, request));
+        }
+    }
+
+    /// Something changed at this member: whoever waits for it may go on.
+    pub(crate) fn retry_waiting_for(&mut self, now: Instant, conn: ConnId) {
+        let Some(session) = self.session(conn) else { return };
+        let Some(cluster) = self.clusters.get(&session.cluster) else { return };
+        let keys = [session.name.to_string(), session.node.to_string()];
+        let sets = keys.iter().filter_map(|key| cluster.waiting.get(key));
+        let waiters: Vec<(ConnId, u32)> = sets.flatten().copied().collect();
+        for (waiter, request) in waiters {
+            self.attempt(now, waiter, request);
+        }
+    }
+
+    /// Something changed at this member: its own requests may go on.
+    pub(crate) fn retry_own(&mut self, now: Instant, conn: ConnId) {
+        let requests: Vec<u32> =
+            self.session(conn).map(|session| session.requests.keys().copied().collect()).unwrap_or_default();
+        for request in requests {
+            self.attempt(now, conn, request);
+        }
+    }
+
+    /// Mints a ticket and sends each side its half.
+    fn introduce(&mut self, now: Instant, asker_conn: ConnId, target_conn: ConnId, request: u32) {
+        let ticket = TicketId::from_bytes(self.random());
+        let secret: [u8; 32] = self.random();
+        let (Some(asker), Some(target)) = (self.session(asker_conn), self.session(target_conn)) else {
+            return;
+        };
+        let Some(cluster) = self.clusters.get(&asker.cluster) else { return };
+        let effective = cluster.config.effective;
+        let to_target = direction_key(&secret, &ticket, &asker.node, &target.node);
+        let to_asker = direction_key(&secret, &ticket, &target.node, &asker.node);
+        let expires_in_ms = u32::try_from(millis(self.limits.ticket_lifetime)).unwrap_or(u32::MAX);
+        let half = |own: &Session, peer: &Session, send_key, recv_key, requests, active| Introduction {
+            requests,
+            ticket,
+            certificate: peer.certificate.clone(),
+            candidates: candidates(effective, peer, own),
+            send_key,
+            recv_key,
+            start_in_ms: head_start_ms(own, peer),
+            expires_in_ms,
+            active,
+        };
+        // A reachable node need not open anything, and by staying silent it learns that it can
+        // be reached unasked. If both are reachable the one that asked sends.
+        let asker_active = !asker.proven_reachable() || target.proven_reachable();
+        let for_asker = half(asker, target, to_target, to_asker, vec![request], asker_active);
+        let for_target = half(target, asker, to_asker, to_target, Vec::new(), !target.proven_reachable());
+        let event =
+            Event::Introduced { cluster: asker.cluster.clone(), ticket, from: asker.node, to: target.node };
+        let record = Ticket { cluster: asker.cluster.clone(), asker: asker_conn, target: target_conn };
+        self.tickets.insert(ticket, record);
+        self.timers.set(Timer::Ticket(ticket), now + self.limits.ticket_lifetime);
+        self.send(target_conn, ServerMessage::Introduction(Box::new(for_target)));
+        self.send(asker_conn, ServerMessage::Introduction(Box::new(for_asker)));
+        self.outputs.push_back(Output::Event(event));
+        if let Some(asker) = self.session_mut(asker_conn) {
+            asker.asked.insert(ticket);
+        }
+        if let Some(target) = self.session_mut(target_conn) {
+            target.targeted.insert(ticket);
+        }
+    }
+
+    /// One side says how its ticket ended. A failure of one side may still be a success of the
+    /// other, so only a direct path ends a ticket early.
+    pub(crate) fn ticket_result(&mut self, conn: ConnId, ticket: TicketId, outcome: TicketOutcome) {
+        let Some(record) = self.tickets.get(&ticket) else { return };
+        if conn != record.asker && conn != record.target {
+            return;
+        }
+        if let TicketOutcome::Direct { elapsed_ms } = outcome {
+            self.end_ticket(ticket, Some(Duration::from_millis(u64::from(elapsed_ms))));
+        }
+    }
+
+    pub(crate) fn end_ticket(&mut self, ticket: TicketId, direct_after: Option<Duration>) {
+        let Some(record) = self.tickets.remove(&ticket) else { return };
+        self.timers.cancel(&Timer::Ticket(ticket));
+        if let Some(asker) = self.session_mut(record.asker) {
+            asker.asked.remove(&ticket);
+        }
+        if let Some(target) = self.session_mut(record.target) {
+            target.targeted.remove(&ticket);
+        }
+        let event = Event::TicketEnded { cluster: record.cluster, ticket, direct_after };
+        self.outputs.push_back(Output::Event(event));
+    }
+}
+
+/// Where `to` may try to meet `of`.
+fn candidates(effective: EffectiveNetwork, of: &Session, to: &Session) -> Vec<Candidate> {
+    let host = |addr: &SocketAddr| Candidate { kind: CandidateKind::Host, addr: *addr };
+    let local = |addr: &&SocketAddr| addr::classify(addr.ip()) != AddressClass::Public;
+    let locals = of.hosts.iter().filter(local);
+    if effective == EffectiveNetwork::Private {
+        return locals.map(host).collect();
+    }
+    let mut list: Vec<Candidate> =
+        of.observed.iter().map(|addr| Candidate { kind: CandidateKind::Srflx, addr: *addr }).collect();
+    if let Some(addr) = of.node_addr.filter(|addr| of.has_observed(addr.ip())) {
+        list.push(Candidate { kind: CandidateKind::Mapped, addr });
+    }
+    // Public addresses of the node itself were observed, so anybody may try them.
+    let observed_hosts = of.hosts.iter().filter(|addr| !local(addr) && !of.observed.contains(addr));
+    list.extend(observed_hosts.map(host));
+    if of.observed.iter().any(|mine| to.observed.iter().any(|theirs| same_site(mine.ip(), theirs.ip()))) {
+        list.extend(locals.map(host));
+    }
+    list.dedup_by_key(|candidate| candidate.addr);
+    list
+}
+
+/// Behind the same public address, or in the same IPv6 /64.
+fn same_site(a: IpAddr, b: IpAddr) -> bool {
+    match (a, b) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => a == b,
+        (IpAddr::V6(a), IpAddr::V6(b)) => a.segments()[..4] == b.segments()[..4],
+        _ => false,
+    }
+}
+
+/// How long a side waits so that both start together: half of what the other's way is longer.
+fn head_start_ms(own: &Session, peer: &Session) -> u32 {
+    let rtt = |session: &Session| session.ping.rtt.unwrap_or_default();
+    let wait = rtt(peer).saturating_sub(rtt(own)) / 2;
+    u32::try_from(millis(wait.min(MAX_HEAD_START))).unwrap_or(0)
+}
+
+/// A longer wait would cost more than a lost first check.
+const MAX_HEAD_START: Duration = Duration::from_secs(1);
+
+/// The key of the checks that go from one node to the other: one a direction, so that nobody's
+/// own checks can be reflected to him.
+fn direction_key(secret: &[u8; 32], ticket: &TicketId, from: &NodeId, to: &NodeId) -> TicketKey {
+    let mut key = [0; 32];
+    let parts: [&[u8]; 3] = [b"meetpoint/v1/check", from.as_bytes(), to.as_bytes()];
+    #[allow(clippy::expect_used, reason = "HKDF-SHA256 gives up to 8160 bytes")]
+    Hkdf::<Sha256>::new(Some(ticket.as_bytes()), secret)
+        .expand_multi_info(&parts, &mut key)
+        .expect("32 bytes are few");
+    TicketKey::from_bytes(key)
+}

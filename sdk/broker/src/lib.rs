@@ -1,0 +1,288 @@
+//! The rendezvous' decisions, without any IO.
+//!
+//! A broker holds the sessions of present members, knows the mapping under which each of them
+//! was *observed*, and introduces two of them by a ticket. Its model:
+//!
+//! * A **connection** goes Greeting, Challenged, Admitting, Member. Whoever does not get on in
+//!   time is dropped. The registry is asked exactly once a join ([`Output::Admit`]); a node is
+//!   welcomed only after the registry has stored it.
+//! * A **session** belongs to one node at one connection. A newer connection of the same node
+//!   takes over.
+//! * **Observed, not claimed**: candidates on the public network are mappings that the STUN
+//!   server authenticated for that very session. A node's own word counts for addresses on its
+//!   own link only, and reaches peers only where they share its public address or the cluster
+//!   is effectively PRIVATE.
+//! * A **ticket** is the only way to make two nodes send to each other. It is minted once, for
+//!   two present members, expires, and its keys are derived one for each direction.
+//!
+//! Deliberately absent: sockets, storage, clocks (time is an argument), rate limits by address
+//! (the shell's, which knows proxies). The server uses this machine, and so does a node that
+//! serves its peers as rendezvous.
+
+mod api;
+mod discovery;
+mod handshake;
+mod introduce;
+mod limits;
+mod presence;
+mod state;
+mod timers;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+pub use api::{
+    AdmitRequest, ClusterConfig, ConnId, Event, Input, Output, SessionView, StunCredential, TokenProof,
+};
+pub use limits::Limits;
+
+use meetpoint_proto::wire::{ClientMessage, Refusal, ServerMessage};
+use meetpoint_proto::{ClusterName, Code, NodeId, SessionId, TicketId, addr};
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+use state::{Cluster, Conn, Phase, Session, Ticket, Timer};
+use timers::Timers;
+
+/// The broker. See the [crate] for its model.
+#[derive(Debug)]
+pub struct Broker {
+    limits: Limits,
+    rng: ChaCha20Rng,
+    /// Wall time, as told at an instant.
+    wall: Option<(Instant, u64)>,
+    clusters: BTreeMap<ClusterName, Cluster>,
+    conns: BTreeMap<ConnId, Conn>,
+    sessions: BTreeMap<SessionId, ConnId>,
+    tickets: BTreeMap<TicketId, Ticket>,
+    timers: Timers<Timer>,
+    outputs: VecDeque<Output>,
+}
+
+impl Broker {
+    /// A broker without clusters; `seed` is the source of all its nonces and keys.
+    #[must_use]
+    pub fn new(limits: Limits, seed: [u8; 32]) -> Self {
+        Self {
+            limits,
+            rng: ChaCha20Rng::from_seed(seed),
+            wall: None,
+            clusters: BTreeMap::new(),
+            conns: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            tickets: BTreeMap::new(),
+            timers: Timers::new(),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Takes an input; then poll the outputs.
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::Opened { conn, source } => self.opened(now, conn, addr::unmap(source)),
+            Input::Message { conn, message } => self.message(now, conn, message),
+            Input::Malformed { conn, error } => self.refuse(now, conn, error.refusal()),
+            Input::Closed { conn } => self.drop_conn(now, conn, false),
+            Input::Admitted { conn, not_after_unix_s, credential } => {
+                self.admitted(now, conn, not_after_unix_s, credential);
+            }
+            Input::Refused { conn, code, detail } => self.registry_refused(now, conn, code, detail),
+            Input::Observed { session, source } => self.observed(now, session, addr::unmap(source)),
+            Input::Wall { unix_ms } => self.wall = Some((now, unix_ms)),
+            Input::Cluster(config) => self.set_cluster(now, config),
+            Input::Remove { cluster, node } => self.remove(now, &cluster, node),
+            Input::Shutdown => self.shutdown(now),
+        }
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(timer) = self.timers.pop_due(now) {
+            match timer {
+                Timer::Handshake(conn) => self.refuse(now, conn, Refusal::new(Code::HandshakeTimeout)),
+                Timer::Idle(conn) => self.idle(now, conn),
+                Timer::Ping(conn) => self.ping(now, conn),
+                Timer::Discovery(conn) => self.discovery_timeout(now, conn),
+                Timer::Request(conn, request) => self.request_timeout(conn, request),
+                Timer::Ticket(ticket) => self.end_ticket(ticket, None),
+                Timer::Forget(cluster, node) => self.outputs.push_back(Output::Forget { cluster, node }),
+            }
+        }
+    }
+
+    /// When [`Broker::handle_timeout`] is next due.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// The next thing to be done.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// The members of a cluster that are present, by id.
+    pub fn sessions(&self, cluster: &ClusterName) -> impl Iterator<Item = SessionView> + '_ {
+        let conns = self.clusters.get(cluster).into_iter().flat_map(|cluster| cluster.members.values());
+        conns.filter_map(|conn| {
+            let source = self.conns.get(conn)?.source;
+            self.session(*conn).map(|session| session.view(source))
+        })
+    }
+
+    /// A member that is present.
+    #[must_use]
+    pub fn session_of(&self, cluster: &ClusterName, node: &NodeId) -> Option<SessionView> {
+        let conn = *self.clusters.get(cluster)?.members.get(node)?;
+        Some(self.session(conn)?.view(self.conns.get(&conn)?.source))
+    }
+
+    /// How many members of a cluster are present.
+    #[must_use]
+    pub fn present(&self, cluster: &ClusterName) -> usize {
+        self.clusters.get(cluster).map_or(0, |cluster| cluster.members.len())
+    }
+
+    fn opened(&mut self, now: Instant, conn: ConnId, source: SocketAddr) {
+        if self.conns.len() >= self.limits.connections {
+            let refusal = Refusal::new(Code::ServerFull).retry_after_ms(5_000);
+            self.send(conn, ServerMessage::Rejected(refusal));
+            self.outputs.push_back(Output::Close { conn });
+            return;
+        }
+        self.conns.insert(conn, Conn { source, last_heard: now, phase: Phase::Greeting });
+        self.timers.set(Timer::Handshake(conn), now + self.limits.handshake_timeout);
+    }
+
+    fn message(&mut self, now: Instant, conn: ConnId, message: ClientMessage) {
+        let Some(state) = self.conns.get_mut(&conn) else { return };
+        state.last_heard = now;
+        match (&state.phase, message) {
+            (Phase::Greeting, ClientMessage::Hello(hello)) => self.hello(now, conn, *hello),
+            (Phase::Challenged(_), ClientMessage::Proof(proof)) => self.proof(now, conn, &proof),
+            (Phase::Member(_), message) => self.member_message(now, conn, message),
+            (Phase::Greeting | Phase::Challenged(_) | Phase::Admitting(_), _) => {
+                self.refuse(now, conn, Refusal::new(Code::OutOfOrder));
+            }
+        }
+    }
+
+    fn member_message(&mut self, now: Instant, conn: ConnId, message: ClientMessage) {
+        match message {
+            ClientMessage::Hello(_) | ClientMessage::Proof(_) => {
+                self.refuse(now, conn, Refusal::new(Code::OutOfOrder));
+            }
+            ClientMessage::Candidates { host } => self.host_candidates(now, conn, host),
+            ClientMessage::DialBackSeen { nonce } => self.dial_back_seen(conn, nonce),
+            ClientMessage::Behavior { behavior } => {
+                if let Some(session) = self.session_mut(conn) {
+                    session.behavior = Some(behavior);
+                }
+            }
+            ClientMessage::Connect { request, peer, wait } => self.connect(now, conn, request, peer, wait),
+            ClientMessage::CancelConnect { request } => self.cancel(conn, request),
+            ClientMessage::TicketResult { ticket, outcome } => self.ticket_result(conn, ticket, outcome),
+            ClientMessage::Ping { seq } => self.send(conn, ServerMessage::Pong { seq }),
+            ClientMessage::Pong { seq } => self.pong(now, conn, seq),
+            ClientMessage::Leave => {
+                self.send(conn, ServerMessage::Left);
+                self.outputs.push_back(Output::Close { conn });
+                self.drop_conn(now, conn, true);
+            }
+        }
+    }
+
+    /// Adds a cluster, or changes one. If it amounts to something else now, its members rejoin
+    /// and so are judged again.
+    fn set_cluster(&mut self, now: Instant, config: ClusterConfig) {
+        let Some(cluster) = self.clusters.get_mut(&config.name) else {
+            self.clusters.insert(config.name.clone(), Cluster::new(config));
+            return;
+        };
+        let changed = cluster.config.effective != config.effective;
+        cluster.config = config;
+        if changed {
+            let members: Vec<ConnId> = cluster.members.values().copied().collect();
+            for conn in members {
+                self.close(now, conn, Refusal::new(Code::ClusterChanged));
+            }
+        }
+    }
+
+    fn remove(&mut self, now: Instant, cluster: &ClusterName, node: NodeId) {
+        let member = self.clusters.get(cluster).and_then(|cluster| cluster.members.get(&node));
+        if let Some(&conn) = member {
+            self.refuse(now, conn, Refusal::new(Code::Removed));
+        }
+    }
+
+    fn shutdown(&mut self, now: Instant) {
+        let all: Vec<ConnId> = self.conns.keys().copied().collect();
+        for conn in all {
+            self.close(now, conn, Refusal::new(Code::Shutdown));
+        }
+    }
+
+    /// Ends a connection whose node may come back.
+    fn close(&mut self, now: Instant, conn: ConnId, refusal: Refusal) {
+        if !self.conns.contains_key(&conn) {
+            return;
+        }
+        self.send(conn, ServerMessage::Closing(refusal));
+        self.outputs.push_back(Output::Close { conn });
+        self.drop_conn(now, conn, false);
+    }
+
+    /// Ends a connection that is not, or no longer, a member's.
+    fn refuse(&mut self, now: Instant, conn: ConnId, refusal: Refusal) {
+        let Some(state) = self.conns.get(&conn) else { return };
+        self.outputs.push_back(Output::Event(Event::Rejected { source: state.source, code: refusal.code }));
+        self.send(conn, ServerMessage::Rejected(refusal));
+        self.outputs.push_back(Output::Close { conn });
+        self.drop_conn(now, conn, false);
+    }
+
+    fn idle(&mut self, now: Instant, conn: ConnId) {
+        let Some(state) = self.conns.get(&conn) else { return };
+        let due = state.last_heard + self.limits.idle_timeout;
+        if due <= now {
+            self.close(now, conn, Refusal::new(Code::TooSlow));
+        } else {
+            self.timers.set(Timer::Idle(conn), due);
+        }
+    }
+
+    fn send(&mut self, conn: ConnId, message: ServerMessage) {
+        self.outputs.push_back(Output::Send { conn, message });
+    }
+
+    fn session(&self, conn: ConnId) -> Option<&Session> {
+        match &self.conns.get(&conn)?.phase {
+            Phase::Member(session) => Some(session),
+            _ => None,
+        }
+    }
+
+    fn session_mut(&mut self, conn: ConnId) -> Option<&mut Session> {
+        match &mut self.conns.get_mut(&conn)?.phase {
+            Phase::Member(session) => Some(session),
+            _ => None,
+        }
+    }
+
+    fn random<const N: usize>(&mut self) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.rng.fill_bytes(&mut bytes);
+        bytes
+    }
+
+    fn unix_ms(&self, now: Instant) -> u64 {
+        let (at, unix_ms) = self.wall.unwrap_or((now, 0));
+        unix_ms.saturating_add(millis(now.saturating_duration_since(at)))
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,60 @@
+//! The broker's bounds. Each can be set by the shell; the defaults say why they are what they are.
+
+use std::time::Duration;
+
+/// Bounds on everything the network can make grow, and the broker's intervals.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Control connections at once, members or not. About 10 KB each in the whole server.
+    pub connections: usize,
+    /// From accept to welcome. Long enough for a slow mobile link, short enough that stalled
+    /// handshakes (attack: slowloris) do not pile up.
+    pub handshake_timeout: Duration,
+    /// Silence after which a member's connection is given up: three lost pings.
+    pub idle_timeout: Duration,
+    /// Between the server's pings; they keep NAT state for TCP and measure the round trip.
+    pub ping_interval: Duration,
+    /// From welcome to the verdict `NoAnswer`: five retransmissions of a Binding.
+    pub observation_timeout: Duration,
+    /// From dial-back to the verdict `Answered`, besides two round trips of the control channel: its
+    /// three sends take 600 ms.
+    pub dial_back_timeout: Duration,
+    /// Between two dial-backs to one session, so that none of them is a port scanner.
+    pub dial_back_interval: Duration,
+    /// Running connect requests of one session.
+    pub requests_per_session: usize,
+    /// How long a request waits until both sides have candidates.
+    pub candidate_timeout: Duration,
+    /// Live tickets that one node asked for.
+    pub tickets_per_asker: usize,
+    /// Live tickets towards one node.
+    pub tickets_per_target: usize,
+    /// A ticket's life.
+    pub ticket_lifetime: Duration,
+    /// Members announced to all others; beyond it peers are found by name. Keeps the fan-out
+    /// of joins linear in the cluster's size.
+    pub announced_peers: usize,
+    /// How long the registry keeps an ephemeral node whose connection broke.
+    pub ephemeral_grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 20_000,
+            handshake_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(45),
+            ping_interval: Duration::from_secs(15),
+            observation_timeout: Duration::from_secs(5),
+            dial_back_timeout: Duration::from_millis(700),
+            dial_back_interval: Duration::from_secs(10),
+            requests_per_session: 64,
+            candidate_timeout: Duration::from_secs(5),
+            tickets_per_asker: 64,
+            tickets_per_target: 256,
+            ticket_lifetime: Duration::from_secs(10),
+            announced_peers: 256,
+            ephemeral_grace: Duration::from_secs(120),
+        }
+    }
+}

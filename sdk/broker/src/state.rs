@@ -1,0 +1,187 @@
+//! What the broker remembers of connections, members and clusters.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use meetpoint_proto::id::DialBackNonce;
+use meetpoint_proto::join::Transcript;
+use meetpoint_proto::rules::Discovery;
+use meetpoint_proto::wire::{CertificateText, Hello, PeerInfo};
+use meetpoint_proto::{
+    AddressClass, ClusterName, Evidence, NatBehavior, NetworkClass, NodeId, NodeName, SessionId, TicketId,
+};
+
+use crate::api::{ClusterConfig, ConnId, SessionView};
+
+/// A control connection.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    pub(crate) source: SocketAddr,
+    pub(crate) last_heard: Instant,
+    pub(crate) phase: Phase,
+}
+
+/// How far a connection has come.
+#[derive(Debug)]
+pub(crate) enum Phase {
+    /// Waits for hello.
+    Greeting,
+    /// Waits for proof.
+    Challenged(Box<Joining>),
+    /// Waits for the registry.
+    Admitting(Box<Joining>),
+    /// Is a member.
+    Member(Box<Session>),
+}
+
+/// A join under way.
+#[derive(Debug)]
+pub(crate) struct Joining {
+    pub(crate) hello: Hello,
+    pub(crate) cluster: ClusterName,
+    pub(crate) name: NodeName,
+    pub(crate) address: AddressClass,
+    pub(crate) transcript: Transcript,
+    pub(crate) session: SessionId,
+}
+
+/// A member that is present.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
+    pub(crate) cluster: ClusterName,
+    pub(crate) node: NodeId,
+    pub(crate) name: NodeName,
+    pub(crate) ephemeral: bool,
+    pub(crate) node_addr: Option<SocketAddr>,
+    pub(crate) certificate: CertificateText,
+    pub(crate) since: Instant,
+    /// It is in the directory that all members are sent.
+    pub(crate) announced: bool,
+    pub(crate) class: Option<(NetworkClass, Evidence)>,
+    pub(crate) discovery: Option<Discovery>,
+    pub(crate) dial_back: Option<DialBackRun>,
+    pub(crate) last_dial_back: Option<Instant>,
+    /// One mapping an address family, the newest first.
+    pub(crate) observed: VecDeque<SocketAddr>,
+    pub(crate) hosts: Vec<SocketAddr>,
+    pub(crate) behavior: Option<NatBehavior>,
+    pub(crate) ping: PingState,
+    pub(crate) requests: BTreeMap<u32, Request>,
+    pub(crate) asked: BTreeSet<TicketId>,
+    pub(crate) targeted: BTreeSet<TicketId>,
+}
+
+/// A dial-back that has not been answered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DialBackRun {
+    pub(crate) nonce: DialBackNonce,
+}
+
+/// The control channel's round trip.
+#[derive(Debug, Default)]
+pub(crate) struct PingState {
+    pub(crate) seq: u64,
+    pub(crate) sent: Option<Instant>,
+    pub(crate) rtt: Option<Duration>,
+}
+
+/// A connect request that has not been answered.
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// The peer's name or id, as the node wrote it.
+    pub(crate) peer: String,
+    pub(crate) wait: bool,
+}
+
+impl Session {
+    pub(crate) fn peer_info(&self) -> PeerInfo {
+        PeerInfo { id: self.node, name: self.name.to_string(), class: self.class.map(|(class, _)| class) }
+    }
+
+    pub(crate) fn has_observed(&self, ip: IpAddr) -> bool {
+        self.observed.iter().any(|addr| addr.ip() == ip)
+    }
+
+    /// Proven: it can be reached by whoever knows its mapping.
+    pub(crate) fn proven_reachable(&self) -> bool {
+        self.class.is_some_and(|(_, evidence)| evidence == Evidence::Proven)
+    }
+
+    pub(crate) fn view(&self, source: SocketAddr) -> SessionView {
+        SessionView {
+            session: self.id,
+            cluster: self.cluster.clone(),
+            node: self.node,
+            name: self.name.clone(),
+            source,
+            class: self.class,
+            observed: self.observed.iter().copied().collect(),
+            behavior: self.behavior,
+            rtt: self.ping.rtt,
+            since: self.since,
+        }
+    }
+}
+
+/// A cluster and who is present in it.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    pub(crate) config: ClusterConfig,
+    pub(crate) members: BTreeMap<NodeId, ConnId>,
+    pub(crate) names: BTreeMap<NodeName, ConnId>,
+    /// Members in the directory.
+    pub(crate) announced: BTreeSet<ConnId>,
+    /// Requests by the name or id that they wait for.
+    pub(crate) waiting: BTreeMap<String, BTreeSet<(ConnId, u32)>>,
+}
+
+impl Cluster {
+    pub(crate) fn new(config: ClusterConfig) -> Self {
+        Self {
+            config,
+            members: BTreeMap::new(),
+            names: BTreeMap::new(),
+            announced: BTreeSet::new(),
+            waiting: BTreeMap::new(),
+        }
+    }
+
+    /// The member a node means by a name or id.
+    pub(crate) fn find(&self, peer: &str) -> Option<ConnId> {
+        let by_name = peer.parse::<NodeName>().ok().and_then(|name| self.names.get(&name));
+        let by_id = || peer.parse::<NodeId>().ok().and_then(|id| self.members.get(&id));
+        by_name.or_else(by_id).copied()
+    }
+
+    pub(crate) fn stop_waiting(&mut self, peer: &str, waiter: (ConnId, u32)) {
+        if let Some(set) = self.waiting.get_mut(peer) {
+            set.remove(&waiter);
+            if set.is_empty() {
+                self.waiting.remove(peer);
+            }
+        }
+    }
+}
+
+/// One introduction under way.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    pub(crate) cluster: ClusterName,
+    pub(crate) asker: ConnId,
+    pub(crate) target: ConnId,
+}
+
+/// What the broker's clock is set for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    Handshake(ConnId),
+    Idle(ConnId),
+    Ping(ConnId),
+    /// Observation, then dial-back, then probation: one at a time.
+    Discovery(ConnId),
+    Request(ConnId, u32),
+    Ticket(TicketId),
+    Forget(ClusterName, NodeId),
+}

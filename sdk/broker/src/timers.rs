@@ -1,0 +1,44 @@
+//! Deadlines in order: one a key, found without a scan.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+/// At most one deadline for each key.
+#[derive(Debug)]
+pub(crate) struct Timers<K> {
+    queue: BTreeSet<(Instant, K)>,
+    by_key: BTreeMap<K, Instant>,
+}
+
+impl<K: Ord + Clone> Timers<K> {
+    pub(crate) fn new() -> Self {
+        Self { queue: BTreeSet::new(), by_key: BTreeMap::new() }
+    }
+
+    /// Sets the key's deadline, replacing a former one.
+    pub(crate) fn set(&mut self, key: K, at: Instant) {
+        self.cancel(&key);
+        self.by_key.insert(key.clone(), at);
+        self.queue.insert((at, key));
+    }
+
+    pub(crate) fn cancel(&mut self, key: &K) {
+        if let Some(at) = self.by_key.remove(key) {
+            self.queue.remove(&(at, key.clone()));
+        }
+    }
+
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.queue.first().map(|&(at, _)| at)
+    }
+
+    /// Takes one key whose deadline has come.
+    pub(crate) fn pop_due(&mut self, now: Instant) -> Option<K> {
+        if self.next()? > now {
+            return None;
+        }
+        let (_, key) = self.queue.pop_first()?;
+        self.by_key.remove(&key);
+        Some(key)
+    }
+}
