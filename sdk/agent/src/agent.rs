@@ -1,0 +1,497 @@
+//! The machine itself: its four verbs, and who is told what. Meeting peers is in [`crate::meet`].
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use meetpoint_proto::id::DialBackNonce;
+use meetpoint_proto::wire::{
+    ClientMessage, MAX_TEXT_LEN, PeerInfo, Refusal, ServerMessage, StunAccess, StunServer,
+};
+use meetpoint_proto::{Code, EffectiveNetwork, NodeId, NodeName, TicketId, addr};
+
+use crate::api::{Config, Event, Input, Output, Socket};
+use crate::backoff::Backoff;
+use crate::control::{Control, Membership, Step};
+use crate::counters::Counters;
+use crate::discover::Discovery;
+use crate::env::Env;
+use crate::link::Link;
+use crate::meet::Outstanding;
+use crate::network::{Network, Reach};
+use crate::observe::Observer;
+use crate::pace::Pacer;
+use crate::punch::Punch;
+use crate::requests::{Purpose, Requests};
+use crate::stun::{Class, Datagram};
+use crate::timers::Timers;
+
+/// Dial-backs passed on within [`DIAL_BACK_WINDOW`]. A server sends three copies of one at a time;
+/// whoever else writes such datagrams must not make the node talk.
+const MAX_DIAL_BACKS: u32 = 8;
+const DIAL_BACK_WINDOW: Duration = Duration::from_secs(10);
+/// How often the server may put a request off before the application is told.
+const MAX_DEFERRALS: u32 = 3;
+/// Longest time it may be put off for.
+const MAX_DEFERRAL: Duration = Duration::from_secs(60);
+/// Announced peers whose arrival is noticed; a server announces 256.
+const MAX_PRESENT: usize = 1_024;
+/// STUN servers taken of a welcome: one an address family is what the protocol has.
+const MAX_STUN_SERVERS: usize = 2;
+
+/// What the agent's clock is set for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    Control,
+    /// By family: IPv6 or not.
+    Observe(bool),
+    Discover,
+    Ticket(TicketId),
+    Link(NodeId),
+    Request(u32),
+    Repair(NodeId),
+}
+
+/// A node's decisions. See the [crate] for the model.
+pub struct Agent {
+    pub(crate) env: Env,
+    pub(crate) id: NodeId,
+    pub(crate) control: Control,
+    pub(crate) network: Network,
+    /// Of the newest welcome; kept while the connection is lost, since tickets and links go on.
+    pub(crate) membership: Option<Membership>,
+    pub(crate) reach: Option<Reach>,
+    observers: BTreeMap<bool, Observer>,
+    discovery: Option<Discovery>,
+    told_candidates: Option<Vec<SocketAddr>>,
+    dial_backs: Option<(Instant, u32)>,
+    dial_back_seen: VecDeque<DialBackNonce>,
+    pub(crate) requests: Requests,
+    /// Peers that the server has announced.
+    present: BTreeSet<NodeId>,
+    pub(crate) links: BTreeMap<NodeId, Link>,
+    pub(crate) punches: BTreeMap<TicketId, Punch>,
+    pub(crate) used_tickets: BTreeSet<TicketId>,
+    pub(crate) used_order: VecDeque<TicketId>,
+    pub(crate) outstanding: Outstanding,
+    pub(crate) pacer: Pacer,
+    pub(crate) repairs: BTreeMap<NodeId, Backoff>,
+    pub(crate) timers: Timers<Timer>,
+}
+
+impl std::fmt::Debug for Agent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Agent").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Agent {
+    /// An agent that wants to join: its first output asks for the control connection. `seed` is
+    /// the source of all its nonces and jitter, and must be unpredictable.
+    #[must_use]
+    pub fn new(mut config: Config, seed: [u8; 32]) -> Self {
+        config.version = printable(&config.version);
+        let id = NodeId::from(&config.key);
+        let mut env = Env::new(config, seed);
+        let control = Control::new(&mut env);
+        Self {
+            env,
+            id,
+            control,
+            network: Network::default(),
+            membership: None,
+            reach: None,
+            observers: BTreeMap::new(),
+            discovery: None,
+            told_candidates: None,
+            dial_backs: None,
+            dial_back_seen: VecDeque::new(),
+            requests: Requests::default(),
+            present: BTreeSet::new(),
+            links: BTreeMap::new(),
+            punches: BTreeMap::new(),
+            used_tickets: BTreeSet::new(),
+            used_order: VecDeque::new(),
+            outstanding: Outstanding::default(),
+            pacer: Pacer::default(),
+            repairs: BTreeMap::new(),
+            timers: Timers::new(),
+        }
+    }
+
+    /// Takes an input; then poll the outputs.
+    pub fn handle(&mut self, now: Instant, input: Input<'_>) {
+        if self.control.has_ended() {
+            return;
+        }
+        self.control.start_clock(now);
+        match input {
+            Input::Interfaces { list, port_v4, port_v6 } => {
+                self.set_network(now, Network::new(list, port_v4, port_v6));
+            }
+            Input::ControlOpened { local, remote } => self.control.opened(&mut self.env, now, local, remote),
+            Input::ControlClosed => {
+                let step = self.control.closed(&mut self.env, now);
+                self.step(now, step);
+            }
+            Input::ControlMessage(message) => {
+                let step = self.control.message(&mut self.env, now, message);
+                self.step(now, step);
+            }
+            Input::Datagram { socket, source, payload } => self.datagram(now, socket, source, payload),
+            Input::ProbeOpened { ok } => {
+                if let Some(discovery) = &mut self.discovery {
+                    discovery.opened(&mut self.env, now, ok);
+                    self.set_discovery_timer();
+                }
+            }
+            Input::Connect { request, peer, wait } => self.connect(now, request, peer, wait),
+            Input::CancelConnect { request } => self.cancel_connect(request),
+            Input::Release { peer } => self.release(peer),
+            Input::Leave => {
+                let step = self.control.leave(&mut self.env, now);
+                self.step(now, step);
+            }
+        }
+        self.set_control_timer();
+    }
+
+    /// Does what is due. To be called when [`Agent::poll_timeout`] has come; early or late is
+    /// harmless.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(timer) = self.timers.pop_due(now) {
+            match timer {
+                Timer::Control => {
+                    let step = self.control.handle_timeout(&mut self.env, now);
+                    self.step(now, step);
+                    self.set_control_timer();
+                }
+                Timer::Observe(ipv6) => {
+                    if let Some(observer) = self.observers.get_mut(&ipv6) {
+                        observer.handle_timeout(&mut self.env, now);
+                        self.timers.set(timer, Some(observer.deadline()));
+                    }
+                }
+                Timer::Discover => {
+                    if let Some(discovery) = &mut self.discovery {
+                        discovery.handle_timeout(&mut self.env, &self.network, now);
+                        self.set_discovery_timer();
+                    }
+                }
+                Timer::Ticket(ticket) => self.run_ticket(now, ticket),
+                Timer::Link(peer) => self.run_link(now, peer),
+                Timer::Request(number) => self.send_request(number),
+                Timer::Repair(peer) => self.repair(now, peer),
+            }
+        }
+    }
+
+    /// When [`Agent::handle_timeout`] is next due.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// The next thing to be done, oldest first.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.env.pop()
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.env.counters
+    }
+
+    fn set_control_timer(&mut self) {
+        self.timers.set(Timer::Control, self.control.deadline());
+        if self.control.has_ended() {
+            self.timers = Timers::new();
+        }
+    }
+
+    fn set_discovery_timer(&mut self) {
+        let deadline = self.discovery.as_ref().and_then(Discovery::deadline);
+        self.timers.set(Timer::Discover, deadline);
+        self.discovery.take_if(|discovery| discovery.is_done());
+    }
+
+    /// Does what a step of the control connection means for the rest.
+    fn step(&mut self, now: Instant, step: Step) {
+        match step {
+            Step::Quiet => {}
+            Step::Joined(membership) => self.joined(now, *membership),
+            Step::Lost => self.stop_stun(),
+            Step::Deliver(message) => self.deliver(now, message),
+        }
+    }
+
+    fn joined(&mut self, now: Instant, membership: Membership) {
+        let Membership { kind, effective, again, .. } = membership;
+        self.env.event(Event::Joined { effective, kind, again });
+        let servers = stun_servers(&membership);
+        self.reach = Some(Reach {
+            private_only: effective == EffectiveNetwork::Private || self.env.sealed(),
+            loopback: membership.local.is_loopback(),
+            local: membership.local,
+            alternates: servers.iter().filter_map(|server| server.alternate).collect(),
+        });
+        self.membership = Some(membership);
+        self.present.clear();
+        self.restrict(now);
+        self.told_candidates = None;
+        self.tell_candidates();
+        self.start_stun(now);
+        for number in self.requests.unanswered() {
+            self.send_request(number);
+        }
+    }
+
+    fn set_network(&mut self, now: Instant, network: Network) {
+        if network == self.network {
+            return;
+        }
+        self.network = network;
+        self.tell_candidates();
+        self.refresh_observations(now);
+        if self.control.is_member() {
+            self.start_stun(now);
+        }
+    }
+
+    /// The mappings may have changed: has them observed now rather than at the next refresh.
+    pub(crate) fn refresh_observations(&mut self, now: Instant) {
+        for (ipv6, observer) in &mut self.observers {
+            observer.refresh(now);
+            self.timers.set(Timer::Observe(*ipv6), Some(observer.deadline()));
+        }
+    }
+
+    fn tell_candidates(&mut self) {
+        let (true, Some(reach)) = (self.control.is_member(), &self.reach) else { return };
+        let host = self.network.candidates(reach);
+        if self.told_candidates.as_ref() != Some(&host) {
+            self.env.send(ClientMessage::Candidates { host: host.clone() });
+            self.told_candidates = Some(host);
+        }
+    }
+
+    /// Starts what is not running yet: an observation for each family, and the discovery.
+    fn start_stun(&mut self, now: Instant) {
+        let Some(membership) = &self.membership else { return };
+        let Some(StunAccess { username, password, .. }) = &membership.stun else { return };
+        let servers = stun_servers(membership);
+        let servers = servers.iter().filter(|server| self.network.has_family(server.primary.is_ipv6()));
+        for server in servers.clone() {
+            let ipv6 = server.primary.is_ipv6();
+            if !self.observers.contains_key(&ipv6) {
+                let observer = Observer::new(now, server.primary, username.clone(), password.clone());
+                self.timers.set(Timer::Observe(ipv6), Some(observer.deadline()));
+                self.observers.insert(ipv6, observer);
+            }
+        }
+        // NAT is IPv4's business; IPv6 is looked at where there is nothing else.
+        let tells = |server: &&StunServer| server.alternate.is_some() || server.alternate_port.is_some();
+        let server = servers.filter(tells).min_by_key(|server| server.primary.is_ipv6()).copied();
+        if let Some(server) = server.filter(|_| self.discovery.is_none()) {
+            self.discovery = Some(Discovery::new(&mut self.env, now, server));
+            self.set_discovery_timer();
+        }
+    }
+
+    /// The credential ends with the session.
+    fn stop_stun(&mut self) {
+        for ipv6 in std::mem::take(&mut self.observers).into_keys() {
+            self.timers.set(Timer::Observe(ipv6), None);
+        }
+        if let Some(mut discovery) = self.discovery.take() {
+            discovery.stop(&mut self.env);
+        }
+        self.timers.set(Timer::Discover, None);
+    }
+
+    fn deliver(&mut self, now: Instant, message: ServerMessage) {
+        match message {
+            ServerMessage::Classified { class, evidence, observed } => {
+                self.env.event(Event::Classified { class, evidence, observed });
+            }
+            ServerMessage::Peers { peers } => {
+                for peer in peers {
+                    self.peer(now, peer);
+                }
+            }
+            ServerMessage::PeerLeft { id } => {
+                self.present.remove(&id);
+                if let Some(link) = self.links.get_mut(&id) {
+                    link.present = false;
+                }
+                self.env.event(Event::PeerLeft(id));
+            }
+            ServerMessage::Introduction(introduction) => self.introduced(now, *introduction),
+            ServerMessage::ConnectFailed { request, refusal } => self.connect_failed(now, request, refusal),
+            // The control connection keeps all others to itself.
+            _ => self.env.counters.control_refused += 1,
+        }
+    }
+
+    /// Names are shown to people: one that is none is not passed on.
+    fn peer(&mut self, now: Instant, peer: PeerInfo) {
+        let Ok(name) = peer.name.parse::<NodeName>() else {
+            self.env.counters.control_refused += 1;
+            return;
+        };
+        if peer.id != self.id {
+            if self.present.len() < MAX_PRESENT && self.present.insert(peer.id) {
+                self.requests.arrived(now, &peer.id, &name);
+            }
+            if let Some(link) = self.links.get_mut(&peer.id) {
+                link.present = peer.name == link.name.as_str();
+            }
+            self.env.event(Event::Peer(peer));
+        }
+    }
+
+    fn datagram(&mut self, now: Instant, socket: Socket, source: SocketAddr, payload: &[u8]) {
+        let Some(datagram) = Datagram::parse(payload) else {
+            self.env.counters.malformed += 1;
+            return;
+        };
+        let source = addr::unmap(source);
+        match (socket, datagram.class()) {
+            (Socket::Probe, _) => {
+                if let Some(discovery) = &mut self.discovery {
+                    discovery.handle(&mut self.env, &self.network, now, source, &datagram);
+                    self.set_discovery_timer();
+                }
+            }
+            (Socket::Main, Class::Request) => self.check(now, source, &datagram),
+            (Socket::Main, Class::Indication) => self.dial_back(now, &datagram),
+            (Socket::Main, Class::Success | Class::Error) => {
+                if !self.observed(now, source, &datagram) {
+                    self.check_answered(now, source, &datagram);
+                }
+            }
+        }
+    }
+
+    fn observed(&mut self, now: Instant, source: SocketAddr, datagram: &Datagram<'_>) -> bool {
+        let ipv6 = source.is_ipv6();
+        let Some(observer) = self.observers.get_mut(&ipv6) else { return false };
+        let taken = observer.handle(&mut self.env, now, source, datagram);
+        self.timers.set(Timer::Observe(ipv6), Some(observer.deadline()));
+        taken
+    }
+
+    /// Passes a dial-back's nonce on, once, to the server that judges it.
+    fn dial_back(&mut self, now: Instant, datagram: &Datagram<'_>) {
+        let Some(nonce) = datagram.dial_back_nonce() else { return };
+        if self.observers.is_empty() || !self.control.is_member() || self.dial_back_seen.contains(&nonce) {
+            return;
+        }
+        let (start, count) =
+            self.dial_backs.filter(|(start, _)| now < *start + DIAL_BACK_WINDOW).unwrap_or((now, 0));
+        if count >= MAX_DIAL_BACKS {
+            self.env.counters.dial_backs_refused += 1;
+            return;
+        }
+        self.dial_backs = Some((start, count + 1));
+        self.dial_back_seen.push_back(nonce);
+        if self.dial_back_seen.len() > MAX_DIAL_BACKS as usize {
+            self.dial_back_seen.pop_front();
+        }
+        self.env.counters.dial_backs += 1;
+        self.env.send(ClientMessage::DialBackSeen { nonce });
+    }
+
+    fn connect(&mut self, now: Instant, request: u32, peer: String, wait: bool) {
+        self.cancel_connect(request);
+        let mut links = self.links.iter_mut();
+        let open = links.find(|(id, link)| link.is_open() && link.answers_to(id, &peer));
+        if let Some((&id, link)) = open {
+            link.held = true;
+            self.env.push(Output::ConnectEnded { request, result: Ok(id) });
+        } else if self.requests.is_full() {
+            let refusal = Refusal::new(Code::TooManyIntroductions);
+            self.env.push(Output::ConnectEnded { request, result: Err(refusal) });
+        } else {
+            let number = self.requests.open(now, Purpose::Application(request), peer, wait);
+            self.send_request(number);
+        }
+    }
+
+    fn cancel_connect(&mut self, request: u32) {
+        if let Some(number) = self.requests.of_application(request) {
+            self.drop_request(number);
+        }
+    }
+
+    /// Forgets a request, and has the server forget it too.
+    pub(crate) fn drop_request(&mut self, number: u32) -> Option<Purpose> {
+        let request = self.requests.take(number)?;
+        self.timers.set(Timer::Request(number), None);
+        if request.ticket.is_none() && self.control.is_member() {
+            self.env.send(ClientMessage::CancelConnect { request: number });
+        }
+        Some(request.purpose)
+    }
+
+    /// Sends a request, if there is a server to take it.
+    pub(crate) fn send_request(&mut self, number: u32) {
+        self.timers.set(Timer::Request(number), None);
+        if let (true, Some(request)) = (self.control.is_member(), self.requests.get(number)) {
+            self.env.send(request.message(number));
+        }
+    }
+
+    fn connect_failed(&mut self, now: Instant, number: u32, refusal: Refusal) {
+        let Some(request) = self.requests.get_mut(number) else { return };
+        if let (Some(ms), true) = (refusal.retry_after_ms, request.deferrals < MAX_DEFERRALS) {
+            request.deferrals += 1;
+            let wait = Duration::from_millis(ms).min(MAX_DEFERRAL);
+            self.timers.set(Timer::Request(number), Some(now + wait));
+        } else {
+            self.fail_request(now, number, refusal);
+        }
+    }
+
+    /// Ends a request without a path.
+    pub(crate) fn fail_request(&mut self, now: Instant, number: u32, refusal: Refusal) {
+        self.timers.set(Timer::Request(number), None);
+        let Some(request) = self.requests.take(number) else { return };
+        match request.purpose {
+            Purpose::Application(request) => {
+                self.env.push(Output::ConnectEnded { request, result: Err(refusal) });
+            }
+            Purpose::Repair(peer) => self.schedule_repair(now, peer),
+        }
+    }
+}
+
+/// Where the node's mapping is observed: an unspecified address stands for the one by which the
+/// node reached the server.
+fn stun_servers(membership: &Membership) -> Vec<StunServer> {
+    let Some(access) = &membership.stun else { return Vec::new() };
+    let resolve = |server: &StunServer| {
+        let mut server = *server;
+        server.primary = addr::unmap(server.primary);
+        if server.primary.ip().is_unspecified() {
+            if server.primary.is_ipv6() != membership.server.is_ipv6() {
+                return None;
+            }
+            server.primary.set_ip(membership.server);
+        }
+        let is_usable = |ip: &std::net::IpAddr| {
+            !ip.is_unspecified() && ip.is_ipv6() == server.primary.is_ipv6() && *ip != server.primary.ip()
+        };
+        server.alternate = server.alternate.map(|ip| ip.to_canonical()).filter(is_usable);
+        server.alternate_port =
+            server.alternate_port.filter(|port| *port != 0 && *port != server.primary.port());
+        (server.primary.port() != 0).then_some(server)
+    };
+    access.servers.iter().take(MAX_STUN_SERVERS).filter_map(resolve).collect()
+}
+
+/// The server refuses a version that is long or has control characters.
+fn printable(version: &str) -> String {
+    version.chars().filter(char::is_ascii_graphic).take(MAX_TEXT_LEN).collect()
+}

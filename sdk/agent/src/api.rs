@@ -1,0 +1,257 @@
+//! What goes into the agent and what comes out of it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use ed25519_dalek::SigningKey;
+use meetpoint_proto::wire::{ClientMessage, PeerInfo, Refusal, ServerMessage};
+use meetpoint_proto::{
+    ClusterName, ClusterNetwork, EffectiveNetwork, Evidence, JoinToken, NatBehavior, NetworkClass,
+    NetworkType, NodeId, NodeName,
+};
+
+/// Which of the node's UDP sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Socket {
+    /// The one that carries punch checks and QUIC. It never sends to the server's alternate
+    /// address, so that a dial-back from there proves reachability.
+    Main,
+    /// A short-lived one on a fresh port, for RFC 5780's filtering and mapping tests.
+    Probe,
+}
+
+/// What the application wants of this node; constant for its life.
+#[derive(Clone)]
+pub struct Config {
+    /// The node's key.
+    pub key: SigningKey,
+    /// Cluster to join.
+    pub cluster: ClusterName,
+    /// Name to join under.
+    pub name: NodeName,
+    /// The right to join.
+    pub token: Option<JoinToken>,
+    /// What the user says of the node.
+    pub declared: Option<NetworkType>,
+    /// The node's address, if the user gave it.
+    pub node_addr: Option<SocketAddr>,
+    /// The cluster type the user insists on. `Private` seals the node.
+    pub expect: Option<ClusterNetwork>,
+    /// The key lives only as long as the process.
+    pub ephemeral: bool,
+    /// Software version, for the registry.
+    pub version: String,
+    /// Reconnection.
+    pub backoff: BackoffConfig,
+}
+
+/// Exponential backoff with full jitter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackoffConfig {
+    /// First delay.
+    pub base: Duration,
+    /// Longest delay.
+    pub max: Duration,
+}
+
+impl Default for BackoffConfig {
+    fn default() -> Self {
+        Self { base: Duration::from_secs(1), max: Duration::from_secs(30) }
+    }
+}
+
+/// One address of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interface {
+    /// The address.
+    pub ip: IpAddr,
+    /// Its on-link prefix length, in bits.
+    pub prefix_len: u8,
+}
+
+/// Something happened.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// The machine's addresses, and the ports of the main socket by family. At start and whenever they change.
+    Interfaces {
+        /// All of them, loopback included.
+        list: Vec<Interface>,
+        /// The main socket's IPv4 port, if it has one.
+        port_v4: Option<u16>,
+        /// The main socket's IPv6 port, if it has one.
+        port_v6: Option<u16>,
+    },
+    /// The control connection that [`Output::OpenControl`] asked for is open.
+    ControlOpened {
+        /// This node's end: the source address it uses towards the server.
+        local: SocketAddr,
+        /// The server's end.
+        remote: SocketAddr,
+    },
+    /// It could not be opened, or it ended. Never for a connection that [`Output::OpenControl`] or
+    /// [`Output::CloseControl`] has replaced or closed since.
+    ControlClosed,
+    /// A message of the server.
+    ControlMessage(ServerMessage),
+    /// A STUN-shaped datagram arrived ([`meetpoint_proto::stun::is_stun`]).
+    Datagram {
+        /// On which socket.
+        socket: Socket,
+        /// From where.
+        source: SocketAddr,
+        /// Its bytes.
+        payload: &'a [u8],
+    },
+    /// The probe socket that [`Output::OpenProbe`] asked for is there, or could not be made.
+    ProbeOpened {
+        /// Whether it is there.
+        ok: bool,
+    },
+    /// The application wants a path to a peer, and holds it until [`Input::Release`]. A number that
+    /// is in use is replaced.
+    Connect {
+        /// Comes back in [`Output::ConnectEnded`].
+        request: u32,
+        /// Name or id.
+        peer: String,
+        /// Wait until the peer joins.
+        wait: bool,
+    },
+    /// The application no longer wants it.
+    CancelConnect {
+        /// As in connect.
+        request: u32,
+    },
+    /// The last connection to this peer is closed: its path is given up (and [`Output::Path`] says so).
+    Release {
+        /// Who.
+        peer: NodeId,
+    },
+    /// Leave the cluster.
+    Leave,
+}
+
+/// Something to be done.
+#[derive(Debug)]
+pub enum Output {
+    /// Open the control connection to the rendezvous (closing any former one).
+    OpenControl,
+    /// Close it.
+    CloseControl,
+    /// Send on it.
+    SendControl(ClientMessage),
+    /// Send a datagram.
+    Transmit {
+        /// From which socket.
+        socket: Socket,
+        /// To where.
+        to: SocketAddr,
+        /// What.
+        payload: Vec<u8>,
+    },
+    /// Make the probe socket, on a fresh port of this family.
+    OpenProbe {
+        /// IPv6, else IPv4.
+        ipv6: bool,
+    },
+    /// Drop it.
+    CloseProbe,
+    /// Authorise this peer's key for incoming connections and, from now on, send its data by
+    /// this path; accept its data from there too. Told again when the path moves, and when its
+    /// round trip has changed by more than a fifth: only another `remote` is another path.
+    Path {
+        /// Who.
+        peer: NodeId,
+        /// The way; `None`: there is none any more, drop the authorisation too.
+        path: Option<Path>,
+    },
+    /// Authorise this peer's key for incoming connections and accept its data from this address
+    /// too: a check under a ticket of both came from there. The two sides may settle on different
+    /// ways, and each is sure of its own at another moment. Nothing is sent there by this alone; it
+    /// ends with [`Output::Path`] without a path.
+    Hear {
+        /// Who.
+        peer: NodeId,
+        /// From where.
+        remote: SocketAddr,
+    },
+    /// A connect request has ended.
+    ConnectEnded {
+        /// As in connect.
+        request: u32,
+        /// The peer, now with a path; or why not.
+        result: Result<NodeId, Refusal>,
+    },
+    /// For the application.
+    Event(Event),
+    /// The agent has ended: it left, or was rejected for good. Nothing follows; connect requests
+    /// that wait, and all paths, end with it.
+    Ended(Ended),
+}
+
+/// How an agent ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// [`Input::Leave`] is done.
+    Left,
+    /// The server refused it, and trying again would not help.
+    Rejected(Refusal),
+}
+
+/// A verified way to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Path {
+    /// Where its datagrams go and come from.
+    pub remote: SocketAddr,
+    /// What kind of way.
+    pub kind: PathKind,
+    /// Round trip of the newest check.
+    pub rtt: Duration,
+    /// From the connect call to the first verified packet; if the call had to wait for the peer to join,
+    /// from the peer's arrival, and on the side that did not call from the introduction.
+    pub elapsed: Duration,
+}
+
+/// What kind of way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PathKind {
+    /// Datagrams go to the peer's own address or its NAT's.
+    Direct,
+}
+
+/// For the application.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The node is a member and present. Its view of the peers starts anew: those who are there
+    /// follow as [`Event::Peer`].
+    Joined {
+        /// What the cluster amounts to now.
+        effective: EffectiveNetwork,
+        /// Its type.
+        kind: ClusterNetwork,
+        /// It had been here before in this process's life.
+        again: bool,
+    },
+    /// The node was judged.
+    Classified {
+        /// As what.
+        class: NetworkClass,
+        /// On what ground.
+        evidence: Evidence,
+        /// The mapping that the server observed.
+        observed: Option<SocketAddr>,
+    },
+    /// The node found out what NAT it sits behind.
+    Behavior(NatBehavior),
+    /// A peer came or changed.
+    Peer(PeerInfo),
+    /// A peer went away.
+    PeerLeft(NodeId),
+    /// The control connection is lost; the agent tries again by itself.
+    Disconnected {
+        /// What the server said, if it said anything.
+        refusal: Option<Refusal>,
+        /// When the next attempt starts.
+        retry_in: Duration,
+    },
+}

@@ -1,0 +1,428 @@
+//! Finds out what NAT the node sits behind (RFC 5780), from a socket of its own.
+//!
+//! A fresh port has no history: no packet of it ever opened the NAT for the server's alternate
+//! address. The filtering tests run first and all at once, since none of them spoils another: each
+//! goes to the primary address. Only then the mapping tests may touch the alternate one.
+//!
+//! Verdicts are only about what the server's addresses allow to tell; the rest stays `None`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use meetpoint_proto::wire::{ClientMessage, StunServer};
+use meetpoint_proto::{Filtering, Mapping, NatBehavior};
+
+use crate::api::{Event, Output, Socket};
+use crate::env::Env;
+use crate::network::Network;
+use crate::stun::{self, Class, Datagram, TransactionId};
+
+/// When copies of a test's request are sent, counted from the first. Silence is an answer here, so
+/// it has to be trusted: at 25 % loss each way five copies leave 2 % for a wrong one.
+const SCHEDULE_MS: [u64; 5] = [0, 80, 180, 300, 420];
+/// How long after the last copy silence counts: three round trips, at least and at most this.
+const GRACE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(1_500));
+/// The round trip that is assumed until one was measured.
+const ASSUMED_RTT: Duration = Duration::from_millis(500);
+/// For the shell to make the socket.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Test {
+    /// Is there an answer at all, and what is the mapping towards the primary address?
+    Baseline,
+    /// Does an answer from an address get in to which nothing was sent?
+    FromOtherIp,
+    /// And one from another port of the address that was asked?
+    FromOtherPort,
+    /// The mapping towards the alternate address and the main port.
+    ToOtherIp,
+    /// The mapping towards the alternate address and the alternate port.
+    ToOtherBoth,
+    /// The mapping towards the primary address and the alternate port.
+    ToOtherPort,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// An answer with this mapping.
+    Mapped(SocketAddr),
+    /// Silence.
+    Silent,
+    /// The server can't do this test.
+    Untold,
+}
+
+#[derive(Debug)]
+struct Running {
+    id: TransactionId,
+    started: Instant,
+    sent: usize,
+}
+
+impl Running {
+    /// When to send the next copy, or to take silence for an answer.
+    fn deadline(&self, grace: Duration) -> Instant {
+        let offset = |at: usize| Duration::from_millis(SCHEDULE_MS[at.min(SCHEDULE_MS.len() - 1)]);
+        if self.sent < SCHEDULE_MS.len() {
+            self.started + offset(self.sent)
+        } else {
+            self.started + offset(self.sent) + grace
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Opening { give_up: Instant },
+    Filtering,
+    Mapping,
+    Done,
+}
+
+/// One discovery.
+#[derive(Debug)]
+pub(crate) struct Discovery {
+    server: StunServer,
+    phase: Phase,
+    running: BTreeMap<Test, Running>,
+    outcomes: BTreeMap<Test, Outcome>,
+    rtt: Option<Duration>,
+}
+
+impl Discovery {
+    /// Asks for the socket. The server's addresses must be resolved.
+    pub(crate) fn new(env: &mut Env, now: Instant, server: StunServer) -> Self {
+        env.push(Output::OpenProbe { ipv6: server.primary.is_ipv6() });
+        Self {
+            server,
+            phase: Phase::Opening { give_up: now + OPEN_TIMEOUT },
+            running: BTreeMap::new(),
+            outcomes: BTreeMap::new(),
+            rtt: None,
+        }
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.phase == Phase::Done
+    }
+
+    /// At most three tests run at once, so looking at each is no scan to speak of.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Opening { give_up } => Some(give_up),
+            Phase::Done => None,
+            Phase::Filtering | Phase::Mapping => {
+                self.running.values().map(|test| test.deadline(self.grace())).min()
+            }
+        }
+    }
+
+    pub(crate) fn opened(&mut self, env: &mut Env, now: Instant, ok: bool) {
+        if !matches!(self.phase, Phase::Opening { .. }) {
+            return;
+        }
+        if !ok {
+            self.phase = Phase::Done;
+            return;
+        }
+        self.phase = Phase::Filtering;
+        let mut tests = vec![Test::Baseline];
+        tests.extend(self.server.alternate.map(|_| Test::FromOtherIp));
+        tests.extend(self.server.alternate_port.map(|_| Test::FromOtherPort));
+        self.start(env, now, &tests);
+    }
+
+    pub(crate) fn handle_timeout(&mut self, env: &mut Env, network: &Network, now: Instant) {
+        if let Phase::Opening { give_up } = self.phase
+            && give_up <= now
+        {
+            self.stop(env);
+            return;
+        }
+        let grace = self.grace();
+        let due: Vec<Test> = self
+            .running
+            .iter()
+            .filter(|(_, running)| running.deadline(grace) <= now)
+            .map(|(test, _)| *test)
+            .collect();
+        for test in due {
+            let Some(running) = self.running.get_mut(&test) else { continue };
+            if running.sent < SCHEDULE_MS.len() {
+                running.sent += 1;
+                let id = running.id;
+                self.transmit(env, test, id);
+            } else {
+                self.settle(test, Outcome::Silent);
+            }
+        }
+        self.advance(env, network, now);
+    }
+
+    pub(crate) fn handle(
+        &mut self,
+        env: &mut Env,
+        network: &Network,
+        now: Instant,
+        source: SocketAddr,
+        datagram: &Datagram<'_>,
+    ) {
+        let found = self.running.iter().find(|(_, running)| running.id == datagram.id());
+        let Some((&test, running)) = found else {
+            env.counters.unsolicited += 1;
+            return;
+        };
+        let rtt = now.saturating_duration_since(running.started);
+        let outcome = match (datagram.class(), datagram.mapped()) {
+            (Class::Success, Some(mapped)) if self.is_from_where_asked(test, source) => {
+                Outcome::Mapped(mapped)
+            }
+            (Class::Success | Class::Error, _) => Outcome::Untold,
+            (Class::Request | Class::Indication, _) => return,
+        };
+        if matches!(outcome, Outcome::Mapped(_)) {
+            // An answer to a repeated request makes it look longer, never shorter.
+            self.rtt = Some(self.rtt.map_or(rtt, |known| known.min(rtt)));
+        }
+        self.settle(test, outcome);
+        self.advance(env, network, now);
+    }
+
+    /// A server that ignores CHANGE-REQUEST would make every NAT look open.
+    fn is_from_where_asked(&self, test: Test, source: SocketAddr) -> bool {
+        let primary = self.server.primary;
+        match test {
+            Test::Baseline => source == primary,
+            Test::FromOtherIp => Some(source.ip()) == self.server.alternate,
+            Test::FromOtherPort => {
+                source.ip() == primary.ip() && Some(source.port()) == self.server.alternate_port
+            }
+            Test::ToOtherIp | Test::ToOtherBoth | Test::ToOtherPort => self.target(test) == Some(source),
+        }
+    }
+
+    fn target(&self, test: Test) -> Option<SocketAddr> {
+        let (primary, ip) = (self.server.primary, self.server.alternate);
+        let port = self.server.alternate_port;
+        match test {
+            Test::Baseline | Test::FromOtherIp | Test::FromOtherPort => Some(primary),
+            Test::ToOtherIp => Some(SocketAddr::new(ip?, primary.port())),
+            Test::ToOtherBoth => Some(SocketAddr::new(ip?, port?)),
+            Test::ToOtherPort => Some(SocketAddr::new(primary.ip(), port?)),
+        }
+    }
+
+    fn start(&mut self, env: &mut Env, now: Instant, tests: &[Test]) {
+        for &test in tests {
+            let id = env.transaction_id();
+            self.running.insert(test, Running { id, started: now, sent: 1 });
+            self.transmit(env, test, id);
+        }
+    }
+
+    fn transmit(&self, env: &mut Env, test: Test, id: TransactionId) {
+        let Some(to) = self.target(test) else { return };
+        let payload = match test {
+            // With an alternate port the answer is to differ in both, as RFC 5780's test II.
+            Test::FromOtherIp => stun::binding_changed(id, true, self.server.alternate_port.is_some()),
+            Test::FromOtherPort => stun::binding_changed(id, false, true),
+            Test::Baseline | Test::ToOtherIp | Test::ToOtherBoth | Test::ToOtherPort => stun::binding(id),
+        };
+        env.transmit(Socket::Probe, to, payload);
+    }
+
+    fn settle(&mut self, test: Test, outcome: Outcome) {
+        self.running.remove(&test);
+        self.outcomes.insert(test, outcome);
+    }
+
+    /// Goes on once all tests of a phase are settled. Without a baseline nothing can be told.
+    fn advance(&mut self, env: &mut Env, network: &Network, now: Instant) {
+        if !self.running.is_empty() {
+            return;
+        }
+        let baseline = self.mapped(Test::Baseline);
+        match (self.phase, baseline) {
+            (Phase::Filtering, Some(mapped)) if !network.has_ip(mapped.ip()) => {
+                self.phase = Phase::Mapping;
+                let tests = [Test::ToOtherIp, Test::ToOtherBoth, Test::ToOtherPort];
+                let possible: Vec<Test> =
+                    tests.into_iter().filter(|test| self.target(*test).is_some()).collect();
+                if possible.is_empty() {
+                    self.conclude(env, network);
+                } else {
+                    self.start(env, now, &possible);
+                }
+            }
+            (Phase::Filtering | Phase::Mapping, Some(_)) => self.conclude(env, network),
+            (Phase::Filtering | Phase::Mapping, None) => self.stop(env),
+            (Phase::Opening { .. } | Phase::Done, _) => {}
+        }
+    }
+
+    fn conclude(&mut self, env: &mut Env, network: &Network) {
+        let behavior = NatBehavior { mapping: self.mapping(network), filtering: self.filtering() };
+        env.send(ClientMessage::Behavior { behavior });
+        env.event(Event::Behavior(behavior));
+        self.stop(env);
+    }
+
+    pub(crate) fn stop(&mut self, env: &mut Env) {
+        if self.phase != Phase::Done {
+            env.push(Output::CloseProbe);
+        }
+        self.phase = Phase::Done;
+        self.running.clear();
+    }
+
+    fn filtering(&self) -> Option<Filtering> {
+        match (self.outcomes.get(&Test::FromOtherIp), self.outcomes.get(&Test::FromOtherPort)) {
+            (Some(Outcome::Mapped(_)), _) => Some(Filtering::EndpointIndependent),
+            (Some(Outcome::Silent), Some(Outcome::Mapped(_))) => Some(Filtering::AddressDependent),
+            // Not even another port of an address that was sent to gets in.
+            (_, Some(Outcome::Silent)) => Some(Filtering::AddressAndPortDependent),
+            _ => None,
+        }
+    }
+
+    fn mapping(&self, network: &Network) -> Option<Mapping> {
+        let primary = self.mapped(Test::Baseline)?;
+        if network.has_ip(primary.ip()) {
+            return Some(Mapping::None);
+        }
+        let other_ip = self.mapped(Test::ToOtherIp);
+        let other_both = self.mapped(Test::ToOtherBoth);
+        let other_port = self.mapped(Test::ToOtherPort);
+        match (other_ip, other_both, other_port) {
+            (_, _, Some(port)) if port != primary => Some(Mapping::AddressAndPortDependent),
+            (Some(ip), Some(both), _) if ip != both => Some(Mapping::AddressAndPortDependent),
+            (Some(ip), _, _) if ip == primary => Some(Mapping::EndpointIndependent),
+            (Some(_), Some(_), _) | (Some(_), None, Some(_)) => Some(Mapping::AddressDependent),
+            (Some(_), None, None) | (None, ..) => None,
+        }
+    }
+
+    fn mapped(&self, test: Test) -> Option<SocketAddr> {
+        match self.outcomes.get(&test)? {
+            Outcome::Mapped(addr) => Some(*addr),
+            Outcome::Silent | Outcome::Untold => None,
+        }
+    }
+
+    fn grace(&self) -> Duration {
+        (self.rtt.unwrap_or(ASSUMED_RTT) * 3).clamp(GRACE.0, GRACE.1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INSIDE: &str = "10.0.0.2:50000";
+
+    fn discovery(server: StunServer, outcomes: &[(Test, Outcome)]) -> Discovery {
+        Discovery {
+            server,
+            phase: Phase::Mapping,
+            running: BTreeMap::new(),
+            outcomes: outcomes.iter().copied().collect(),
+            rtt: None,
+        }
+    }
+
+    fn server() -> StunServer {
+        let primary = "20.0.0.1:3478".parse().unwrap();
+        StunServer { primary, alternate: Some([20, 0, 0, 2].into()), alternate_port: Some(3479) }
+    }
+
+    fn mapped(port: u16) -> Outcome {
+        Outcome::Mapped(SocketAddr::from(([20, 0, 9, 1], port)))
+    }
+
+    /// RFC 5780, section 4.4. Without an answer that settles it, nothing is claimed.
+    #[test]
+    fn filtering_table() {
+        use Filtering as F;
+        use Outcome::{Silent, Untold};
+        let cases = [
+            (Some(mapped(1)), Some(mapped(1)), Some(F::EndpointIndependent)),
+            (Some(mapped(1)), Some(Silent), Some(F::EndpointIndependent)),
+            (Some(Silent), Some(mapped(1)), Some(F::AddressDependent)),
+            (Some(Silent), Some(Silent), Some(F::AddressAndPortDependent)),
+            (Some(Untold), Some(mapped(1)), None),
+            (Some(Untold), Some(Silent), Some(F::AddressAndPortDependent)),
+            (None, Some(mapped(1)), None),
+            (None, Some(Silent), Some(F::AddressAndPortDependent)),
+            (Some(mapped(1)), None, Some(F::EndpointIndependent)),
+            (Some(Silent), None, None),
+            (None, None, None),
+        ];
+        for (ip, port, expect) in cases {
+            let outcomes = [(Test::FromOtherIp, ip), (Test::FromOtherPort, port)];
+            let outcomes: Vec<(Test, Outcome)> =
+                outcomes.into_iter().filter_map(|(test, outcome)| Some((test, outcome?))).collect();
+            assert_eq!(discovery(server(), &outcomes).filtering(), expect, "{ip:?} {port:?}");
+        }
+    }
+
+    /// RFC 5780, section 4.3; the ports are those of the mapping towards each place.
+    #[test]
+    fn mapping_table() {
+        use Mapping as M;
+        let cases = [
+            ([Some(1), Some(1), Some(1)], Some(M::EndpointIndependent)),
+            ([Some(2), Some(2), Some(1)], Some(M::AddressDependent)),
+            ([Some(2), Some(3), Some(4)], Some(M::AddressAndPortDependent)),
+            ([Some(2), Some(3), None], Some(M::AddressAndPortDependent)),
+            ([Some(2), Some(2), None], Some(M::AddressDependent)),
+            // With one address only the worst can be told, with one port only the best.
+            ([None, None, Some(4)], Some(M::AddressAndPortDependent)),
+            ([None, None, Some(1)], None),
+            ([Some(1), None, None], Some(M::EndpointIndependent)),
+            ([Some(2), None, None], None),
+            ([None, None, None], None),
+        ];
+        let network = Network::default();
+        for (ports, expect) in cases {
+            let tests = [Test::ToOtherIp, Test::ToOtherBoth, Test::ToOtherPort];
+            let found =
+                tests.into_iter().zip(ports).map(|(test, port)| (test, port.map_or(Outcome::Silent, mapped)));
+            let outcomes: Vec<(Test, Outcome)> = found.chain([(Test::Baseline, mapped(1))]).collect();
+            assert_eq!(discovery(server(), &outcomes).mapping(&network), expect, "{ports:?}");
+        }
+    }
+
+    #[test]
+    fn the_own_address_is_no_nat() {
+        let inside: SocketAddr = INSIDE.parse().unwrap();
+        let interface = crate::api::Interface { ip: inside.ip(), prefix_len: 24 };
+        let network = Network::new(vec![interface], Some(1), None);
+        let found = discovery(server(), &[(Test::Baseline, Outcome::Mapped(inside))]);
+        assert_eq!(found.mapping(&network), Some(Mapping::None));
+    }
+
+    /// A server that ignores CHANGE-REQUEST answers from where it was asked.
+    #[test]
+    fn answers_count_only_from_where_they_were_asked_for() {
+        let found = discovery(server(), &[]);
+        let cases = [
+            (Test::Baseline, "20.0.0.1:3478", true),
+            (Test::Baseline, "20.0.0.1:3479", false),
+            (Test::FromOtherIp, "20.0.0.2:3479", true),
+            (Test::FromOtherIp, "20.0.0.1:3478", false),
+            (Test::FromOtherPort, "20.0.0.1:3479", true),
+            (Test::FromOtherPort, "20.0.0.1:3478", false),
+            (Test::ToOtherIp, "20.0.0.2:3478", true),
+            (Test::ToOtherBoth, "20.0.0.2:3479", true),
+            (Test::ToOtherPort, "20.0.0.1:3479", true),
+            (Test::ToOtherPort, "20.0.0.2:3479", false),
+        ];
+        for (test, source, expect) in cases {
+            assert_eq!(found.is_from_where_asked(test, source.parse().unwrap()), expect, "{test:?} {source}");
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! A node's decisions, without any IO.
+//!
+//! # The model
+//!
+//! An [`Agent`] owns no socket, reads no clock and draws no randomness but from the seed it was
+//! given. The shell around it has a control connection (a WebSocket), a main UDP socket and, for a
+//! second now and then, a probe socket. It does four things:
+//!
+//! 1. gives whatever happens to [`Agent::handle`];
+//! 2. calls [`Agent::handle_timeout`] when [`Agent::poll_timeout`] has come;
+//! 3. after either (and after [`Agent::new`]), takes [`Agent::poll_output`] until it is empty, and
+//!    does what it says;
+//! 4. moves the application's data by the path that [`Output::Path`] named last.
+//!
+//! So a simulator runs the same agents in virtual time, and one seed always gives one run.
+//!
+//! # A node's life
+//!
+//! **Join** (`control`): hello, challenge, proof, welcome. Both sides prove themselves. A lost
+//! connection comes back with exponential backoff and full jitter; a refusal that trying again
+//! can't help ends the agent. Links to peers do not depend on the control connection: they go on
+//! while it is away.
+//!
+//! **Find out** (`observe`, `discover`): the main socket sends authenticated Bindings to the
+//! server's primary address, so that the server *observes* its mapping, and to no other address of
+//! it: the server then dials back from one this socket never sent to, and what arrives is proof of
+//! being reachable. Meanwhile a probe socket with a port of its own asks RFC 5780's questions. What
+//! it finds is a claim, good for explanations; the class is the server's verdict.
+//!
+//! **Meet** (`meet`, `punch`): an introduction brings a ticket: who the peer is (a certificate by
+//! the pinned cluster key), where it may be, and a key for each direction. Both sides send checks
+//! to the candidates at the same time. A valid check from a place nobody named is answered, and
+//! probed at once. A way is *verified* when our own check was answered under the peer's key from
+//! the very address it went to; only then it may carry data.
+//!
+//! **Stay** (`link`): each verified way is asked for consent every few seconds. The one with the
+//! shortest round trip is used; a dead one is replaced. If none is left and the application still
+//! holds the peer, the agent asks for a new introduction by itself.
+//!
+//! # Invariants
+//!
+//! * The main socket sends to the server's primary address, to candidates of live tickets that the
+//!   node's own place allows (`network`), and to sources of checks authenticated under a live
+//!   ticket. To nobody else, and to one address never more often than `pace` allows, whatever
+//!   tickets say.
+//! * A ticket is used once, and its checks are bounded in time and number.
+//! * In an effectively PRIVATE cluster, or if the user insists on one (`Config::expect`), no
+//!   datagram goes to a public address and no STUN server is asked.
+//! * Nothing from the network can panic, and no table grows without a bound.
+//!
+//! Deliberately absent: sockets, TLS, QUIC, names' resolution, storage; the relay and the guessing
+//! of ports.
+
+mod agent;
+mod api;
+mod backoff;
+mod control;
+mod counters;
+mod discover;
+mod env;
+mod link;
+mod meet;
+mod network;
+mod observe;
+mod pace;
+mod punch;
+mod requests;
+mod stun;
+#[cfg(test)]
+mod testing;
+mod timers;
+
+pub use agent::Agent;
+pub use api::{BackoffConfig, Config, Ended, Event, Input, Interface, Output, Path, PathKind, Socket};
+pub use counters::Counters;

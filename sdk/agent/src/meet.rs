@@ -1,0 +1,419 @@
+//! Meeting peers: introductions, checks, paths.
+//!
+//! Nothing is sent to a peer without a ticket, and nothing of a peer is answered but a check under
+//! a live ticket's key. Whatever else arrives is counted and forgotten.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use meetpoint_proto::wire::{CertificateText, ClientMessage, Introduction, Refusal, TicketOutcome};
+use meetpoint_proto::{Certificate, Code, NodeId, TicketId, addr};
+use rand_chacha::rand_core::Rng;
+
+use crate::agent::{Agent, Timer};
+use crate::api::{Output, Socket};
+use crate::backoff::Backoff;
+use crate::env::millis;
+use crate::link::{Change, Confirmation, Link, TicketKeys};
+use crate::punch::{MAX_CANDIDATES, Punch};
+use crate::requests::Purpose;
+use crate::stun::{self, Class, Datagram, Key, TransactionId};
+
+/// Peers with a path or a ticket.
+const MAX_LINKS: usize = 1_024;
+/// Tickets at once.
+const MAX_PUNCHES: usize = 256;
+/// Tickets remembered as used: whatever is older has expired by far.
+const MAX_USED: usize = 4_096;
+/// Longest life of a ticket, whatever the server says.
+const MAX_LIFETIME: Duration = Duration::from_secs(30);
+/// Longest head start: the server has no reason for a longer one.
+const MAX_START: Duration = Duration::from_secs(2);
+
+/// Our checks that may still be answered.
+#[derive(Debug, Default)]
+pub(crate) struct Outstanding {
+    checks: BTreeMap<TransactionId, Sent>,
+    order: VecDeque<TransactionId>,
+}
+
+/// Checks remembered. An answer to one that 8,192 others have followed is of no worth.
+const MAX_OUTSTANDING: usize = 8_192;
+
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    peer: NodeId,
+    ticket: TicketId,
+    to: SocketAddr,
+    at: Instant,
+}
+
+impl Outstanding {
+    fn insert(&mut self, id: TransactionId, sent: Sent) {
+        self.checks.insert(id, sent);
+        self.order.push_back(id);
+        if self.order.len() > MAX_OUTSTANDING
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.checks.remove(&oldest);
+        }
+    }
+}
+
+impl Agent {
+    pub(crate) fn introduced(&mut self, now: Instant, introduction: Introduction) {
+        match self.accept(now, &introduction) {
+            Ok(peer) => self.start_ticket(now, &introduction, &peer),
+            Err(refusal) => {
+                self.env.counters.tickets_refused += 1;
+                for number in introduction.requests {
+                    self.fail_request(now, number, refusal.clone());
+                }
+            }
+        }
+    }
+
+    /// Checks everything about an introduction before anything of it is used.
+    fn accept(&mut self, now: Instant, introduction: &Introduction) -> Result<Certificate, Refusal> {
+        let peer = self.verify_peer(now, &introduction.certificate)?;
+        let is_new_link = !self.links.contains_key(&peer.node);
+        if self.punches.len() >= MAX_PUNCHES || (is_new_link && self.links.len() >= MAX_LINKS) {
+            return Err(Refusal::new(Code::TooManyIntroductions));
+        }
+        if !self.used_tickets.insert(introduction.ticket) {
+            return Err(Refusal::new(Code::NoPath).detail("this ticket was used before"));
+        }
+        self.used_order.push_back(introduction.ticket);
+        if self.used_order.len() > MAX_USED
+            && let Some(oldest) = self.used_order.pop_front()
+        {
+            self.used_tickets.remove(&oldest);
+        }
+        Ok(peer)
+    }
+
+    fn verify_peer(&self, now: Instant, text: &CertificateText) -> Result<Certificate, Refusal> {
+        let refused = |detail: &dyn std::fmt::Display| Refusal::new(Code::BadCertificate).detail(detail);
+        let Some(membership) = &self.membership else { return Err(refused(&"not a member")) };
+        let peer = Certificate::verify(text, &membership.cluster_key, membership.clock.unix_s(now))
+            .map_err(|error| refused(&error))?;
+        if peer.cluster != self.env.config.cluster {
+            return Err(refused(&"the peer is a member of another cluster"));
+        }
+        if peer.node == self.id {
+            return Err(Refusal::new(Code::SelfConnect));
+        }
+        Ok(peer)
+    }
+
+    fn start_ticket(&mut self, now: Instant, introduction: &Introduction, peer: &Certificate) {
+        let ticket = introduction.ticket;
+        for number in self.requests.strays(&introduction.requests, peer) {
+            let refusal = Refusal::new(Code::BadCertificate).detail("the server introduced another node");
+            self.fail_request(now, number, refusal);
+        }
+        let since = self.requests.answer(&introduction.requests, ticket, peer).unwrap_or(now);
+        let start = now + Duration::from_millis(introduction.start_in_ms.into()).min(MAX_START);
+        let expires = now + Duration::from_millis(introduction.expires_in_ms.into()).min(MAX_LIFETIME);
+        let mut punch = Punch::new(now, peer.node, since, start, expires);
+        if introduction.active {
+            let candidates = self.usable_candidates(introduction);
+            punch.add_candidates(start, &candidates);
+        }
+        let link = self.links.entry(peer.node);
+        let link = link.or_insert_with(|| Link::new(self.id, peer.node, peer.name.clone()));
+        link.name = peer.name.clone();
+        link.present = true;
+        link.punches.insert(ticket);
+        link.add_keys(TicketKeys {
+            ticket,
+            send: Key::of_ticket(&introduction.send_key),
+            recv: Key::of_ticket(&introduction.recv_key),
+        });
+        self.env.counters.tickets += 1;
+        self.punches.insert(ticket, punch);
+        self.run_ticket(now, ticket);
+        if self.links.get(&peer.node).is_some_and(Link::is_open) {
+            self.finish_requests(peer.node);
+        }
+    }
+
+    fn usable_candidates(&mut self, introduction: &Introduction) -> Vec<SocketAddr> {
+        let Some(reach) = &self.reach else { return Vec::new() };
+        let mut usable = Vec::new();
+        for candidate in introduction.candidates.iter().take(MAX_CANDIDATES) {
+            let to = addr::unmap(candidate.addr);
+            if !reach.may_probe(&self.network, to) {
+                self.env.counters.candidates_refused += 1;
+            } else if !usable.contains(&to) {
+                usable.push(to);
+            }
+        }
+        usable
+    }
+
+    /// Sends what is due of a ticket, or ends it.
+    pub(crate) fn run_ticket(&mut self, now: Instant, ticket: TicketId) {
+        let Some(punch) = self.punches.get_mut(&ticket) else { return };
+        let peer = punch.peer;
+        if punch.is_over(now) {
+            return self.end_ticket(now, ticket);
+        }
+        while let Some(to) = self.punches.get_mut(&ticket).and_then(|punch| punch.next_due(now)) {
+            let sent = self.send_check(now, peer, ticket, to);
+            if let Some(punch) = self.punches.get_mut(&ticket) {
+                match sent {
+                    Ok(()) => punch.sent(now, to),
+                    Err(again) => punch.postpone(to, again),
+                }
+            }
+        }
+        let deadline = self.punches.get(&ticket).map(Punch::deadline);
+        self.timers.set(Timer::Ticket(ticket), deadline);
+    }
+
+    fn end_ticket(&mut self, now: Instant, ticket: TicketId) {
+        self.timers.set(Timer::Ticket(ticket), None);
+        let Some(punch) = self.punches.remove(&ticket) else { return };
+        if !punch.is_direct() {
+            self.env.counters.tickets_failed += 1;
+            self.tell_result(ticket, TicketOutcome::Failed);
+        }
+        for number in self.requests.of_ticket(ticket) {
+            self.fail_request(now, number, Refusal::new(Code::NoPath));
+        }
+        if let Some(link) = self.links.get_mut(&punch.peer) {
+            link.punches.remove(&ticket);
+        }
+        self.drop_idle_link(punch.peer);
+    }
+
+    fn tell_result(&mut self, ticket: TicketId, outcome: TicketOutcome) {
+        if self.control.is_member() {
+            self.env.send(ClientMessage::TicketResult { ticket, outcome });
+        }
+    }
+
+    /// Sends a check under a ticket.
+    ///
+    /// # Errors
+    /// When it may be sent, if not now.
+    fn send_check(
+        &mut self,
+        now: Instant,
+        peer: NodeId,
+        ticket: TicketId,
+        to: SocketAddr,
+    ) -> Result<(), Instant> {
+        let Some(link) = self.links.get(&peer) else { return Ok(()) };
+        let Some(keys) = link.keys(ticket) else { return Ok(()) };
+        if let Err(again) = self.pacer.take(now, to) {
+            self.env.counters.checks_paced += 1;
+            return Err(again);
+        }
+        let id = TransactionId::random(&mut self.env.rng);
+        let payload = stun::check(id, &link.username, &keys.send);
+        self.outstanding.insert(id, Sent { peer, ticket, to, at: now });
+        self.env.counters.checks_sent += 1;
+        self.env.transmit(Socket::Main, to, payload);
+        Ok(())
+    }
+
+    /// A peer's check: answers it, and probes back.
+    pub(crate) fn check(&mut self, now: Instant, source: SocketAddr, check: &Datagram<'_>) {
+        let Some((peer, ticket)) = self.authenticate(source, check) else {
+            self.env.counters.checks_refused += 1;
+            return;
+        };
+        let Some(link) = self.links.get_mut(&peer) else { return };
+        if !link.is_new(check.id()) {
+            self.env.counters.checks_repeated += 1;
+            return;
+        }
+        let has_route = link.has_route(source);
+        if link.hear(source) {
+            self.env.push(Output::Hear { peer, remote: source });
+        }
+        let Some(send) = link.keys(ticket).map(|keys| keys.send.clone()) else { return };
+        // Our own check leaves before the answer: where order is kept, the peer's first data comes
+        // behind the answer to it, when we already accept data from there.
+        if let Some(punch) = self.punches.get_mut(&ticket) {
+            punch.trigger(now, source);
+            self.run_ticket(now, ticket);
+        } else if !has_route {
+            // The peer checks again if this one is too early or gets lost.
+            let _ = self.send_check(now, peer, ticket, source);
+        }
+        self.env.counters.checks_answered += 1;
+        let answer = stun::check_answer(check.id(), source, &send);
+        self.env.transmit(Socket::Main, source, answer);
+    }
+
+    /// Whose check it is and under which ticket, if it is one we want.
+    fn authenticate(&self, source: SocketAddr, check: &Datagram<'_>) -> Option<(NodeId, TicketId)> {
+        let username = check.username()?;
+        let (to, from) = username.split_once(':')?;
+        if to.parse() != Ok(self.id) || !self.reach.as_ref()?.may_answer(source) {
+            return None;
+        }
+        let from = from.parse().ok()?;
+        let ticket = self.links.get(&from)?.authenticate(check)?;
+        Some((from, ticket))
+    }
+
+    /// An answer to a check of ours. It counts only from the very address that was asked.
+    pub(crate) fn check_answered(&mut self, now: Instant, source: SocketAddr, answer: &Datagram<'_>) {
+        let sent = self.outstanding.checks.get(&answer.id()).copied();
+        let sent = sent.filter(|sent| sent.to == source && answer.class() == Class::Success);
+        let keys = sent.and_then(|sent| self.links.get(&sent.peer)?.keys(sent.ticket));
+        let (Some(sent), true) = (sent, keys.is_some_and(|keys| answer.verify(&keys.recv))) else {
+            self.env.counters.unsolicited += 1;
+            return;
+        };
+        self.outstanding.checks.remove(&answer.id());
+        let since = self.ticket_verified(now, &sent);
+        let Some(link) = self.links.get_mut(&sent.peer) else { return };
+        let confirmation = Confirmation {
+            ticket: sent.ticket,
+            remote: source,
+            rtt: now.saturating_duration_since(sent.at),
+            random: self.env.rng.next_u32(),
+        };
+        let elapsed = now.saturating_duration_since(since);
+        let change = link.confirm(now, &confirmation, elapsed);
+        self.tell_path(now, sent.peer, change);
+        self.finish_requests(sent.peer);
+        self.set_link_timer(sent.peer);
+    }
+
+    /// Notes a ticket's success, and says from when the application counts.
+    fn ticket_verified(&mut self, now: Instant, sent: &Sent) -> Instant {
+        let Some(punch) = self.punches.get_mut(&sent.ticket) else { return now };
+        let (since, elapsed) = (punch.since, now.saturating_duration_since(punch.introduced));
+        let is_first = punch.verified(now, sent.to);
+        self.timers.set(Timer::Ticket(sent.ticket), Some(punch.deadline()));
+        if is_first {
+            self.env.counters.tickets_direct += 1;
+            let elapsed_ms = u32::try_from(millis(elapsed)).unwrap_or(u32::MAX);
+            self.tell_result(sent.ticket, TicketOutcome::Direct { elapsed_ms });
+        }
+        since
+    }
+
+    fn tell_path(&mut self, now: Instant, peer: NodeId, change: Change) {
+        match change {
+            Change::None => {}
+            Change::Moved(path) => self.env.push(Output::Path { peer, path: Some(path) }),
+            Change::Lost => {
+                self.env.push(Output::Path { peer, path: None });
+                self.env.counters.paths_lost += 1;
+                // A NAT that restarted is the likeliest cause, and the server should know first.
+                self.refresh_observations(now);
+                if self.links.get(&peer).is_some_and(|link| link.held) {
+                    self.schedule_repair(now, peer);
+                }
+            }
+        }
+    }
+
+    /// Ends all requests for a peer that has a path now.
+    fn finish_requests(&mut self, peer: NodeId) {
+        let Some(link) = self.links.get_mut(&peer).filter(|link| link.is_open()) else { return };
+        for number in self.requests.for_peer(&peer, &link.name) {
+            link.held = true;
+            let request = self.requests.get(number);
+            let is_on_server = request.is_some_and(|request| request.ticket.is_none());
+            if is_on_server && self.control.is_member() {
+                self.env.send(ClientMessage::CancelConnect { request: number });
+            }
+            self.timers.set(Timer::Request(number), None);
+            match self.requests.take(number).map(|request| request.purpose) {
+                Some(Purpose::Application(request)) => {
+                    self.env.push(Output::ConnectEnded { request, result: Ok(peer) });
+                }
+                Some(Purpose::Repair(_)) | None => {}
+            }
+        }
+        if self.repairs.remove(&peer).is_some() {
+            link.held = true;
+            self.timers.set(Timer::Repair(peer), None);
+        }
+    }
+
+    /// Asks for consent where it is due, and notices ways that have died.
+    pub(crate) fn run_link(&mut self, now: Instant, peer: NodeId) {
+        while let Some((remote, ticket)) = self.links.get_mut(&peer).and_then(|link| link.next_consent(now)) {
+            // A paced consent check is as good as a lost one: the next comes soon.
+            let _ = self.send_check(now, peer, ticket, remote);
+        }
+        let Some(link) = self.links.get_mut(&peer) else { return };
+        let change = link.choose();
+        self.tell_path(now, peer, change);
+        self.set_link_timer(peer);
+        self.drop_idle_link(peer);
+    }
+
+    fn set_link_timer(&mut self, peer: NodeId) {
+        let deadline = self.links.get(&peer).and_then(Link::deadline);
+        self.timers.set(Timer::Link(peer), deadline);
+    }
+
+    fn drop_idle_link(&mut self, peer: NodeId) {
+        if self.links.get(&peer).is_some_and(Link::is_idle) {
+            if self.links.remove(&peer).is_some_and(|link| link.is_heard()) {
+                self.env.push(Output::Path { peer, path: None });
+            }
+            self.timers.set(Timer::Link(peer), None);
+        }
+    }
+
+    /// After a welcome: what the cluster no longer allows ends at once.
+    pub(crate) fn restrict(&mut self, now: Instant) {
+        let Some(reach) = self.reach.clone().filter(|reach| reach.private_only) else { return };
+        for ticket in self.punches.keys().copied().collect::<Vec<TicketId>>() {
+            self.end_ticket(now, ticket);
+        }
+        for peer in self.links.keys().copied().collect::<Vec<NodeId>>() {
+            let change = self.links.get_mut(&peer).map(|link| link.retain(|remote| reach.may_answer(remote)));
+            self.tell_path(now, peer, change.unwrap_or(Change::None));
+            self.drop_idle_link(peer);
+        }
+    }
+
+    pub(crate) fn release(&mut self, peer: NodeId) {
+        if self.repairs.remove(&peer).is_some() {
+            self.timers.set(Timer::Repair(peer), None);
+            for number in self.requests.of_repair(peer) {
+                self.drop_request(number);
+            }
+        }
+        let Some(link) = self.links.get_mut(&peer) else { return };
+        if link.release() == Change::Lost {
+            self.env.push(Output::Path { peer, path: None });
+        }
+        self.set_link_timer(peer);
+        self.drop_idle_link(peer);
+    }
+
+    /// Sets the clock for the next attempt to get a lost path back.
+    pub(crate) fn schedule_repair(&mut self, now: Instant, peer: NodeId) {
+        if self.repairs.len() >= MAX_LINKS && !self.repairs.contains_key(&peer) {
+            return;
+        }
+        let backoff = self.repairs.entry(peer).or_insert_with(|| Backoff::new(self.env.config.backoff));
+        let delay = backoff.next_delay(&mut self.env.rng);
+        self.timers.set(Timer::Repair(peer), Some(now + delay));
+    }
+
+    pub(crate) fn repair(&mut self, now: Instant, peer: NodeId) {
+        if !self.repairs.contains_key(&peer) {
+            return;
+        }
+        if self.requests.is_full() {
+            return self.schedule_repair(now, peer);
+        }
+        let number = self.requests.open(now, Purpose::Repair(peer), peer.to_string(), true);
+        self.send_request(number);
+    }
+}

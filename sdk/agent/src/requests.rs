@@ -1,0 +1,156 @@
+//! The connect requests that have not ended: the application's, and the agent's own to repair a
+//! lost path.
+//!
+//! On the wire they carry numbers of their own, so that neither kind can be mistaken for the other,
+//! and requests survive the control connection: they are sent again after the next welcome.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use meetpoint_proto::wire::ClientMessage;
+use meetpoint_proto::{Certificate, NodeId, NodeName, TicketId};
+
+/// Requests at once: more than any application waits for, and a bound on what it can pile up.
+pub(crate) const MAX_REQUESTS: usize = 1_024;
+
+/// Who wants it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The application, under this number.
+    Application(u32),
+    /// The agent: the path to this peer was lost while the application uses it.
+    Repair(NodeId),
+}
+
+/// One request.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) purpose: Purpose,
+    peer: String,
+    wait: bool,
+    /// When the application asked, or when the peer that it waited for came.
+    pub(crate) since: Instant,
+    /// The introduction that answers it.
+    pub(crate) ticket: Option<TicketId>,
+    /// How often the server put it off.
+    pub(crate) deferrals: u32,
+}
+
+impl Request {
+    /// True if the request means this peer.
+    pub(crate) fn means(&self, node: &NodeId, name: &NodeName) -> bool {
+        self.peer == name.as_str() || self.peer.parse() == Ok(*node)
+    }
+
+    pub(crate) fn message(&self, number: u32) -> ClientMessage {
+        ClientMessage::Connect { request: number, peer: self.peer.clone(), wait: self.wait }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Requests {
+    open: BTreeMap<u32, Request>,
+    by_application: BTreeMap<u32, u32>,
+    last: u32,
+}
+
+impl Requests {
+    pub(crate) fn is_full(&self) -> bool {
+        self.open.len() >= MAX_REQUESTS
+    }
+
+    /// Opens a request and gives its number on the wire.
+    pub(crate) fn open(&mut self, now: Instant, purpose: Purpose, peer: String, wait: bool) -> u32 {
+        loop {
+            self.last = self.last.wrapping_add(1);
+            if !self.open.contains_key(&self.last) {
+                break;
+            }
+        }
+        if let Purpose::Application(request) = purpose {
+            self.by_application.insert(request, self.last);
+        }
+        let request = Request { purpose, peer, wait, since: now, ticket: None, deferrals: 0 };
+        self.open.insert(self.last, request);
+        self.last
+    }
+
+    /// A peer is here now. What was spent waiting for it is not the path's fault.
+    pub(crate) fn arrived(&mut self, now: Instant, node: &NodeId, name: &NodeName) {
+        let waits =
+            |request: &&mut Request| request.wait && request.ticket.is_none() && request.means(node, name);
+        for request in self.open.values_mut().filter(waits) {
+            request.since = now;
+        }
+    }
+
+    pub(crate) fn get(&self, number: u32) -> Option<&Request> {
+        self.open.get(&number)
+    }
+
+    pub(crate) fn get_mut(&mut self, number: u32) -> Option<&mut Request> {
+        self.open.get_mut(&number)
+    }
+
+    pub(crate) fn take(&mut self, number: u32) -> Option<Request> {
+        let request = self.open.remove(&number)?;
+        if let Purpose::Application(application) = request.purpose {
+            self.by_application.remove(&application);
+        }
+        Some(request)
+    }
+
+    /// The wire number of an application's request.
+    pub(crate) fn of_application(&self, request: u32) -> Option<u32> {
+        self.by_application.get(&request).copied()
+    }
+
+    /// Numbers of the requests that no introduction has answered.
+    pub(crate) fn unanswered(&self) -> Vec<u32> {
+        self.numbers(|request| request.ticket.is_none())
+    }
+
+    pub(crate) fn of_ticket(&self, ticket: TicketId) -> Vec<u32> {
+        self.numbers(|request| request.ticket == Some(ticket))
+    }
+
+    pub(crate) fn for_peer(&self, node: &NodeId, name: &NodeName) -> Vec<u32> {
+        self.numbers(|request| request.means(node, name))
+    }
+
+    pub(crate) fn of_repair(&self, peer: NodeId) -> Vec<u32> {
+        self.numbers(|request| request.purpose == Purpose::Repair(peer))
+    }
+
+    fn numbers(&self, fits: impl Fn(&Request) -> bool) -> Vec<u32> {
+        self.open.iter().filter(|(_, request)| fits(request)).map(|(number, _)| *number).collect()
+    }
+
+    /// Binds those of `numbers` that mean the introduced peer to its ticket, and gives the time of
+    /// the oldest.
+    pub(crate) fn answer(
+        &mut self,
+        numbers: &[u32],
+        ticket: TicketId,
+        peer: &Certificate,
+    ) -> Option<Instant> {
+        let mut since = None;
+        for number in numbers {
+            let Some(request) = self.open.get_mut(number) else { continue };
+            if request.ticket.is_none() && request.means(&peer.node, &peer.name) {
+                request.ticket = Some(ticket);
+                since = Some(since.map_or(request.since, |since: Instant| since.min(request.since)));
+            }
+        }
+        since
+    }
+
+    /// Those of `numbers` that mean somebody else.
+    pub(crate) fn strays(&self, numbers: &[u32], peer: &Certificate) -> Vec<u32> {
+        let is_stray = |number: &&u32| {
+            self.open.get(number).is_some_and(|request| !request.means(&peer.node, &peer.name))
+        };
+        numbers.iter().filter(is_stray).copied().collect()
+    }
+}
