@@ -1,0 +1,72 @@
+//! Attribute numbers (IANA "STUN Attributes"), each with the section that defines it.
+//!
+//! Numbers below `0x8000` are comprehension-required: a request that carries one this server
+//! does not know is answered with 420 (RFC 8489, section 14).
+
+/// RFC 8489, section 14.1. Sent next to XOR-MAPPED-ADDRESS because RFC 5780, section 6.1 demands both.
+pub const MAPPED_ADDRESS: u16 = 0x0001;
+/// RFC 5780, section 7.2.
+pub const CHANGE_REQUEST: u16 = 0x0003;
+/// RFC 8489, section 14.3.
+pub const USERNAME: u16 = 0x0006;
+/// RFC 8489, section 14.5.
+pub const MESSAGE_INTEGRITY: u16 = 0x0008;
+/// RFC 8489, section 14.8.
+pub const ERROR_CODE: u16 = 0x0009;
+/// RFC 8489, section 14.13.
+pub const UNKNOWN_ATTRIBUTES: u16 = 0x000A;
+/// RFC 8489, section 14.9.
+pub const REALM: u16 = 0x0014;
+/// RFC 8489, section 14.10.
+pub const NONCE: u16 = 0x0015;
+/// RFC 8489, section 14.6.
+pub const MESSAGE_INTEGRITY_SHA256: u16 = 0x001C;
+/// RFC 8489, section 14.12.
+pub const PASSWORD_ALGORITHM: u16 = 0x001D;
+/// RFC 8489, section 14.4.
+pub const USERHASH: u16 = 0x001E;
+/// RFC 8489, section 14.2.
+pub const XOR_MAPPED_ADDRESS: u16 = 0x0020;
+/// RFC 5780, section 7.6.
+pub const PADDING: u16 = 0x0026;
+/// RFC 5780, section 7.5.
+pub const RESPONSE_PORT: u16 = 0x0027;
+/// RFC 8489, section 14.11.
+pub const PASSWORD_ALGORITHMS: u16 = 0x8002;
+/// RFC 8489, section 14.7.
+pub const FINGERPRINT: u16 = 0x8028;
+/// RFC 5780, section 7.3.
+pub const RESPONSE_ORIGIN: u16 = 0x802B;
+/// RFC 5780, section 7.4.
+pub const OTHER_ADDRESS: u16 = 0x802C;
+pub use meetpoint_proto::stun::MEETPOINT_NONCE;
+
+/// True for numbers a receiver has to understand (RFC 8489, section 14).
+#[must_use]
+pub const fn is_comprehension_required(kind: u16) -> bool {
+    kind < 0x8000
+}
+
+/// True for the comprehension-required attributes this server understands in a Binding request.
+/// Those that only make sense in responses are known too: RFC 8489, section 6.3 asks to ignore
+/// known but unexpected attributes.
+#[must_use]
+pub const fn is_known_in_binding(kind: u16) -> bool {
+    matches!(
+        kind,
+        MAPPED_ADDRESS
+            | CHANGE_REQUEST
+            | USERNAME
+            | MESSAGE_INTEGRITY
+            | ERROR_CODE
+            | UNKNOWN_ATTRIBUTES
+            | REALM
+            | NONCE
+            | MESSAGE_INTEGRITY_SHA256
+            | PASSWORD_ALGORITHM
+            | USERHASH
+            | XOR_MAPPED_ADDRESS
+            | PADDING
+            | RESPONSE_PORT
+    )
+}

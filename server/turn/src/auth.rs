@@ -1,0 +1,146 @@
+//! The long-term credential mechanism (RFC 8489, section 9.2.4).
+//!
+//! One order differs from the RFC's on purpose: the nonce is checked before the credentials, not
+//! after. A stranger without a nonce for its source then costs one short HMAC, learns nothing
+//! about credentials, and cannot spend what the server grants to sources that proved themselves.
+//! A client that is wrong in both sees 438 first and 401 on its next try.
+//!
+//! Not here: usernames by hash. The server stores no users, so it cannot look one up, does not
+//! announce the feature, and answers USERHASH as an unknown user.
+
+use std::net::SocketAddr;
+
+use crate::attr;
+use crate::credentials::{PasswordAlgorithm, Secrets, expiry_unix_s, key_for};
+use crate::crypto::{IntegrityKey, IntegrityKind};
+use crate::message::Message;
+use crate::nonce::NonceKey;
+use crate::write::Writer;
+
+/// Usernames are shorter than 509 bytes (RFC 8489, section 14.3).
+const MAX_USERNAME_LEN: usize = 508;
+
+/// PASSWORD-ALGORITHMS as we send it, in order of preference: SHA-256 (2), then MD5 (1), both
+/// without parameters (RFC 8489, sections 14.11 and 18.5).
+const PASSWORD_ALGORITHMS: [u8; 8] = [0, 2, 0, 0, 0, 1, 0, 0];
+
+/// An error answer of the mechanism.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// 400: attributes are missing, or the password algorithm was tampered with.
+    BadRequest,
+    /// 401: no credentials, or wrong or expired ones.
+    Unauthenticated,
+    /// 438: not a nonce for this source at this time.
+    StaleNonce,
+}
+
+/// A request that came from where our nonce went; its credentials are not yet checked.
+pub(crate) struct Bearer<'a> {
+    username: &'a [u8],
+    realm: &'a [u8],
+    algorithm: PasswordAlgorithm,
+    kind: IntegrityKind,
+}
+
+/// A user whose request verified, and the key that protects the answer.
+pub(crate) struct Proof<'a> {
+    pub(crate) username: &'a str,
+    pub(crate) key: IntegrityKey,
+}
+
+/// Checks requests and writes challenges.
+pub(crate) struct Authenticator {
+    realm: String,
+    secrets: Secrets,
+    nonces: NonceKey,
+}
+
+impl Authenticator {
+    pub(crate) fn new(realm: String, secrets: Secrets, nonce_key: &[u8; 32]) -> Self {
+        Self { realm, secrets, nonces: NonceKey::new(nonce_key) }
+    }
+
+    pub(crate) fn set_secrets(&mut self, secrets: Secrets) {
+        self.secrets = secrets;
+    }
+
+    /// Checks everything up to the credentials themselves, for a request that is not anonymous.
+    pub(crate) fn claim<'a>(
+        &self,
+        message: &Message<'a>,
+        source: SocketAddr,
+        unix_s: u64,
+    ) -> Result<Bearer<'a>, Refusal> {
+        let kind = message.integrity().ok_or(Refusal::Unauthenticated)?;
+        let username = message.attribute(attr::USERNAME);
+        let is_named = username.is_some() || message.attribute(attr::USERHASH).is_some();
+        let (true, Some(realm), Some(nonce)) =
+            (is_named, message.attribute(attr::REALM), message.attribute(attr::NONCE))
+        else {
+            return Err(Refusal::BadRequest);
+        };
+        if !self.nonces.is_valid(nonce, source, unix_s) {
+            return Err(Refusal::StaleNonce);
+        }
+        let algorithm = password_algorithm(message).ok_or(Refusal::BadRequest)?;
+        Ok(Bearer {
+            // With USERHASH alone this is the empty name, which is nobody's.
+            username: username.unwrap_or_default(),
+            realm,
+            algorithm,
+            kind,
+        })
+    }
+
+    /// Checks expiry and integrity, under each accepted secret.
+    pub(crate) fn prove<'a>(
+        &self,
+        message: &Message<'a>,
+        bearer: &Bearer<'a>,
+        unix_s: u64,
+    ) -> Result<Proof<'a>, Refusal> {
+        let username = Some(bearer.username)
+            .filter(|name| name.len() <= MAX_USERNAME_LEN)
+            .and_then(|name| std::str::from_utf8(name).ok())
+            .filter(|name| expiry_unix_s(name).is_some_and(|expiry| unix_s < expiry))
+            .filter(|_| bearer.realm == self.realm.as_bytes())
+            .ok_or(Refusal::Unauthenticated)?;
+        self.secrets
+            .iter()
+            .map(|secret| key_for(secret, bearer.algorithm, bearer.kind, username, &self.realm))
+            .find(|key| message.verify(key))
+            .map(|key| Proof { username, key })
+            .ok_or(Refusal::Unauthenticated)
+    }
+
+    /// Adds what a client needs to try again (RFC 8489, section 9.2.4).
+    pub(crate) fn write_challenge(&self, writer: &mut Writer, source: SocketAddr, unix_s: u64) {
+        writer.attribute(attr::REALM, self.realm.as_bytes());
+        writer.attribute(attr::NONCE, &self.nonces.issue(source, unix_s));
+        writer.attribute(attr::PASSWORD_ALGORITHMS, &PASSWORD_ALGORITHMS);
+    }
+}
+
+/// True for a request that names nobody and proves nothing: it is answered like anybody's.
+pub(crate) fn is_anonymous(message: &Message<'_>) -> bool {
+    message.integrity().is_none()
+        && message.attribute(attr::USERNAME).is_none()
+        && message.attribute(attr::USERHASH).is_none()
+}
+
+/// The password algorithm of a request whose nonce, and so our announcement, is genuine: MD5 if it
+/// names none, otherwise one of ours next to our own unchanged list (RFC 8489, section 9.2.4).
+fn password_algorithm(message: &Message<'_>) -> Option<PasswordAlgorithm> {
+    let algorithm = message.attribute(attr::PASSWORD_ALGORITHM);
+    let algorithms = message.attribute(attr::PASSWORD_ALGORITHMS);
+    match (algorithm, algorithms) {
+        (None, None) => Some(PasswordAlgorithm::Md5),
+        (Some(algorithm), Some(algorithms)) if algorithms == PASSWORD_ALGORITHMS => match algorithm {
+            [0, 1, 0, 0] => Some(PasswordAlgorithm::Md5),
+            [0, 2, 0, 0] => Some(PasswordAlgorithm::Sha256),
+            _ => None,
+        },
+        _ => None,
+    }
+}

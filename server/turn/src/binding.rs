@@ -1,0 +1,290 @@
+//! Answers Binding requests: who asks, what he may have, and the bytes.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use crate::attr;
+use crate::auth::{Proof, Refusal, is_anonymous};
+use crate::behaviour::{Change, response_port};
+use crate::budget::Party;
+use crate::config::Listener;
+use crate::message::{ATTRIBUTE_HEADER_LEN, BINDING, Class, Message};
+use crate::server::{Output, StunServer};
+use crate::write::Writer;
+
+/// Unknown attributes told in a 420. One is enough to know; the rest is a courtesy, bounded
+/// because the sender chooses its length.
+const MAX_UNKNOWN: usize = 32;
+/// Length of a FINGERPRINT with its header.
+const FINGERPRINT_LEN: usize = ATTRIBUTE_HEADER_LEN + 4;
+/// The longest attribute value.
+const MAX_VALUE_LEN: usize = u16::MAX as usize;
+/// What PADDING is made of.
+static ZEROS: [u8; MAX_VALUE_LEN] = [0; MAX_VALUE_LEN];
+
+/// A Binding request and where it came from.
+pub(crate) struct Request<'a> {
+    now: Instant,
+    listener: Listener,
+    /// The source as the socket said it: where the answer goes.
+    source: SocketAddr,
+    /// The source as the rest of the world calls it.
+    seen: SocketAddr,
+    message: Message<'a>,
+    /// Loopback sources cannot be spoofed from outside, but only a listener that is itself on
+    /// loopback knows that it is not reachable from there.
+    is_exempt: bool,
+}
+
+impl<'a> Request<'a> {
+    pub(crate) fn new(now: Instant, listener: Listener, source: SocketAddr, message: Message<'a>) -> Self {
+        let seen = SocketAddr::new(source.ip().to_canonical(), source.port());
+        Self {
+            now,
+            listener,
+            source,
+            seen,
+            message,
+            is_exempt: listener.addr.ip().is_loopback() && seen.ip().is_loopback(),
+        }
+    }
+}
+
+/// What a request wants of RFC 5780.
+struct Wishes {
+    change: Option<Change>,
+    response_port: Option<u16>,
+    padding: bool,
+}
+
+impl Wishes {
+    /// Nothing if a wish is malformed, or if RESPONSE-PORT comes with PADDING, which RFC 5780,
+    /// section 6.1 forbids: it would send long answers to somebody who did not ask.
+    fn read(message: &Message<'_>) -> Option<Self> {
+        let change = match message.attribute(attr::CHANGE_REQUEST) {
+            Some(value) => Some(Change::from_attribute(value)?),
+            None => None,
+        };
+        let response_port = match message.attribute(attr::RESPONSE_PORT) {
+            Some(value) => Some(response_port(value)?),
+            None => None,
+        };
+        let padding = message.attribute(attr::PADDING).is_some();
+        (!padding || response_port.is_none()).then_some(Self { change, response_port, padding })
+    }
+
+    const fn is_any(&self) -> bool {
+        self.change.is_some() || self.response_port.is_some() || self.padding
+    }
+}
+
+/// What an error answer says.
+#[derive(Clone, Copy)]
+enum Fault<'l> {
+    /// 420, and these are the attributes.
+    UnknownAttributes(&'l [u16]),
+    /// What the credential mechanism says.
+    Refused(Refusal),
+}
+
+impl Fault<'_> {
+    const BAD_REQUEST: Self = Self::Refused(Refusal::BadRequest);
+
+    const fn code(self) -> u16 {
+        match self {
+            Self::Refused(Refusal::BadRequest) => 400,
+            Self::Refused(Refusal::Unauthenticated) => 401,
+            Self::UnknownAttributes(_) => 420,
+            Self::Refused(Refusal::StaleNonce) => 438,
+        }
+    }
+}
+
+impl StunServer {
+    /// Finds out who asks and takes the answer out of his budget.
+    pub(crate) fn binding(&mut self, request: &Request<'_>) {
+        let message = &request.message;
+        let unproven = Party::Unproven(request.seen.ip());
+        if is_anonymous(message) {
+            if self.take_source(request, unproven) {
+                self.answer(request, None);
+            }
+            return;
+        }
+        let Some(unix_s) = self.unix_s(request.now) else {
+            self.counters.dropped.no_wall_time += 1;
+            return;
+        };
+        let claim = self.auth.claim(message, request.seen, unix_s);
+        let party = match claim {
+            Ok(_) => Party::Proven(request.seen),
+            Err(_) => unproven,
+        };
+        if !self.take_source(request, party) {
+            return;
+        }
+        match claim.and_then(|bearer| self.auth.prove(message, &bearer, unix_s)) {
+            Ok(proof) => self.answer(request, Some(&proof)),
+            Err(refusal) => self.fault(request, None, Fault::Refused(refusal)),
+        }
+    }
+
+    fn take_source(&mut self, request: &Request<'_>, party: Party) -> bool {
+        let taken = request.is_exempt || self.budgets.take_source(request.now, party);
+        self.counters.dropped.source_budget += u64::from(!taken);
+        taken
+    }
+
+    /// Answers a request whose sender is in order: anybody, or the user of `proof`.
+    fn answer(&mut self, request: &Request<'_>, proof: Option<&Proof<'_>>) {
+        let mut unknown = [0; MAX_UNKNOWN];
+        let unknown = unknown_attributes(&request.message, &mut unknown);
+        if !unknown.is_empty() {
+            return self.fault(request, proof, Fault::UnknownAttributes(unknown));
+        }
+        let Some(wishes) = Wishes::read(&request.message) else {
+            return self.fault(request, proof, Fault::BAD_REQUEST);
+        };
+        let Some(from) = self.origin(request, &wishes) else {
+            return self.fault(request, proof, Fault::UnknownAttributes(&[attr::CHANGE_REQUEST]));
+        };
+        let mut to = request.source;
+        to.set_port(wishes.response_port.unwrap_or(to.port()));
+        let is_redirected = from.id != request.listener.id || to != request.source;
+        let is_trusted = proof.is_some() || request.is_exempt;
+        if is_redirected && !is_trusted && !self.budgets.take_redirected(request.now) {
+            self.counters.dropped.redirected_budget += 1;
+            return;
+        }
+        let writer = self.success(request, &wishes, from, proof);
+        self.counters.binding.redirected += u64::from(is_redirected);
+        match proof {
+            None => self.counters.binding.anonymous += 1,
+            Some(_) => self.counters.binding.authenticated += 1,
+        }
+        self.transmit(from.id, to, writer.finish());
+        if let Some(proof) = proof {
+            self.push(Output::Observed {
+                username: proof.username.to_owned(),
+                source: request.seen,
+                listener: request.listener.id,
+            });
+        }
+    }
+
+    /// The listener to answer from (RFC 5780, section 6.1), if there is one.
+    fn origin(&self, request: &Request<'_>, wishes: &Wishes) -> Option<Listener> {
+        let at = &request.listener;
+        match wishes.change {
+            None => Some(*at),
+            Some(change) if self.listeners.has_alternates(at) => self.listeners.changed(at, change).copied(),
+            Some(_) => None,
+        }
+    }
+
+    /// Writes a success response, complete but for its length.
+    fn success(
+        &mut self,
+        request: &Request<'_>,
+        wishes: &Wishes,
+        from: Listener,
+        proof: Option<&Proof<'_>>,
+    ) -> Writer {
+        let transaction_id = request.message.transaction_id();
+        let mut writer = Writer::new(Class::Success, BINDING, transaction_id);
+        writer.xor_address(attr::XOR_MAPPED_ADDRESS, request.seen);
+        let tail_len = tail_len(&request.message, proof);
+        let question_len = request.message.wire_len();
+        if self.listeners.has_alternates(&from) || wishes.is_any() {
+            let mut full = writer.clone();
+            full.address(attr::MAPPED_ADDRESS, request.seen);
+            if !from.addr.ip().is_unspecified() {
+                full.address(attr::RESPONSE_ORIGIN, from.addr);
+            }
+            if let Some(other) = self.listeners.other_address(&request.listener) {
+                full.address(attr::OTHER_ADDRESS, other);
+            }
+            let is_free = full.wire_len() + tail_len <= question_len || proof.is_some() || request.is_exempt;
+            if is_free || self.budgets.take_amplified(request.now) {
+                writer = full;
+            } else {
+                self.counters.binding.trimmed += 1;
+            }
+        }
+        if wishes.padding {
+            pad(&mut writer, question_len, tail_len);
+        }
+        seal(&mut writer, &request.message, proof);
+        writer
+    }
+
+    /// Sends an error response, if it may be longer than the question or is not.
+    fn fault(&mut self, request: &Request<'_>, proof: Option<&Proof<'_>>, fault: Fault<'_>) {
+        let message = &request.message;
+        let mut writer = Writer::new(Class::Error, BINDING, message.transaction_id());
+        writer.error_code(fault.code());
+        match fault {
+            Fault::Refused(Refusal::BadRequest) => {}
+            Fault::UnknownAttributes(kinds) => writer.unknown_attributes(kinds),
+            Fault::Refused(Refusal::Unauthenticated | Refusal::StaleNonce) => {
+                let unix_s = self.unix_s(request.now).unwrap_or_default();
+                self.auth.write_challenge(&mut writer, request.seen, unix_s);
+            }
+        }
+        seal(&mut writer, message, proof);
+        let is_free = writer.wire_len() <= message.wire_len() || proof.is_some() || request.is_exempt;
+        if !is_free && !self.budgets.take_amplified(request.now) {
+            self.counters.dropped.amplified_budget += 1;
+            return;
+        }
+        let errors = &mut self.counters.errors;
+        *match fault {
+            Fault::Refused(Refusal::BadRequest) => &mut errors.bad_request,
+            Fault::Refused(Refusal::Unauthenticated) => &mut errors.unauthenticated,
+            Fault::UnknownAttributes(_) => &mut errors.unknown_attribute,
+            Fault::Refused(Refusal::StaleNonce) => &mut errors.stale_nonce,
+        } += 1;
+        self.transmit(request.listener.id, request.source, writer.finish());
+    }
+}
+
+/// The distinct comprehension-required attributes this server does not know, in their order.
+fn unknown_attributes<'l>(message: &Message<'_>, list: &'l mut [u16; MAX_UNKNOWN]) -> &'l [u16] {
+    let mut count = 0;
+    for attribute in message.attributes() {
+        let kind = attribute.kind;
+        let is_unknown = attr::is_comprehension_required(kind) && !attr::is_known_in_binding(kind);
+        if is_unknown && count < MAX_UNKNOWN && !list[..count].contains(&kind) {
+            list[count] = kind;
+            count += 1;
+        }
+    }
+    &list[..count]
+}
+
+/// The length of what [`seal`] will add.
+fn tail_len(question: &Message<'_>, proof: Option<&Proof<'_>>) -> usize {
+    let integrity = proof.map_or(0, |proof| ATTRIBUTE_HEADER_LEN + proof.key.kind().value_len());
+    let fingerprint = if question.has_fingerprint() { FINGERPRINT_LEN } else { 0 };
+    integrity + fingerprint
+}
+
+/// Ends an answer as its question was ended: integrity of the same kind, FINGERPRINT if there
+/// was one.
+fn seal(writer: &mut Writer, question: &Message<'_>, proof: Option<&Proof<'_>>) {
+    if let Some(proof) = proof {
+        writer.integrity(&proof.key);
+    }
+    if question.has_fingerprint() {
+        writer.fingerprint();
+    }
+}
+
+/// Adds as much PADDING as keeps the answer no longer than the question: RFC 5780 suggests a
+/// whole MTU, which would let one packet ask for a larger one.
+fn pad(writer: &mut Writer, question_len: usize, tail_len: usize) {
+    let used = writer.wire_len() + ATTRIBUTE_HEADER_LEN + tail_len;
+    if let Some(room) = question_len.checked_sub(used) {
+        writer.attribute(attr::PADDING, &ZEROS[..room.min(MAX_VALUE_LEN)]);
+    }
+}

@@ -1,0 +1,148 @@
+//! What the server is told at its start, and why it may refuse it.
+
+use std::net::SocketAddr;
+
+use thiserror::Error;
+
+use crate::budget::Rate;
+use crate::credentials::Secrets;
+
+/// Two addresses by two ports by two families.
+pub const MAX_LISTENERS: usize = 8;
+/// REALM has fewer than 128 characters (RFC 8489, section 14.9).
+pub const MAX_REALM_LEN: usize = 127;
+/// Slots of the source table, see [`Limits::source_slots`].
+pub const MAX_SOURCE_SLOTS: u32 = 1 << 24;
+
+/// Which listener: an index into [`Config::listeners`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ListenerId(pub u8);
+
+/// The place of a listener in RFC 5780's square of two addresses and two ports. Each address
+/// family has a square of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ListenerRole {
+    /// Primary address, main port: the one clients are told about.
+    PrimaryMain,
+    /// Primary address, alternate port.
+    PrimaryAlt,
+    /// Alternate address, main port.
+    AlternateMain,
+    /// Alternate address, alternate port.
+    AlternateAlt,
+}
+
+/// A socket of the shell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listener {
+    /// Its index in [`Config::listeners`].
+    pub id: ListenerId,
+    /// Its place.
+    pub role: ListenerRole,
+    /// Its address as clients see it, which is not the bound one behind a cloud's 1:1 NAT. An
+    /// unspecified address works, but cannot be told to clients.
+    pub addr: SocketAddr,
+}
+
+/// How much is given to whom. The reasons for the defaults are in [`crate::budget`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Answers to one source: an IPv4 address, an IPv6 /64, or, once a nonce proved it, an
+    /// address and port.
+    pub source: Rate,
+    /// Answers longer than their question, beyond the plain Binding answer, to all unproven
+    /// sources together.
+    pub amplified: Rate,
+    /// Answers sent from another listener or to another port than the question's, to all
+    /// unproven sources together.
+    pub redirected: Rate,
+    /// Slots in each of the two rows of the source table, 8 bytes each; rounded up to a power
+    /// of two.
+    pub source_slots: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            source: Rate::new(200, 400),
+            amplified: Rate::new(1_000, 2_000),
+            redirected: Rate::new(200, 400),
+            source_slots: 1 << 15,
+        }
+    }
+}
+
+/// What [`crate::StunServer::new`] takes.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The sockets, each at the index its id says.
+    pub listeners: Vec<Listener>,
+    /// The realm of the credentials.
+    pub realm: String,
+    /// The secrets of the credentials.
+    pub secrets: Secrets,
+    /// The budgets.
+    pub limits: Limits,
+}
+
+/// Why a [`Config`] is refused. Nothing was started.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// There is nothing to listen on, or more than two addresses by two ports by two families.
+    #[error("give between 1 and {MAX_LISTENERS} listeners")]
+    ListenerCount,
+    /// A listener's id is not its index.
+    #[error("the listener at index {index} has the id {id}")]
+    ListenerId {
+        /// Where it is.
+        index: usize,
+        /// What it says.
+        id: u8,
+    },
+    /// Clients cannot be told port 0.
+    #[error("listener {0} has no port")]
+    NoPort(SocketAddr),
+    /// Two listeners of one family claim one place.
+    #[error("two {family} listeners are both {role:?}")]
+    DuplicateRole {
+        /// The claimed place.
+        role: ListenerRole,
+        /// `IPv4` or `IPv6`.
+        family: &'static str,
+    },
+    /// A family has alternates of nothing.
+    #[error("there are {0} listeners but none of them is the primary address with the main port")]
+    NoPrimary(&'static str),
+    /// Listeners of one address differ in it, or those of different addresses do not.
+    #[error("the {0} listeners do not form two addresses with two ports each")]
+    NotASquare(&'static str),
+    /// The realm is empty, too long, or not plain printable text.
+    #[error("a realm is 1 to {MAX_REALM_LEN} printable ASCII characters without quotes and backslashes")]
+    Realm,
+    /// The source table would have no slot or take more than a quarter of a gigabyte.
+    #[error("give between 1 and {MAX_SOURCE_SLOTS} source slots")]
+    SourceSlots,
+    /// A budget that never allows anything.
+    #[error("a budget allows at least one answer a second and a burst of one")]
+    Budget,
+}
+
+impl Config {
+    /// Checks all that does not concern the listeners' places.
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        let is_plain = |b: u8| (b == b' ' || b.is_ascii_graphic()) && b != b'"' && b != b'\\';
+        if self.realm.is_empty() || self.realm.len() > MAX_REALM_LEN || !self.realm.bytes().all(is_plain) {
+            return Err(ConfigError::Realm);
+        }
+        let limits = &self.limits;
+        if !(1..=MAX_SOURCE_SLOTS).contains(&limits.source_slots) {
+            return Err(ConfigError::SourceSlots);
+        }
+        let budgets = [limits.source, limits.amplified, limits.redirected];
+        if budgets.iter().any(|rate| !rate.is_usable()) {
+            return Err(ConfigError::Budget);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,192 @@
+//! Time-limited credentials in the widely used REST form: the username is
+//! `<unix seconds of expiry>:<user>`, the password `base64(HMAC-SHA1(secret, username))`.
+//!
+//! Whoever holds a secret can mint and check them, so the server stores no user. Secrets rotate
+//! with overlap: new credentials are made with the first of [`Secrets`], old ones are accepted
+//! until their secret is dropped from the list.
+
+use data_encoding::BASE64;
+use hmac::{Hmac, Mac};
+use md5::{Digest, Md5};
+use sha1::Sha1;
+use sha2::Sha256;
+use thiserror::Error;
+
+use crate::crypto::{IntegrityKey, IntegrityKind, keyed};
+
+/// Shorter secrets can be guessed offline from one observed request.
+pub const MIN_SECRET_LEN: usize = 16;
+/// Each further secret costs one more HMAC chain for every forged request.
+pub const MAX_SECRETS: usize = 4;
+/// Base64 of the 20 bytes of HMAC-SHA1.
+const PASSWORD_LEN: usize = 28;
+
+/// Why a secret, or a list of them, is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum SecretError {
+    /// Shorter than [`MIN_SECRET_LEN`].
+    #[error("a credential secret has at least {MIN_SECRET_LEN} bytes")]
+    TooShort,
+    /// No secret, or more than [`MAX_SECRETS`].
+    #[error("give between 1 and {MAX_SECRETS} credential secrets, the current one first")]
+    Count,
+}
+
+/// A credential secret, kept as a prepared HMAC; the bytes themselves are forgotten.
+#[derive(Clone)]
+pub struct Secret(Hmac<Sha1>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+impl Secret {
+    /// Takes the secret's bytes.
+    ///
+    /// # Errors
+    /// [`SecretError::TooShort`].
+    pub fn new(bytes: &[u8]) -> Result<Self, SecretError> {
+        if bytes.len() < MIN_SECRET_LEN {
+            return Err(SecretError::TooShort);
+        }
+        Ok(Self(keyed(bytes)))
+    }
+
+    fn password(&self, username: &str) -> [u8; PASSWORD_LEN] {
+        let mac = self.0.clone().chain_update(username).finalize();
+        let mut password = [0; PASSWORD_LEN];
+        BASE64.encode_mut(&mac.into_bytes(), &mut password);
+        password
+    }
+}
+
+/// The secrets in force: the first one mints, all of them are accepted.
+#[derive(Debug, Clone)]
+pub struct Secrets(Vec<Secret>);
+
+impl Secrets {
+    /// Takes the secrets, the current one first.
+    ///
+    /// # Errors
+    /// [`SecretError::Count`].
+    pub fn new(secrets: Vec<Secret>) -> Result<Self, SecretError> {
+        if secrets.is_empty() || secrets.len() > MAX_SECRETS {
+            return Err(SecretError::Count);
+        }
+        Ok(Self(secrets))
+    }
+
+    /// Mints with the current secret, see [`mint`].
+    #[must_use]
+    pub fn mint(&self, user: &str, expires_unix_s: u64) -> (String, String) {
+        mint(&self.0[0], user, expires_unix_s)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Secret> {
+        self.0.iter()
+    }
+}
+
+/// Username and password for `user`, valid until `expires_unix_s`.
+#[must_use]
+pub fn mint(secret: &Secret, user: &str, expires_unix_s: u64) -> (String, String) {
+    let username = format!("{expires_unix_s}:{user}");
+    let password = secret.password(&username);
+    (username, password.iter().copied().map(char::from).collect())
+}
+
+/// How a long-term key is made of a password (RFC 8489, section 18.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PasswordAlgorithm {
+    /// `MD5(username ":" realm ":" password)`, what RFC 5389 had.
+    Md5,
+    /// The same with SHA-256.
+    Sha256,
+}
+
+/// The long-term key (RFC 8489, sections 18.5.1.1 and 18.5.1.2), prepared for integrity
+/// attributes of this kind.
+#[must_use]
+pub fn long_term_key(
+    algorithm: PasswordAlgorithm,
+    kind: IntegrityKind,
+    username: &str,
+    realm: &str,
+    password: &[u8],
+) -> IntegrityKey {
+    let parts = [username.as_bytes(), b":", realm.as_bytes(), b":", password];
+    match algorithm {
+        PasswordAlgorithm::Md5 => IntegrityKey::new(kind, &digest::<Md5>(parts)),
+        PasswordAlgorithm::Sha256 => IntegrityKey::new(kind, &digest::<Sha256>(parts)),
+    }
+}
+
+fn digest<D: Digest>(parts: [&[u8]; 5]) -> md5::digest::Output<D> {
+    parts.iter().fold(D::new(), |hash, part| hash.chain_update(part)).finalize()
+}
+
+/// The key that `username` has under `secret`.
+pub(crate) fn key_for(
+    secret: &Secret,
+    algorithm: PasswordAlgorithm,
+    kind: IntegrityKind,
+    username: &str,
+    realm: &str,
+) -> IntegrityKey {
+    let password = secret.password(username);
+    long_term_key(algorithm, kind, username, realm, &password)
+}
+
+/// The second until which a username is valid, or nothing if it is not of our form.
+pub(crate) fn expiry_unix_s(username: &str) -> Option<u64> {
+    let (expiry, user) = username.split_once(':')?;
+    // `parse` alone would take a leading plus sign, a second spelling of the same user.
+    let is_number = expiry.bytes().all(|b| b.is_ascii_digit());
+    (is_number && !user.is_empty()).then(|| expiry.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_what_other_implementations_compute() {
+        // Made with: printf %s 1700000000:alice | openssl dgst -sha1 -hmac 'north wind and sun' -binary | base64
+        let secret = Secret::new(b"north wind and sun").unwrap();
+        let (username, password) = mint(&secret, "alice", 1_700_000_000);
+        assert_eq!(username, "1700000000:alice");
+        assert_eq!(password, "8W833WSWio6ab44YAmBMNLrxutY=");
+    }
+
+    #[test]
+    fn only_our_form_has_an_expiry() {
+        let check = |username: &str, expiry: Option<u64>| {
+            assert_eq!(expiry_unix_s(username), expiry, "{username:?}");
+        };
+        check("1700000000:alice", Some(1_700_000_000));
+        check("0:a:b", Some(0));
+        check("18446744073709551615:a", Some(u64::MAX));
+        check("18446744073709551616:a", None);
+        check("+1:a", None);
+        check("-1:a", None);
+        check(" 1:a", None);
+        check(":a", None);
+        check("1:", None);
+        check("1", None);
+        check("", None);
+        check("alice", None);
+        check("alice:1", None);
+    }
+
+    #[test]
+    fn secrets_are_long_and_few_and_silent() {
+        assert_eq!(Secret::new(&[7; 15]).unwrap_err(), SecretError::TooShort);
+        let secret = Secret::new(&[7; 16]).unwrap();
+        assert_eq!(Secrets::new(vec![]).unwrap_err(), SecretError::Count);
+        assert_eq!(Secrets::new(vec![secret.clone(); MAX_SECRETS + 1]).unwrap_err(), SecretError::Count);
+        assert_eq!(format!("{secret:?}"), "Secret(..)");
+    }
+}

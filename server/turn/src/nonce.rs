@@ -1,0 +1,129 @@
+//! Nonces without memory: a MAC over the source's address and port and the current epoch.
+//!
+//! A flood of spoofed requests makes the server store nothing, and a nonce proves that its bearer
+//! receives at the address it sends from: that is what makes an observed address worth something.
+
+use std::net::{IpAddr, SocketAddr};
+
+use data_encoding::BASE64URL_NOPAD;
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+
+use crate::crypto::keyed;
+
+/// A nonce lives for the rest of its epoch and one more: 5 to 10 minutes. RFC 8656, section 5
+/// asks for at most one hour; a source that keeps a NAT mapping alive asks far more often.
+pub(crate) const EPOCH_S: u64 = 300;
+
+/// The nonce cookie (RFC 8489, section 9.2) and the base64 of the security feature set with the
+/// leftmost bit, "password algorithms", set (RFC 8489, section 18.1). Whoever strips
+/// PASSWORD-ALGORITHMS from an answer cannot strip this as well: the nonce would not be ours.
+const COOKIE: &[u8; 13] = b"obMatJos2gAAA";
+
+/// 63 bits and one that says which of two epochs it was. They cannot be guessed online (each
+/// guess is a packet, each epoch a new value), and keep a 401 to a bare 28-byte request within
+/// three times that request.
+const MAC_LEN: usize = 8;
+/// Base64 without padding of [`MAC_LEN`] bytes.
+const MAC_TEXT_LEN: usize = 11;
+/// Length of a nonce.
+pub(crate) const NONCE_LEN: usize = COOKIE.len() + MAC_TEXT_LEN;
+
+/// Makes and checks nonces.
+pub(crate) struct NonceKey(Hmac<Sha256>);
+
+impl NonceKey {
+    pub(crate) fn new(key: &[u8; 32]) -> Self {
+        Self(keyed(key))
+    }
+
+    /// The nonce for this source at this time.
+    pub(crate) fn issue(&self, source: SocketAddr, unix_s: u64) -> [u8; NONCE_LEN] {
+        let mac = self.mac(source, unix_s / EPOCH_S);
+        let mut nonce = [0; NONCE_LEN];
+        nonce[..COOKIE.len()].copy_from_slice(COOKIE);
+        BASE64URL_NOPAD.encode_mut(&mac, &mut nonce[COOKIE.len()..]);
+        nonce
+    }
+
+    /// True if `nonce` was issued to this source in this epoch or the one before.
+    pub(crate) fn is_valid(&self, nonce: &[u8], source: SocketAddr, unix_s: u64) -> bool {
+        let epoch = unix_s / EPOCH_S;
+        let Some(mac_text) = nonce.strip_prefix(COOKIE).filter(|t| t.len() == MAC_TEXT_LEN) else {
+            return false;
+        };
+        let mut mac = [0; MAC_LEN];
+        if BASE64URL_NOPAD.decode_mut(mac_text, &mut mac).is_err() {
+            return false;
+        }
+        // The lowest bit saves the second HMAC; it is covered by the comparison like all others.
+        let is_current = mac[MAC_LEN - 1] & 1 == parity(epoch);
+        let Some(epoch) = epoch.checked_sub(u64::from(!is_current)) else {
+            return false;
+        };
+        self.mac(source, epoch).ct_eq(&mac).into()
+    }
+
+    fn mac(&self, source: SocketAddr, epoch: u64) -> [u8; MAC_LEN] {
+        let ip = match source.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        let mut input = [0; 26];
+        input[..8].copy_from_slice(&epoch.to_be_bytes());
+        input[8..24].copy_from_slice(&ip.octets());
+        input[24..].copy_from_slice(&source.port().to_be_bytes());
+        let whole = self.0.clone().chain_update(input).finalize().into_bytes();
+        let mut mac = [0; MAC_LEN];
+        mac.copy_from_slice(&whole[..MAC_LEN]);
+        mac[MAC_LEN - 1] = mac[MAC_LEN - 1] & !1 | parity(epoch);
+        mac
+    }
+}
+
+const fn parity(epoch: u64) -> u8 {
+    (epoch & 1) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cookie_says_password_algorithms() {
+        assert_eq!(&COOKIE[..9], b"obMatJos2");
+        let features = data_encoding::BASE64.decode(&COOKIE[9..]).unwrap();
+        assert_eq!(features, [0x80, 0, 0]);
+    }
+
+    #[test]
+    fn a_nonce_is_bound_to_source_and_time() {
+        const T: u64 = 1_700_000_100;
+        let start = T - T % EPOCH_S;
+        let key = NonceKey::new(&[1; 32]);
+        let source: SocketAddr = "20.0.0.1:4000".parse().unwrap();
+        let nonce = key.issue(source, start);
+        let check = |source: &str, at: u64, valid: bool| {
+            let source = source.parse().unwrap();
+            assert_eq!(key.is_valid(&nonce, source, at), valid, "{source} {at}");
+        };
+        check("20.0.0.1:4000", start, true);
+        check("20.0.0.1:4000", start + 2 * EPOCH_S - 1, true);
+        check("20.0.0.1:4000", start + 2 * EPOCH_S, false);
+        check("20.0.0.1:4000", start - 1, false);
+        check("20.0.0.1:4001", start, false);
+        check("20.0.0.2:4000", start, false);
+        check("[::20.0.0.1]:4000", start, false);
+
+        assert!(!NonceKey::new(&[2; 32]).is_valid(&nonce, source, start));
+        assert!(!key.is_valid(&nonce[..NONCE_LEN - 1], source, start));
+        assert!(!key.is_valid(&[&nonce[..], b"x"].concat(), source, start));
+        assert!(!key.is_valid(b"", source, 0));
+        for at in 0..NONCE_LEN {
+            let mut forged = nonce;
+            forged[at] ^= 1;
+            assert!(!key.is_valid(&forged, source, start), "byte {at}");
+        }
+    }
+}
