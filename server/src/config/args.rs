@@ -1,0 +1,147 @@
+//! The flags of `meetpoint serve`. Their help is the reference.
+//!
+//! One struct a subsystem. What the type of a flag can't say is checked in
+//! [`ServeArgs::validate`](super::ServeConfig).
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::Args;
+use meetpoint_proto::{ClusterNetwork, NetworkType, SeedAddr};
+
+/// Configuration of the rendezvous server. Each flag can be given as an environment variable too.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    /// Where it listens.
+    #[command(flatten)]
+    pub listen: ListenArgs,
+    /// What cluster it serves.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// Who is let in.
+    #[command(flatten)]
+    pub access: AccessArgs,
+    /// How it proves itself.
+    #[command(flatten)]
+    pub tls: TlsArgs,
+    /// Directory of the database, the server's identity and its tokens. Created with mode 0700 if it
+    /// does not exist.
+    #[arg(long, env = "MEETPOINT_DATA", value_name = "DIR", default_value = "./meetpoint-data")]
+    pub data: PathBuf,
+}
+
+/// Where the server listens.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Listening")]
+pub struct ListenArgs {
+    /// Address of the control channel, the REST interface and /docs. One port answers TLS and plain
+    /// HTTP. Port 0 takes a free one.
+    #[arg(long, env = "MEETPOINT_HTTP", value_name = "IP:PORT", default_value = "0.0.0.0:8080", value_parser = socket)]
+    pub http: SocketAddr,
+    /// UDP address of the STUN server. At most two per address family: the first is the primary, the
+    /// second the alternate, which lets nodes tell mapping from filtering and makes proofs of
+    /// reachability possible. Two of a family need two concrete addresses and one port. Port 0 takes a
+    /// free one.
+    #[arg(long, env = "MEETPOINT_STUN", value_name = "IP:PORT", default_value = "0.0.0.0:3478", value_delimiter = ',', value_parser = socket)]
+    pub stun: Vec<SocketAddr>,
+    /// Second UDP port on each STUN address. Port 0 takes a free one.
+    #[arg(long, env = "MEETPOINT_STUN_ALT_PORT", value_name = "PORT", default_value_t = 3479)]
+    pub stun_alt_port: u16,
+    /// Address under which the world reaches this server, if none of its own addresses is that one
+    /// (a cloud's 1:1 NAT, a forwarded port).
+    #[arg(long, env = "MEETPOINT_EXTERNAL_IP", value_name = "IP", value_parser = ip)]
+    pub external_ip: Option<IpAddr>,
+}
+
+/// What cluster the server serves.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Cluster")]
+pub struct ClusterArgs {
+    /// Network type of the cluster `default`: PUBLIC, PRIVATE or DYNAMIC. Fixed when the cluster is
+    /// created; DYNAMIC if not given then.
+    #[arg(long, env = "MEETPOINT_CLUSTER_NETWORK_TYPE", value_name = "TYPE")]
+    pub cluster_network_type: Option<ClusterNetwork>,
+    /// A rendezvous address of the cluster, in the form NAME@HOST:PORT (HOST:PORT is a control
+    /// address). This server is the seed whose HOST:PORT is one of its listeners or its
+    /// --external-ip. Without any the only seed is default@127.0.0.1:PORT, and only private nodes are
+    /// accepted.
+    #[arg(long = "seed", env = "MEETPOINT_SEEDS", value_name = "NAME@HOST:PORT", value_delimiter = ',')]
+    pub seeds: Vec<SeedAddr>,
+    /// What this server is itself, PUBLIC or PRIVATE. Refused if its own seed's address says otherwise.
+    #[arg(long, env = "MEETPOINT_NODE_NETWORK_TYPE", value_name = "TYPE")]
+    pub node_network_type: Option<NetworkType>,
+}
+
+/// Who is let in.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Access")]
+pub struct AccessArgs {
+    /// Join token of the cluster, 16 to 256 visible characters. Without it the first start makes one
+    /// and writes it to DIR/join-token.
+    #[arg(long, env = "MEETPOINT_JOIN_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub join_token: Option<Secret>,
+    /// Admit anyone, without a token.
+    #[arg(long, env = "MEETPOINT_OPEN_JOIN")]
+    pub open_join: bool,
+    /// Admin token of the REST interface, 16 to 256 visible characters. Without it the first start
+    /// makes one and writes it to DIR/admin-token. Other users of this machine can read it in the list
+    /// of processes: prefer --admin-token-file or the environment variable.
+    #[arg(
+        long,
+        env = "MEETPOINT_ADMIN_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true,
+        conflicts_with = "admin_token_file"
+    )]
+    pub admin_token: Option<Secret>,
+    /// File that holds the admin token.
+    #[arg(long, env = "MEETPOINT_ADMIN_TOKEN_FILE", value_name = "FILE")]
+    pub admin_token_file: Option<PathBuf>,
+}
+
+/// How the server proves itself.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "TLS")]
+pub struct TlsArgs {
+    /// Certificate chain, PEM. Without it the first start makes a self-signed identity in DIR/tls,
+    /// whose fingerprint every join token carries.
+    #[arg(long, env = "MEETPOINT_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of the certificate, PEM.
+    #[arg(long, env = "MEETPOINT_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+}
+
+/// A secret from the command line. `Debug` hides it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The secret itself.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::str::FromStr for Secret {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+fn socket(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "expected IP:PORT, for example 0.0.0.0:8080 or [::]:8080".to_owned())
+}
+
+fn ip(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| "expected an IP address".to_owned())
+}

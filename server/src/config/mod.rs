@@ -1,0 +1,311 @@
+//! From flags to a configuration that holds together.
+//!
+//! Here is all that can be said without touching the machine. What needs its sockets and addresses
+//! is checked in [`crate::listen`] and [`crate::seeds`], still before anything is stored.
+
+mod args;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use meetpoint_proto::token::ParseTokenError;
+use meetpoint_proto::{AddressClass, ClusterNetwork, Code, JoinToken, NetworkType, SeedAddr, addr};
+use thiserror::Error;
+
+pub use args::{AccessArgs, ClusterArgs, ListenArgs, Secret, ServeArgs, TlsArgs};
+
+/// An admin token shorter than this can be guessed.
+pub const MIN_ADMIN_TOKEN_LEN: usize = 16;
+/// Bounds what is read and hashed.
+pub const MAX_ADMIN_TOKEN_LEN: usize = 256;
+/// RFC 5780 knows a primary and an alternate address.
+const MAX_STUN_PER_FAMILY: usize = 2;
+/// A cluster's seeds are told to every node; more would not fit a sensible list.
+const MAX_SEEDS: usize = 64;
+
+/// A configuration that holds together.
+#[derive(Debug, Clone)]
+pub struct ServeConfig {
+    /// The control and REST address.
+    pub http: SocketAddr,
+    /// The STUN addresses: per family one primary and at most one alternate, in this order.
+    pub stun: Vec<SocketAddr>,
+    /// The second port on each of them.
+    pub stun_alt_port: u16,
+    /// Under which address the world reaches this server.
+    pub external_ip: Option<IpAddr>,
+    /// The type of the cluster `default`, if given.
+    pub cluster_network_type: Option<ClusterNetwork>,
+    /// The seeds given.
+    pub seeds: Vec<SeedAddr>,
+    /// What this server says of itself.
+    pub node_network_type: Option<NetworkType>,
+    /// The join token given.
+    pub join_token: Option<JoinToken>,
+    /// Nobody needs a token.
+    pub open_join: bool,
+    /// The admin token given.
+    pub admin_token: Option<Secret>,
+    /// Certificate and key, if given.
+    pub tls: Option<TlsFiles>,
+    /// Where everything is kept.
+    pub data: PathBuf,
+    /// The broker's bounds.
+    pub limits: meetpoint_broker::Limits,
+}
+
+/// Certificate and key, as files.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    /// The chain, PEM.
+    pub cert: PathBuf,
+    /// The private key, PEM.
+    pub key: PathBuf,
+}
+
+/// Why a configuration is refused. Nothing has been stored.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// More than two STUN addresses of a family.
+    #[error("--stun {addr}: at most {MAX_STUN_PER_FAMILY} addresses per family, a primary and an alternate")]
+    TooManyStun {
+        /// The first one too many.
+        addr: SocketAddr,
+    },
+    /// Two STUN addresses of one family that can't be primary and alternate.
+    #[error(
+        "--stun {addr}: two addresses of a family must be different concrete addresses with the same port"
+    )]
+    StunPair {
+        /// The alternate.
+        addr: SocketAddr,
+    },
+    /// The alternate port is the main one.
+    #[error("--stun-alt-port {port}: must differ from the port of --stun {addr}")]
+    StunAltPort {
+        /// The port.
+        port: u16,
+        /// The address that has it already.
+        addr: SocketAddr,
+    },
+    /// Multicast and broadcast addresses.
+    #[error("{flag} {addr}: not an address of one host")]
+    NotAHost {
+        /// The flag.
+        flag: &'static str,
+        /// Its value.
+        addr: IpAddr,
+    },
+    /// Two seeds of one name, or one address.
+    #[error("--seed {seed}: the name or the address is given twice")]
+    DuplicateSeed {
+        /// The second one.
+        seed: Box<SeedAddr>,
+    },
+    /// More seeds than a list should have.
+    #[error("--seed: at most {MAX_SEEDS} seeds, {count} were given")]
+    TooManySeeds {
+        /// How many.
+        count: usize,
+    },
+    /// Not a join token.
+    #[error("--join-token: {0}")]
+    JoinToken(#[from] ParseTokenError),
+    /// Not an admin token.
+    #[error(
+        "{flag}: an admin token has {MIN_ADMIN_TOKEN_LEN} to {MAX_ADMIN_TOKEN_LEN} visible ASCII characters, this one has {len} characters"
+    )]
+    AdminToken {
+        /// Where it came from.
+        flag: &'static str,
+        /// Its length.
+        len: usize,
+    },
+    /// A file that can't be read.
+    #[error("{flag} {}: {source}", path.display())]
+    File {
+        /// The flag.
+        flag: &'static str,
+        /// Its value.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Certificate or key do not work.
+    #[error("{flag} {}: {reason}", path.display())]
+    Tls {
+        /// The flag.
+        flag: &'static str,
+        /// Its value.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The address can't be listened on.
+    #[error("{flag} {addr}: {source}; give an address of this machine and a port that is free")]
+    Bind {
+        /// The flag.
+        flag: &'static str,
+        /// Its value.
+        addr: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A seed contradicts the cluster's type or this server's own.
+    #[error("--seed {seed}: {} ({reason}); {}", code, code.hint())]
+    Seed {
+        /// The seed.
+        seed: Box<SeedAddr>,
+        /// Stable.
+        code: Code,
+        /// What was found.
+        reason: String,
+    },
+    /// The cluster's type asks for seeds that are not there.
+    #[error("--cluster-network-type {kind}: {} ({reason}); {}", code, code.hint())]
+    Cluster {
+        /// The type.
+        kind: ClusterNetwork,
+        /// Stable.
+        code: Code,
+        /// What was found.
+        reason: String,
+    },
+    /// This server's own declaration contradicts the facts.
+    #[error("--node-network-type {declared}: {} ({reason}); {}", code, code.hint())]
+    NodeNetworkType {
+        /// What was declared.
+        declared: NetworkType,
+        /// Stable.
+        code: Code,
+        /// What was found.
+        reason: String,
+    },
+    /// The cluster was created with another type.
+    #[error(
+        "--cluster-network-type {given}: the cluster `default` in {} was created as {stored}, and a cluster's type never changes; leave the flag out, or give another --data",
+        data.display()
+    )]
+    ClusterTypeFixed {
+        /// What was given.
+        given: ClusterNetwork,
+        /// What it is.
+        stored: ClusterNetwork,
+        /// Where it is stored.
+        data: PathBuf,
+    },
+}
+
+impl ServeArgs {
+    /// Checks what can be checked without touching sockets or the data directory. Files that flags
+    /// name are read.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the flag, the value and what is allowed.
+    pub fn validate(self) -> Result<ServeConfig, ConfigError> {
+        let ListenArgs { http, stun, stun_alt_port, external_ip } = self.listen;
+        check_hosts(http, &stun, external_ip)?;
+        let stun = stun_pairs(stun, stun_alt_port)?;
+        check_seeds(&self.cluster.seeds)?;
+        let join_token = self.access.join_token.map(|secret| secret.reveal().parse()).transpose()?;
+        let tls = match (self.tls.tls_cert, self.tls.tls_key) {
+            (Some(cert), Some(key)) => Some(TlsFiles { cert, key }),
+            _ => None,
+        };
+        Ok(ServeConfig {
+            http,
+            stun,
+            stun_alt_port,
+            external_ip,
+            cluster_network_type: self.cluster.cluster_network_type,
+            seeds: self.cluster.seeds,
+            node_network_type: self.cluster.node_network_type,
+            join_token,
+            open_join: self.access.open_join,
+            admin_token: admin_token(self.access.admin_token, self.access.admin_token_file)?,
+            tls,
+            data: self.data,
+            limits: meetpoint_broker::Limits::default(),
+        })
+    }
+}
+
+fn check_hosts(http: SocketAddr, stun: &[SocketAddr], external: Option<IpAddr>) -> Result<(), ConfigError> {
+    let is_group = |ip: &IpAddr| ip.is_multicast() || *ip == IpAddr::from([255; 4]);
+    let listed = stun.iter().map(|addr| ("--stun", addr.ip()));
+    let all = std::iter::once(("--http", http.ip())).chain(listed);
+    let external = external.map(|ip| ("--external-ip", ip));
+    let no_host = |&(flag, ip): &(&str, IpAddr)| {
+        is_group(&ip) || (flag == "--external-ip" && addr::classify(ip) == AddressClass::Special)
+    };
+    match all.chain(external).find(no_host) {
+        Some((flag, addr)) => Err(ConfigError::NotAHost { flag, addr }),
+        None => Ok(()),
+    }
+}
+
+/// Sorts the addresses by family, primary before alternate, and checks that each pair is one.
+fn stun_pairs(stun: Vec<SocketAddr>, alt_port: u16) -> Result<Vec<SocketAddr>, ConfigError> {
+    let (v4, v6): (Vec<_>, Vec<_>) = stun.into_iter().partition(SocketAddr::is_ipv4);
+    for family in [&v4, &v6] {
+        if let Some(&addr) = family.get(MAX_STUN_PER_FAMILY) {
+            return Err(ConfigError::TooManyStun { addr });
+        }
+        if let [primary, alternate] = family[..] {
+            let concrete = !primary.ip().is_unspecified() && !alternate.ip().is_unspecified();
+            if !concrete || primary.ip() == alternate.ip() || primary.port() != alternate.port() {
+                return Err(ConfigError::StunPair { addr: alternate });
+            }
+        }
+        if let Some(&addr) = family.iter().find(|addr| alt_port != 0 && addr.port() == alt_port) {
+            return Err(ConfigError::StunAltPort { port: alt_port, addr });
+        }
+    }
+    Ok([v4, v6].concat())
+}
+
+fn check_seeds(seeds: &[SeedAddr]) -> Result<(), ConfigError> {
+    if seeds.len() > MAX_SEEDS {
+        return Err(ConfigError::TooManySeeds { count: seeds.len() });
+    }
+    for (index, seed) in seeds.iter().enumerate() {
+        let same = |other: &SeedAddr| {
+            other.name == seed.name || (other.host == seed.host && other.port == seed.port)
+        };
+        if seeds[..index].iter().any(same) {
+            return Err(ConfigError::DuplicateSeed { seed: Box::new(seed.clone()) });
+        }
+    }
+    Ok(())
+}
+
+fn admin_token(given: Option<Secret>, file: Option<PathBuf>) -> Result<Option<Secret>, ConfigError> {
+    if let Some(secret) = given {
+        return checked_admin_token("--admin-token", secret).map(Some);
+    }
+    let Some(path) = file else { return Ok(None) };
+    let flag = "--admin-token-file";
+    let text = read_file(flag, &path)?;
+    let secret = text.trim().parse().unwrap_or_else(|never: std::convert::Infallible| match never {});
+    checked_admin_token(flag, secret).map(Some)
+}
+
+fn checked_admin_token(flag: &'static str, secret: Secret) -> Result<Secret, ConfigError> {
+    let text = secret.reveal();
+    let long_enough = (MIN_ADMIN_TOKEN_LEN..=MAX_ADMIN_TOKEN_LEN).contains(&text.len());
+    if long_enough && text.bytes().all(|b| b.is_ascii_graphic()) {
+        Ok(secret)
+    } else {
+        Err(ConfigError::AdminToken { flag, len: text.chars().count() })
+    }
+}
+
+/// Reads a file that a flag names.
+pub(crate) fn read_file(flag: &'static str, path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|source| ConfigError::File {
+        flag,
+        path: path.to_path_buf(),
+        source,
+    })
+}

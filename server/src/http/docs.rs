@@ -1,0 +1,68 @@
+//! The contract and its documentation. The user interface is compiled in: it loads nothing from
+//! elsewhere and tells nobody of the contract.
+
+use axum::Router;
+use axum::http::HeaderValue;
+use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use axum::response::Redirect;
+use axum::routing::get;
+use tower_http::set_header::SetResponseHeaderLayer;
+use utoipa::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use super::App;
+
+const CONTRACT_PATH: &str = "/openapi.yaml";
+/// Swagger UI sets styles from its scripts and has images in them.
+const UI_POLICY: &str =
+    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'";
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Meetpoint rendezvous",
+        description = "Administration of a Meetpoint rendezvous server. Every refusal is a problem detail (RFC 9457) \
+                       with a stable `code` and a `hint`. Lists come in pages: give `next` of one page as `after` of \
+                       the next request. Times are milliseconds since 1970.",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
+    ),
+    tags(
+        (name = "health", description = "Is it alive, is it ready. Public."),
+        (name = "status", description = "What it is. Public, and without addresses."),
+        (name = "clusters", description = "Clusters and their seeds."),
+        (name = "nodes", description = "Registered nodes, and which of them are present."),
+        (name = "join-tokens", description = "The right to join a cluster.")
+    )
+)]
+struct Head;
+
+/// The contract before its routes.
+pub(super) fn contract_head() -> utoipa::openapi::OpenApi {
+    let mut contract = Head::openapi();
+    let bearer = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("The admin token: `admin-token` in the server's data directory."))
+        .build();
+    let components = contract.components.get_or_insert_default();
+    components.add_security_scheme("admin", SecurityScheme::Http(bearer));
+    contract
+}
+
+/// The contract's text, the same byte for byte each time.
+pub(super) fn yaml(contract: &utoipa::openapi::OpenApi) -> String {
+    #[allow(clippy::expect_used, reason = "plain data with string keys; the contract test would fail first")]
+    contract.to_yaml().expect("the contract serialises")
+}
+
+/// `/`, `/openapi.yaml` and `/docs`.
+pub(super) fn routes(contract: &utoipa::openapi::OpenApi) -> Router<App> {
+    let text = yaml(contract);
+    let media_type = [(CONTENT_TYPE, HeaderValue::from_static("application/yaml"))];
+    let config = Config::new([CONTRACT_PATH]).validator_url("none").display_request_duration(true);
+    let policy = HeaderValue::from_static(UI_POLICY);
+    Router::from(SwaggerUi::new("/docs").config(config))
+        .layer(SetResponseHeaderLayer::if_not_present(CONTENT_SECURITY_POLICY, policy))
+        .route(CONTRACT_PATH, get(move || std::future::ready((media_type, text))))
+        .route("/", get(|| std::future::ready(Redirect::to("/docs/"))))
+}

@@ -1,0 +1,94 @@
+//! Extractors whose refusals are problem details, and who may ask.
+
+use axum::extract::{FromRequest, FromRequestParts};
+use axum::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::App;
+use super::problem::{Problem, ProblemCode};
+
+/// Entries of a page if the request does not say.
+const DEFAULT_LIMIT: u32 = 100;
+/// Entries of a page at most: some 200 KB of JSON.
+const MAX_LIMIT: u32 = 500;
+
+/// [`axum::Json`] for request bodies.
+#[derive(FromRequest)]
+#[from_request(via(axum::Json), rejection(Problem))]
+pub(super) struct Body<T>(pub(super) T);
+
+/// [`axum::extract::Path`].
+#[derive(FromRequestParts)]
+#[from_request(via(axum::extract::Path), rejection(Problem))]
+pub(super) struct Path<T>(pub(super) T);
+
+/// [`axum::extract::Query`].
+#[derive(FromRequestParts)]
+#[from_request(via(axum::extract::Query), rejection(Problem))]
+pub(super) struct Query<T>(pub(super) T);
+
+/// Which page.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PageQuery {
+    /// Entries at most.
+    #[param(minimum = 1, maximum = 500, default = 100)]
+    limit: Option<u32>,
+    /// `next` of the page before; leave it out for the first page.
+    after: Option<String>,
+}
+
+impl PageQuery {
+    /// Reads limit and cursor.
+    pub(super) fn parse<T: std::str::FromStr>(&self) -> Result<(Option<T>, u32), Problem> {
+        let limit = self.limit.unwrap_or(DEFAULT_LIMIT);
+        if !(1..=MAX_LIMIT).contains(&limit) {
+            return Err(Problem::new(ProblemCode::BadLimit, format!("limit is {limit}")));
+        }
+        let cursor = self.after.as_deref().map(str::parse).transpose();
+        let cursor = cursor
+            .map_err(|_| Problem::new(ProblemCode::BadCursor, "`after` is not a cursor of this list"))?;
+        Ok((cursor, limit))
+    }
+}
+
+/// The request bears the admin token.
+pub(super) struct Admin;
+
+/// It does not.
+pub(super) struct Unauthorized(&'static str);
+
+impl FromRequestParts<App> for Admin {
+    type Rejection = Unauthorized;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Unauthorized> {
+        let header =
+            parts.headers.get(AUTHORIZATION).ok_or(Unauthorized("there is no Authorization header"))?;
+        let text = header.to_str().unwrap_or_default();
+        let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(Unauthorized("the Authorization header has another scheme than Bearer"));
+        }
+        if app.admin.matches(token.trim()) {
+            Ok(Self)
+        } else {
+            Err(Unauthorized("the token is not the admin token"))
+        }
+    }
+}
+
+impl IntoResponse for Unauthorized {
+    fn into_response(self) -> Response {
+        let mut response = Problem::new(ProblemCode::Unauthorized, self.0).into_response();
+        debug_assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        response
+            .headers_mut()
+            .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"meetpoint\""));
+        response
+    }
+}

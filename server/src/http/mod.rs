@@ -1,0 +1,188 @@
+//! HTTP: the REST interface, its contract and documentation, and the control channel's door.
+//!
+//! A handler extracts, authorises and maps; what is decided is decided in the service or the broker.
+//! One list of routes makes both the router and the contract.
+
+mod clusters;
+mod control;
+mod docs;
+mod extract;
+mod gate;
+mod health;
+mod nodes;
+mod problem;
+mod seeds;
+pub(crate) mod serve;
+mod status;
+mod tokens;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::error_handling::HandleErrorLayer;
+use axum::extract::{FromRef, Request};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::from_fn;
+use axum::routing::any;
+use meetpoint_proto::id::Fingerprint;
+use meetpoint_proto::wire::CONTROL_PATH;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceBuilder;
+use tower::limit::GlobalConcurrencyLimitLayer;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::limit::RequestBodyLimitLayer;
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
+use tower_http::set_header::SetResponseHeaderLayer;
+use tower_http::timeout::TimeoutLayer;
+use tower_http::trace::TraceLayer;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::rendezvous::Handle;
+use crate::secrets::AdminToken;
+use crate::service::Service;
+
+/// Largest request body. The largest there is, a new join token, has under 1 KiB.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+/// From the request's head to the response's. A handler takes milliseconds; the rest is a slow sender.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// Requests at once. They are short; what is beyond is refused at once instead of queueing up.
+const MAX_REQUESTS: usize = 512;
+
+/// What handlers share.
+#[derive(Clone)]
+pub(crate) struct App(Arc<AppState>);
+
+/// See [`App`].
+pub(crate) struct AppState {
+    pub(crate) service: Arc<Service>,
+    pub(crate) rendezvous: Handle,
+    pub(crate) admin: AdminToken,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) warnings: Vec<crate::Warning>,
+    pub(crate) started: Instant,
+    /// Owns the control connections.
+    pub(crate) tasks: TaskTracker,
+    /// The server is going away.
+    pub(crate) shutdown: CancellationToken,
+    /// Control connections end, whatever they do.
+    pub(crate) halt: CancellationToken,
+    pub(crate) stun_probe: std::net::SocketAddr,
+    readiness: health::Readiness,
+    gate: Arc<gate::Gate>,
+}
+
+/// What [`App::new`] takes.
+pub(crate) struct Parts {
+    pub(crate) service: Arc<Service>,
+    pub(crate) rendezvous: Handle,
+    pub(crate) admin: AdminToken,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) warnings: Vec<crate::Warning>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) halt: CancellationToken,
+    /// A STUN socket of this server, as the server itself reaches it.
+    pub(crate) stun_probe: std::net::SocketAddr,
+}
+
+impl App {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { service, rendezvous, admin, fingerprint, warnings, tasks, shutdown, halt, stun_probe } =
+            parts;
+        Self(Arc::new(AppState {
+            service,
+            rendezvous,
+            admin,
+            fingerprint,
+            warnings,
+            started: Instant::now(),
+            tasks,
+            shutdown,
+            halt,
+            stun_probe,
+            readiness: health::Readiness::default(),
+            gate: Arc::new(gate::Gate::new()),
+        }))
+    }
+}
+
+impl std::ops::Deref for App {
+    type Target = AppState;
+
+    fn deref(&self) -> &AppState {
+        &self.0
+    }
+}
+
+/// The contract's routes. All but those of `health` and `status` want the admin token.
+fn api() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(docs::contract_head())
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(status::status))
+        .routes(routes!(clusters::list))
+        .routes(routes!(clusters::get))
+        .routes(routes!(seeds::list))
+        .routes(routes!(seeds::get))
+        .routes(routes!(nodes::list))
+        .routes(routes!(nodes::get, nodes::remove))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::get, tokens::revoke))
+}
+
+/// The REST contract, as YAML.
+pub(crate) fn contract() -> String {
+    let (_, contract) = api().split_for_parts();
+    docs::yaml(&contract)
+}
+
+/// Everything this server answers over HTTP.
+pub(crate) fn router(app: App) -> Router {
+    let (api, contract) = api().split_for_parts();
+    let api = api.layer(header(CACHE_CONTROL, "no-store"));
+    let inner = ServiceBuilder::new()
+        .layer(HandleErrorLayer::new(problem::overloaded))
+        .load_shed()
+        .layer(GlobalConcurrencyLimitLayer::new(MAX_REQUESTS))
+        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT))
+        .layer(RequestBodyLimitLayer::new(MAX_BODY_BYTES));
+    let outer = ServiceBuilder::new()
+        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+        .layer(TraceLayer::new_for_http().make_span_with(span))
+        .layer(PropagateRequestIdLayer::x_request_id())
+        .layer(header(X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .layer(header(X_FRAME_OPTIONS, "DENY"))
+        .layer(header(REFERRER_POLICY, "no-referrer"))
+        .layer(header(CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"))
+        .layer(from_fn(problem::normalise))
+        .layer(CatchPanicLayer::custom(problem::panicked));
+    api.merge(docs::routes(&contract))
+        .route(CONTROL_PATH, any(control::door))
+        .layer(inner)
+        .layer(outer)
+        .with_state(app)
+}
+
+/// Sets a header that a handler has not set itself.
+fn header(name: axum::http::HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
+    SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
+}
+
+/// Path and method only: a query or a header may hold what does not belong in a log.
+fn span(request: &Request) -> tracing::Span {
+    let id = request.extensions().get::<RequestId>();
+    let id = id.and_then(|id| id.header_value().to_str().ok()).unwrap_or_default();
+    tracing::debug_span!("http", method = %request.method(), path = request.uri().path(), request_id = id)
+}
+
+impl FromRef<App> for Arc<Service> {
+    fn from_ref(app: &App) -> Self {
+        Arc::clone(&app.service)
+    }
+}

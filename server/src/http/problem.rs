@@ -1,0 +1,274 @@
+//! Every refusal of the REST interface: RFC 9457 problem details with a stable code and a hint.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::rendezvous::Gone;
+use crate::service::ServiceError;
+use crate::store::StoreError;
+
+/// The media type of problem details.
+pub(super) const MEDIA_TYPE: &str = "application/problem+json";
+
+macro_rules! problems {
+    ($($variant:ident = $status:ident, $code:literal, $hint:literal;)+) => {
+        /// What can go wrong. The code is part of the contract.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum ProblemCode { $($variant),+ }
+
+        impl ProblemCode {
+            #[cfg(test)]
+            pub(crate) const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            const fn status(self) -> StatusCode {
+                match self { $(Self::$variant => StatusCode::$status),+ }
+            }
+
+            pub(crate) const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $code),+ }
+            }
+
+            const fn hint(self) -> &'static str {
+                match self { $(Self::$variant => $hint),+ }
+            }
+        }
+    };
+}
+
+problems! {
+    BadRequest = BAD_REQUEST, "bad_request", "compare the request with /openapi.yaml";
+    BadJson = BAD_REQUEST, "bad_json", "send one JSON object, nested no deeper than 127 levels";
+    BadQuery = BAD_REQUEST, "bad_query", "compare the query parameters with /openapi.yaml";
+    BadLimit = BAD_REQUEST, "bad_limit", "give a limit from 1 to 500";
+    BadCursor = BAD_REQUEST, "bad_cursor", "give `after` exactly as `next` of the page before, or leave it out";
+    BadNodeId = BAD_REQUEST, "bad_node_id", "a node id has 52 characters of lower-case base32";
+    BadTokenId = BAD_REQUEST, "bad_token_id", "a token id has 16 characters of lower-case base32; it is not the token itself";
+    Unauthorized = UNAUTHORIZED, "unauthorized", "send `Authorization: Bearer TOKEN` with the admin token; the operator finds it in the server's data directory";
+    NotFound = NOT_FOUND, "not_found", "compare the path with /openapi.yaml";
+    UnknownCluster = NOT_FOUND, "unknown_cluster", "GET /v1/status lists the server's clusters";
+    UnknownNode = NOT_FOUND, "unknown_node", "GET /v1/clusters/{cluster}/nodes lists the registered nodes";
+    UnknownSeed = NOT_FOUND, "unknown_seed", "GET /v1/clusters/{cluster}/seeds lists the seeds";
+    UnknownToken = NOT_FOUND, "unknown_token", "GET /v1/clusters/{cluster}/join-tokens lists the join tokens";
+    MethodNotAllowed = METHOD_NOT_ALLOWED, "method_not_allowed", "the Allow header lists the methods of this path";
+    Timeout = REQUEST_TIMEOUT, "timeout", "send the request faster, or try again later";
+    ClusterFull = CONFLICT, "cluster_full", "the cluster has as many of these as it may; remove some";
+    TooLarge = PAYLOAD_TOO_LARGE, "body_too_large", "keep the body under 64 KiB";
+    UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "send the body as `Content-Type: application/json`";
+    Invalid = UNPROCESSABLE_ENTITY, "invalid", "the detail names the field and what it may be";
+    UpgradeRequired = UPGRADE_REQUIRED, "upgrade_required", "this path speaks WebSocket (RFC 6455) over HTTP/1.1";
+    Overloaded = SERVICE_UNAVAILABLE, "overloaded", "try again in a moment";
+    NotReady = SERVICE_UNAVAILABLE, "not_ready", "the detail names what fails; the server's log says why";
+    Internal = INTERNAL_SERVER_ERROR, "internal", "try again; the server's log has the particulars";
+    Storage = INTERNAL_SERVER_ERROR, "storage", "nothing was changed; the server's log has the particulars";
+    DiskFull = INSUFFICIENT_STORAGE, "disk_full", "nothing was changed; free space for the server's data directory, then try again";
+}
+
+/// Problem details (RFC 9457).
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Problem {
+    /// Always `about:blank`: the code tells the problems apart.
+    #[serde(rename = "type")]
+    #[schema(example = "about:blank")]
+    kind: &'static str,
+    /// The status in words.
+    #[schema(example = "Not Found")]
+    title: &'static str,
+    /// The HTTP status.
+    #[schema(example = 404)]
+    status: u16,
+    /// The particulars of this case.
+    detail: String,
+    /// Stable; programs decide by it.
+    #[schema(example = "unknown_cluster")]
+    code: &'static str,
+    /// What to do about it.
+    hint: &'static str,
+}
+
+impl Problem {
+    pub(crate) fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
+        let status = code.status();
+        Self {
+            kind: "about:blank",
+            title: status.canonical_reason().unwrap_or("Error"),
+            status: status.as_u16(),
+            detail: detail.into(),
+            code: code.as_str(),
+            hint: code.hint(),
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let media_type = [(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE))];
+        (status, media_type, Json(self)).into_response()
+    }
+}
+
+impl From<ServiceError> for Problem {
+    fn from(error: ServiceError) -> Self {
+        let code = match &error {
+            ServiceError::UnknownCluster => ProblemCode::UnknownCluster,
+            ServiceError::UnknownNode => ProblemCode::UnknownNode,
+            ServiceError::UnknownSeed => ProblemCode::UnknownSeed,
+            ServiceError::UnknownToken => ProblemCode::UnknownToken,
+            ServiceError::ClusterFull => ProblemCode::ClusterFull,
+            ServiceError::BadToken(_) | ServiceError::NameTaken => ProblemCode::Invalid,
+            ServiceError::Random(_) => ProblemCode::Internal,
+            ServiceError::Store(StoreError::Full) => ProblemCode::DiskFull,
+            ServiceError::Store(StoreError::Busy) => ProblemCode::Overloaded,
+            ServiceError::Store(_) => ProblemCode::Storage,
+        };
+        match &error {
+            // What the database says is for the operator's eyes.
+            ServiceError::Store(cause) => {
+                tracing::error!(error = %cause, "a request failed in the registry");
+                Self::new(code, "the registry did not take it")
+            }
+            _ => Self::new(code, error.to_string()),
+        }
+    }
+}
+
+impl From<Gone> for Problem {
+    fn from(_: Gone) -> Self {
+        Self::new(ProblemCode::NotReady, "the broker does not answer")
+    }
+}
+
+impl From<JsonRejection> for Problem {
+    fn from(rejection: JsonRejection) -> Self {
+        let code = match &rejection {
+            JsonRejection::JsonDataError(_) => ProblemCode::Invalid,
+            JsonRejection::JsonSyntaxError(_) => ProblemCode::BadJson,
+            JsonRejection::MissingJsonContentType(_) => ProblemCode::UnsupportedMediaType,
+            _ => by_status(rejection.status()),
+        };
+        Self::new(code, rejection.body_text())
+    }
+}
+
+impl From<PathRejection> for Problem {
+    fn from(rejection: PathRejection) -> Self {
+        Self::new(ProblemCode::BadRequest, rejection.body_text())
+    }
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::new(ProblemCode::BadQuery, rejection.body_text())
+    }
+}
+
+/// The problem behind a status that a library answered with.
+fn by_status(status: StatusCode) -> ProblemCode {
+    match status {
+        StatusCode::NOT_FOUND => ProblemCode::NotFound,
+        StatusCode::METHOD_NOT_ALLOWED => ProblemCode::MethodNotAllowed,
+        StatusCode::REQUEST_TIMEOUT => ProblemCode::Timeout,
+        StatusCode::PAYLOAD_TOO_LARGE => ProblemCode::TooLarge,
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => ProblemCode::UnsupportedMediaType,
+        StatusCode::UPGRADE_REQUIRED => ProblemCode::UpgradeRequired,
+        StatusCode::SERVICE_UNAVAILABLE => ProblemCode::Overloaded,
+        status if status.is_server_error() => ProblemCode::Internal,
+        _ => ProblemCode::BadRequest,
+    }
+}
+
+/// Turns the refusals of libraries (an unknown path, a wrong method, a body over the limit, a
+/// timeout) into problem details. Their headers stay: Allow is one of them.
+pub(super) async fn normalise(request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    let response = next.run(request).await;
+    let status = response.status();
+    if !(status.is_client_error() || status.is_server_error()) || is_problem(&response) {
+        return response;
+    }
+    let detail = match status {
+        StatusCode::NOT_FOUND => format!("there is nothing at {path}"),
+        StatusCode::METHOD_NOT_ALLOWED => format!("{path} does not have this method"),
+        _ => format!("the request was refused: {status}"),
+    };
+    let problem = Problem::new(by_status(status), detail).into_response();
+    let (mut parts, _) = response.into_parts();
+    let (made, body) = problem.into_parts();
+    parts.status = made.status;
+    parts.headers.remove(CONTENT_LENGTH);
+    parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+    Response::from_parts(parts, body)
+}
+
+fn is_problem(response: &Response<Body>) -> bool {
+    response.headers().get(CONTENT_TYPE).is_some_and(|value| value == MEDIA_TYPE)
+}
+
+/// A handler panicked: the request is lost, the server is not.
+pub(super) fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
+    tracing::error!("a request handler panicked");
+    Problem::new(ProblemCode::Internal, "the server failed while it worked on this request").into_response()
+}
+
+/// More requests at once than the server takes.
+pub(super) async fn overloaded(_: tower::BoxError) -> Problem {
+    Problem::new(ProblemCode::Overloaded, "the server works on as many requests as it may")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_say_what_to_do() {
+        let mut seen = std::collections::BTreeSet::new();
+        for &code in ProblemCode::ALL {
+            assert!(seen.insert(code.as_str()), "{} twice", code.as_str());
+            assert!(code.status().is_client_error() || code.status().is_server_error());
+            assert!(!code.hint().is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_libraries_refuse_becomes_a_problem() {
+        use axum::Router;
+        use axum::routing::get;
+        use std::time::Duration;
+        use tower::ServiceExt;
+        use tower_http::catch_panic::CatchPanicLayer;
+        use tower_http::timeout::TimeoutLayer;
+
+        let limit = TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, Duration::from_millis(1));
+        let panics = || async { std::hint::black_box(None::<&str>).expect("secret particulars") };
+        let router = Router::new()
+            .route("/slow", get(std::future::pending::<()>).layer(limit))
+            .route("/panic", get(panics))
+            .route("/bare", get(|| async { StatusCode::BAD_GATEWAY }))
+            .layer(axum::middleware::from_fn(normalise))
+            .layer(CatchPanicLayer::custom(panicked));
+        let cases = [
+            ("/slow", 408, "timeout"),
+            ("/panic", 500, "internal"),
+            ("/bare", 500, "internal"),
+            ("/x", 404, "not_found"),
+        ];
+        for (path, status, code) in cases {
+            let request = Request::get(path).body(Body::empty()).unwrap();
+            let response = router.clone().oneshot(request).await.unwrap();
+            assert!(is_problem(&response), "{path}");
+            assert_eq!(response.status().as_u16(), status, "{path}");
+            let body = axum::body::to_bytes(response.into_body(), 4096).await.unwrap();
+            let body = String::from_utf8_lossy(&body);
+            assert!(body.contains(&format!("\"code\":\"{code}\"")), "{path}: {body}");
+            assert!(!body.contains("secret"), "{path}: {body}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The listener: one port for TLS and plain HTTP.
+//!
+//! The first byte tells: 0x16 begins a TLS record of the handshake (RFC 8446, section 5.1), and no
+//! HTTP method. All that a stranger can hold open has a bound in number and in time.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+use tracing::{debug, trace, warn};
+
+/// Connections at once: the broker's own bound, and a reserve so that the operator gets through.
+const MAX_CONNECTIONS: usize = 22_000;
+/// TLS handshakes at once: each costs the processor about a millisecond of signing.
+const MAX_TLS_HANDSHAKES: usize = 256;
+/// From accept to the end of the TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// For the head of a request, and so for an idle connection that is kept.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
+/// Head of a request: a bearer token, a cursor, a browser's cookies for localhost.
+const MAX_HEAD_BYTES: usize = 32 * 1024;
+const MAX_HEADERS: usize = 100;
+/// After accept failed for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Content type of a TLS handshake record.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+
+/// The listener and what its connections share.
+pub(crate) struct Listener {
+    pub(crate) socket: TcpListener,
+    pub(crate) tls: Arc<rustls::ServerConfig>,
+    pub(crate) router: Router,
+    pub(crate) tasks: TaskTracker,
+    /// No new connections; those that are there finish their request.
+    pub(crate) stop: CancellationToken,
+    /// Those that are there end, whatever they do.
+    pub(crate) halt: CancellationToken,
+}
+
+#[derive(Clone)]
+struct Shared {
+    tls: TlsAcceptor,
+    handshakes: Arc<Semaphore>,
+    router: Router,
+    stop: CancellationToken,
+}
+
+impl Listener {
+    /// Accepts until told to stop.
+    pub(crate) async fn run(self) {
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let shared = Shared {
+            tls: TlsAcceptor::from(self.tls),
+            handshakes: Arc::new(Semaphore::new(MAX_TLS_HANDSHAKES)),
+            router: self.router,
+            stop: self.stop.clone(),
+        };
+        loop {
+            let accepted = tokio::select! {
+                () = self.stop.cancelled() => return,
+                accepted = self.socket.accept() => accepted,
+            };
+            let (stream, source) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    warn!(%error, "accepting a connection failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                debug!(%source, "too many connections; one was closed unheard");
+                continue;
+            };
+            let (shared, halt) = (shared.clone(), self.halt.clone());
+            self.tasks.spawn(async move {
+                let served = halt.run_until_cancelled(shared.serve(stream, source)).await;
+                if let Some(Err(error)) = served {
+                    trace!(%source, %error, "a connection ended");
+                }
+                drop(place);
+            });
+        }
+    }
+}
+
+impl Shared {
+    async fn serve(self, stream: TcpStream, source: SocketAddr) -> io::Result<()> {
+        // Control messages are small and must not wait for each other.
+        stream.set_nodelay(true)?;
+        let stream = tokio::select! {
+            () = self.stop.cancelled() => return Ok(()),
+            opened = timeout(HANDSHAKE_TIMEOUT, self.open(stream)) => opened.map_err(io::Error::from)??,
+        };
+        let router = self.router;
+        let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(ConnectInfo(source));
+            router.clone().oneshot(request.map(Body::new))
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .max_buf_size(MAX_HEAD_BYTES)
+            .max_headers(MAX_HEADERS)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        tokio::pin!(connection);
+        let served = tokio::select! {
+            served = &mut connection => served,
+            () = self.stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        served.map_err(io::Error::other)
+    }
+
+    /// Looks at the first byte, and shakes hands if it asks for TLS.
+    async fn open(&self, stream: TcpStream) -> io::Result<Stream> {
+        let mut first = [0];
+        if stream.peek(&mut first).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if first != [TLS_HANDSHAKE] {
+            return Ok(Either::Left(stream));
+        }
+        let _place = self.handshakes.acquire().await.map_err(io::Error::other)?;
+        let stream = self.tls.accept(stream).await?;
+        Ok(Either::Right(Box::new(stream)))
+    }
+}

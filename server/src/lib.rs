@@ -1,0 +1,50 @@
+//! The Meetpoint rendezvous service: STUN, control channel, REST, registry.
+//!
+//! [`ServeArgs`] are the flags, [`ServeArgs::validate`] makes a [`ServeConfig`] of them,
+//! [`Server::bind`] takes the sockets and the data directory, [`Server::run`] serves.
+//!
+//! # Who does what
+//!
+//! * `http` listens, answers the REST interface and carries the control channel's frames;
+//! * `rendezvous` is the one task that holds the broker;
+//! * `udp` is the one task that holds the STUN server;
+//! * `service` has the use cases, `store` the SQL and the one task that writes.
+//!
+//! Tasks talk by bounded channels. The unexpected end of any of them ends the server with an error.
+//!
+//! Deliberately absent: decisions about nodes (they are the broker's and the rules'), printing, and
+//! the handling of signals (both are the binary's).
+
+mod blocklist;
+mod clock;
+mod config;
+mod data_dir;
+mod http;
+mod identity;
+mod listen;
+mod rendezvous;
+mod secrets;
+mod seeds;
+mod server;
+mod service;
+mod store;
+mod udp;
+mod warning;
+
+pub use config::{
+    AccessArgs, ClusterArgs, ConfigError, ListenArgs, MAX_ADMIN_TOKEN_LEN, MIN_ADMIN_TOKEN_LEN, Secret,
+    ServeArgs, ServeConfig, TlsArgs, TlsFiles,
+};
+pub use data_dir::DataError;
+pub use identity::IdentityError;
+pub use secrets::SecretsError;
+pub use server::{Info, RunError, Server, StartError};
+pub use store::OpenError;
+pub use udp::StunError;
+pub use warning::Warning;
+
+/// The REST contract, as it is committed in `openapi.yaml`.
+#[must_use]
+pub fn openapi_yaml() -> String {
+    http::contract()
+}

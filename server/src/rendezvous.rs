@@ -1,0 +1,380 @@
+//! The task around the broker: it alone holds the machine; all others talk to it by bounded
+//! channels.
+//!
+//! The loop never waits for the registry, a socket or a slow node: joins run beside it and report
+//! back, a node's messages wait in its own bounded queue, and a node that lets that queue fill is
+//! disconnected.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use meetpoint_broker::{AdmitRequest, Broker, ConnId, Event, Input, Limits, Output};
+use meetpoint_proto::wire::{ClientMessage, DecodeError, ServerMessage};
+use meetpoint_proto::{ClusterName, Code, NodeId};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info, warn};
+
+use crate::blocklist::Blocklist;
+use crate::clock;
+use crate::service::{Admission, Service, ServiceError, UnixMs};
+use crate::udp::{DialBack, Observed, WALL_INTERVAL};
+
+/// Requests that wait for the broker. A full queue slows the senders down: their sockets are read later.
+const REQUESTS: usize = 1024;
+/// Answers of the registry that wait for the broker.
+const ADMISSIONS: usize = 256;
+/// Messages that wait for one node: a full directory (three pages) and a burst of joins. A node that
+/// has more waiting does not read.
+const OUTBOUND: usize = 512;
+
+/// A connection as the control shell sees it.
+pub(crate) struct Connection {
+    pub(crate) id: ConnId,
+    /// What to send. Its end is the order to close.
+    pub(crate) outbound: mpsc::Receiver<ServerMessage>,
+    /// Cancelled if the node does not read: close without sending what waits.
+    pub(crate) too_slow: CancellationToken,
+}
+
+type Query = Box<dyn FnOnce(&Broker) + Send>;
+
+enum Request {
+    Open {
+        conn: ConnId,
+        source: SocketAddr,
+        outbound: mpsc::Sender<ServerMessage>,
+        too_slow: CancellationToken,
+    },
+    Message {
+        conn: ConnId,
+        message: ClientMessage,
+    },
+    Malformed {
+        conn: ConnId,
+        error: DecodeError,
+    },
+    Closed {
+        conn: ConnId,
+    },
+    Remove {
+        cluster: ClusterName,
+        node: NodeId,
+    },
+    Query(Query),
+}
+
+/// The broker task has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Gone;
+
+/// Talks to the broker task.
+#[derive(Clone)]
+pub(crate) struct Handle {
+    requests: mpsc::Sender<Request>,
+    next_conn: Arc<AtomicU64>,
+    failures: Arc<Mutex<Blocklist>>,
+}
+
+impl Handle {
+    /// Announces a connection.
+    pub(crate) async fn open(&self, source: SocketAddr) -> Result<Connection, Gone> {
+        let id = ConnId(self.next_conn.fetch_add(1, Ordering::Relaxed));
+        let (sender, outbound) = mpsc::channel(OUTBOUND);
+        let too_slow = CancellationToken::new();
+        let request = Request::Open { conn: id, source, outbound: sender, too_slow: too_slow.clone() };
+        self.send(request).await?;
+        Ok(Connection { id, outbound, too_slow })
+    }
+
+    pub(crate) async fn message(&self, conn: ConnId, message: ClientMessage) -> Result<(), Gone> {
+        self.send(Request::Message { conn, message }).await
+    }
+
+    pub(crate) async fn malformed(&self, conn: ConnId, error: DecodeError) -> Result<(), Gone> {
+        self.send(Request::Malformed { conn, error }).await
+    }
+
+    pub(crate) async fn closed(&self, conn: ConnId) -> Result<(), Gone> {
+        self.send(Request::Closed { conn }).await
+    }
+
+    /// Ends a node's session, if it has one.
+    pub(crate) async fn remove(&self, cluster: ClusterName, node: NodeId) -> Result<(), Gone> {
+        self.send(Request::Remove { cluster, node }).await
+    }
+
+    /// Asks the broker something. The question must be quick: the loop waits for it.
+    pub(crate) async fn query<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Broker) -> T + Send + 'static,
+    ) -> Result<T, Gone> {
+        let (reply, answer) = oneshot::channel();
+        // Whoever asked may have gone away.
+        let query = Box::new(move |broker: &Broker| drop(reply.send(question(broker))));
+        self.send(Request::Query(query)).await?;
+        answer.await.map_err(|_| Gone)
+    }
+
+    /// How long a source has to wait before it may try to join again.
+    pub(crate) fn wait(&self, now: Instant, ip: IpAddr) -> Option<Duration> {
+        wait(&self.failures, now, ip)
+    }
+
+    async fn send(&self, request: Request) -> Result<(), Gone> {
+        self.requests.send(request).await.map_err(|_| Gone)
+    }
+}
+
+struct Outbound {
+    messages: mpsc::Sender<ServerMessage>,
+    too_slow: CancellationToken,
+}
+
+/// An answer of the registry.
+struct Answer {
+    conn: ConnId,
+    who: (ClusterName, NodeId),
+    ephemeral: bool,
+    result: Result<Admission, ServiceError>,
+}
+
+/// The task's state.
+pub(crate) struct Rendezvous {
+    broker: Broker,
+    service: Arc<Service>,
+    tasks: TaskTracker,
+    requests: mpsc::Receiver<Request>,
+    observations: mpsc::Receiver<Observed>,
+    dial_backs: mpsc::Sender<DialBack>,
+    answers: mpsc::Receiver<Answer>,
+    answer_sender: mpsc::Sender<Answer>,
+    connections: BTreeMap<ConnId, Outbound>,
+    /// Joins the registry works on: their nodes must not be forgotten meanwhile.
+    joining: BTreeSet<(ClusterName, NodeId, ConnId)>,
+    failures: Arc<Mutex<Blocklist>>,
+}
+
+/// The ends of the channels to the STUN task.
+pub(crate) struct StunChannels {
+    pub(crate) observations: mpsc::Receiver<Observed>,
+    pub(crate) dial_backs: mpsc::Sender<DialBack>,
+}
+
+impl Rendezvous {
+    pub(crate) fn new(
+        limits: Limits,
+        seed: [u8; 32],
+        service: Arc<Service>,
+        stun: StunChannels,
+        tasks: TaskTracker,
+    ) -> (Self, Handle) {
+        let (sender, requests) = mpsc::channel(REQUESTS);
+        let (answer_sender, answers) = mpsc::channel(ADMISSIONS);
+        let failures = Arc::new(Mutex::new(Blocklist::new()));
+        let handle = Handle {
+            requests: sender,
+            next_conn: Arc::new(AtomicU64::new(1)),
+            failures: Arc::clone(&failures),
+        };
+        let rendezvous = Self {
+            broker: Broker::new(limits, seed),
+            service,
+            tasks,
+            requests,
+            observations: stun.observations,
+            dial_backs: stun.dial_backs,
+            answers,
+            answer_sender,
+            connections: BTreeMap::new(),
+            joining: BTreeSet::new(),
+            failures,
+        };
+        (rendezvous, handle)
+    }
+
+    /// Runs until `halt`. On `shutdown` all nodes are told, and the loop goes on to serve the rest.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken, halt: CancellationToken) {
+        let clusters: Vec<_> = self.service.broker_clusters().collect();
+        for cluster in clusters {
+            self.broker.handle(Instant::now(), Input::Cluster(cluster));
+        }
+        let mut wall = tokio::time::interval(WALL_INTERVAL);
+        let mut told = false;
+        loop {
+            // Timers first: a flood of requests must not keep handshakes from timing out.
+            let now = Instant::now();
+            if self.broker.poll_timeout().is_some_and(|due| due <= now) {
+                self.broker.handle_timeout(now);
+            }
+            self.flush();
+            let due = self.broker.poll_timeout();
+            tokio::select! {
+                () = halt.cancelled() => return,
+                () = shutdown.cancelled(), if !told => {
+                    told = true;
+                    self.broker.handle(Instant::now(), Input::Shutdown);
+                }
+                Some(request) = self.requests.recv() => self.request(request),
+                Some(answer) = self.answers.recv() => self.answered(answer),
+                Some(Observed { session, source }) = self.observations.recv() => {
+                    self.broker.handle(Instant::now(), Input::Observed { session, source });
+                }
+                _ = wall.tick() => {
+                    self.broker.handle(Instant::now(), Input::Wall { unix_ms: UnixMs::now().unsigned() });
+                }
+                () = clock::sleep_until(due) => {}
+            }
+        }
+    }
+
+    fn request(&mut self, request: Request) {
+        let input = match request {
+            Request::Open { conn, source, outbound, too_slow } => {
+                self.connections.insert(conn, Outbound { messages: outbound, too_slow });
+                Input::Opened { conn, source }
+            }
+            Request::Message { conn, message } => Input::Message { conn, message },
+            Request::Malformed { conn, error } => Input::Malformed { conn, error },
+            Request::Closed { conn } => {
+                self.connections.remove(&conn);
+                Input::Closed { conn }
+            }
+            Request::Remove { cluster, node } => Input::Remove { cluster, node },
+            Request::Query(query) => return query(&self.broker),
+        };
+        self.broker.handle(Instant::now(), input);
+    }
+
+    fn answered(&mut self, answer: Answer) {
+        let Answer { conn, who: (cluster, node), ephemeral, result } = answer;
+        self.joining.remove(&(cluster.clone(), node, conn));
+        let input = match result {
+            Ok(Admission { not_after_unix_s, credential }) => {
+                if ephemeral && !self.connections.contains_key(&conn) {
+                    // It went away while it was being stored, so no session will ever end for it.
+                    self.forget(&cluster, node);
+                }
+                Input::Admitted { conn, not_after_unix_s, credential }
+            }
+            Err(error) => {
+                let code = error.code();
+                if code == Code::Storage {
+                    warn!(%cluster, %node, %error, "a join could not be stored");
+                    Input::Refused { conn, code, detail: None }
+                } else {
+                    Input::Refused { conn, code, detail: Some(error.to_string()) }
+                }
+            }
+        };
+        self.broker.handle(Instant::now(), input);
+    }
+
+    fn flush(&mut self) {
+        while let Some(output) = self.broker.poll_output() {
+            match output {
+                Output::Send { conn, message } => self.deliver(conn, message),
+                Output::Close { conn } => {
+                    self.connections.remove(&conn);
+                }
+                Output::Admit(request) => self.admit(*request),
+                Output::DialBack { to, nonce } => {
+                    // A lost dial-back is asked for again.
+                    if self.dial_backs.try_send(DialBack { to, nonce }).is_err() {
+                        debug!(%to, "the STUN server is busy; a dial-back was dropped");
+                    }
+                }
+                Output::Forget { cluster, node } => self.forget(&cluster, node),
+                Output::Event(event) => self.event(event),
+            }
+        }
+    }
+
+    fn deliver(&mut self, conn: ConnId, message: ServerMessage) {
+        let Some(outbound) = self.connections.get(&conn) else { return };
+        if let Err(mpsc::error::TrySendError::Full(_)) = outbound.messages.try_send(message) {
+            info!(conn = conn.0, "a node does not read; its connection is closed");
+            outbound.too_slow.cancel();
+            self.connections.remove(&conn);
+            self.broker.handle(Instant::now(), Input::Closed { conn });
+        }
+    }
+
+    /// Asks the registry, beside the loop.
+    fn admit(&mut self, request: AdmitRequest) {
+        let (conn, ephemeral) = (request.conn, request.ephemeral);
+        // A guesser may have opened all his connections before he failed for the first time.
+        if wait(&self.failures, Instant::now(), request.source).is_some() {
+            let refused = Input::Refused { conn, code: Code::RateLimited, detail: None };
+            return self.broker.handle(Instant::now(), refused);
+        }
+        let who = (request.cluster.clone(), request.node);
+        self.joining.insert((request.cluster.clone(), request.node, conn));
+        let (service, answers) = (Arc::clone(&self.service), self.answer_sender.clone());
+        self.tasks.spawn(async move {
+            let result = service.admit(UnixMs::now(), request).await;
+            // The loop has ended: nobody is left to be welcomed.
+            let _ = answers.send(Answer { conn, who, ephemeral, result }).await;
+        });
+    }
+
+    /// Forgets an ephemeral node, unless it is here again or on its way in.
+    fn forget(&self, cluster: &ClusterName, node: NodeId) {
+        let first = (cluster.clone(), node, ConnId(0));
+        let next = self.joining.range(first..).next();
+        let is_joining = next.is_some_and(|(c, n, _)| c == cluster && *n == node);
+        if !is_joining && self.broker.session_of(cluster, &node).is_none() {
+            self.service.forget(cluster, node);
+        }
+    }
+
+    fn event(&self, event: Event) {
+        let now = UnixMs::now();
+        match event {
+            Event::Joined { session, cluster, node, name } => {
+                info!(%cluster, %node, %name, %session, "joined");
+            }
+            Event::Left { cluster, node, graceful } => {
+                info!(%cluster, %node, graceful, "left");
+                self.service.note_seen(now, &cluster, node);
+            }
+            Event::Rejected { source, code } => self.rejected(source, code),
+            Event::Classified { cluster, node, class, evidence, observed } => {
+                info!(%cluster, %node, %class, %evidence, ?observed, "classified");
+                self.service.note_class(now, &cluster, node, (class, evidence, observed));
+            }
+            Event::Introduced { cluster, ticket, from, to } => {
+                info!(%cluster, %ticket, %from, %to, "introduced");
+            }
+            Event::TicketEnded { cluster, ticket, direct_after } => {
+                let direct_after_ms = direct_after.map(|after| after.as_millis());
+                info!(%cluster, %ticket, ?direct_after_ms, "introduction ended");
+            }
+        }
+    }
+
+    fn rejected(&self, source: SocketAddr, code: Code) {
+        // Strangers can cause these at will, so they are no line of the ordinary log.
+        debug!(%source, %code, "rejected");
+        if is_guess(code) {
+            let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+            failures.failed(Instant::now(), source.ip());
+        }
+    }
+}
+
+fn wait(failures: &Mutex<Blocklist>, now: Instant, ip: IpAddr) -> Option<Duration> {
+    failures.lock().unwrap_or_else(PoisonError::into_inner).wait(now, ip)
+}
+
+/// Refusals that a guesser collects; an honest node gets few of them.
+const fn is_guess(code: Code) -> bool {
+    matches!(code, Code::BadToken | Code::BadSignature)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,103 @@
+//! The loop, without sockets: who does not read is disconnected, and nobody else notices.
+
+use ed25519_dalek::SigningKey;
+use meetpoint_proto::id::Nonce;
+use meetpoint_proto::join::{Domain, Transcript};
+use meetpoint_proto::wire::{Hello, PROTOCOL_VERSION, Proof};
+use meetpoint_proto::{ClusterNetwork, EffectiveNetwork, NodeId};
+use meetpoint_turn::{Secret, Secrets};
+use tempfile::TempDir;
+
+use super::*;
+use crate::service::{Cluster, DEFAULT_CLUSTER, establish_cluster};
+use crate::store::Store;
+
+struct Rig {
+    handle: Handle,
+    halt: CancellationToken,
+    cluster: ClusterName,
+    _dir: TempDir,
+}
+
+async fn rig() -> Rig {
+    let dir = tempfile::tempdir().unwrap();
+    let tasks = TaskTracker::new();
+    let (store, _) = Store::open(&dir.path().join("t.db"), &tasks).await.unwrap();
+    let cluster: ClusterName = DEFAULT_CLUSTER.parse().unwrap();
+    let now = UnixMs::now();
+    let row = establish_cluster(&store, now, cluster.clone(), ClusterNetwork::Dynamic, [1; 32], Vec::new());
+    let open = Cluster::new(row.await.unwrap(), EffectiveNetwork::Private, true);
+    let secrets = Secrets::new(vec![Secret::new(&[2; 32]).unwrap()]).unwrap();
+    let service = Arc::new(Service::new(store, vec![open], Vec::new(), secrets));
+    let (_, observations) = mpsc::channel(1);
+    let (dial_backs, _) = mpsc::channel(1);
+    let stun = StunChannels { observations, dial_backs };
+    let (rendezvous, handle) = Rendezvous::new(Limits::default(), [3; 32], service, stun, tasks.clone());
+    let halt = CancellationToken::new();
+    tasks.spawn(rendezvous.run(CancellationToken::new(), halt.clone()));
+    Rig { handle, halt, cluster, _dir: dir }
+}
+
+async fn join(rig: &Rig, key: u8) -> Connection {
+    let key = SigningKey::from_bytes(&[key; 32]);
+    let mut connection = rig.handle.open("127.0.0.1:9".parse().unwrap()).await.unwrap();
+    let hello = Hello {
+        protocol: PROTOCOL_VERSION,
+        cluster: rig.cluster.to_string(),
+        name: format!("n{}", NodeId::from(&key)).chars().take(20).collect(),
+        node_id: NodeId::from(&key),
+        nonce: Nonce::from_bytes([4; 32]),
+        token: None,
+        declared: None,
+        node_addr: None,
+        local_ip: [127, 0, 0, 1].into(),
+        expect: None,
+        ephemeral: false,
+        version: "test".to_owned(),
+    };
+    let opening = ClientMessage::Hello(Box::new(hello.clone()));
+    rig.handle.message(connection.id, opening).await.unwrap();
+    let Some(ServerMessage::Challenge { nonce, cluster_key }) = connection.outbound.recv().await else {
+        panic!("no challenge");
+    };
+    let transcript = Transcript::new(&hello, &nonce, &cluster_key);
+    let proof = Proof { node: transcript.sign(Domain::Node, &key), admission: None };
+    rig.handle.message(connection.id, ClientMessage::Proof(proof)).await.unwrap();
+    assert!(matches!(connection.outbound.recv().await, Some(ServerMessage::Welcome(_))));
+    connection
+}
+
+#[tokio::test]
+async fn who_does_not_read_is_disconnected() {
+    let rig = rig().await;
+    let mut reader = join(&rig, 1).await;
+    let slow = join(&rig, 2).await;
+    let present = async || {
+        let cluster = rig.cluster.clone();
+        rig.handle.query(move |broker| broker.present(&cluster)).await.unwrap()
+    };
+    assert_eq!(present().await, 2);
+    for seq in 0..OUTBOUND as u64 + 1 {
+        rig.handle.message(slow.id, ClientMessage::Ping { seq }).await.unwrap();
+    }
+    slow.too_slow.cancelled().await;
+    assert_eq!(present().await, 1);
+    // The other one is told, and served as before.
+    rig.handle.message(reader.id, ClientMessage::Ping { seq: 7 }).await.unwrap();
+    let mut heard = Vec::new();
+    while !matches!(heard.last(), Some(ServerMessage::Pong { seq: 7 })) {
+        heard.push(reader.outbound.recv().await.unwrap());
+    }
+    assert!(heard.iter().any(|message| matches!(message, ServerMessage::PeerLeft { .. })), "{heard:?}");
+    rig.halt.cancel();
+}
+
+#[tokio::test]
+async fn the_end_of_the_loop_is_noticed() {
+    let rig = rig().await;
+    rig.halt.cancel();
+    while rig.handle.query(|_| ()).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    assert!(rig.handle.open("127.0.0.1:9".parse().unwrap()).await.is_err());
+}

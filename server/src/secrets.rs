@@ -1,0 +1,99 @@
+//! The server's two tokens: the one nodes join with, the one the operator administers with.
+
+use meetpoint_proto::id::Fingerprint;
+use meetpoint_proto::{JoinToken, token};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use thiserror::Error;
+
+use crate::config::{MIN_ADMIN_TOKEN_LEN, Secret, ServeConfig};
+use crate::data_dir::{DataDir, DataError};
+
+const JOIN_FILE: &str = "join-token";
+const ADMIN_FILE: &str = "admin-token";
+const ADMIN_PREFIX: &str = "mpa1";
+const ADMIN_SECRET_LEN: usize = 20;
+
+/// Why a token can't be made or read.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SecretsError {
+    /// The data directory's fault.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The stored join token is none.
+    #[error("{JOIN_FILE} in the data directory: {0}; remove the file to have a new one made")]
+    JoinToken(#[from] token::ParseTokenError),
+    /// The stored admin token is none.
+    #[error(
+        "{ADMIN_FILE} in the data directory has fewer than {MIN_ADMIN_TOKEN_LEN} characters; remove the file to have a new one made"
+    )]
+    AdminToken,
+    /// The system has no randomness.
+    #[error("the system gives no randomness: {0}")]
+    Random(#[from] getrandom::Error),
+}
+
+/// Bytes that nobody can guess.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], getrandom::Error> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The token nodes join with: the one given, the one stored, or a new one, which is stored. A stored
+/// one is rewritten if the server's fingerprint has changed.
+pub(crate) fn join_token(
+    config: &ServeConfig,
+    data: &DataDir,
+    fingerprint: Fingerprint,
+) -> Result<JoinToken, SecretsError> {
+    if let Some(given) = &config.join_token {
+        return Ok(given.clone());
+    }
+    let stored = data.read(JOIN_FILE)?.map(|text| text.parse::<JoinToken>()).transpose()?;
+    let token = match &stored {
+        Some(stored) => stored.with_fingerprint(fingerprint),
+        None => JoinToken::mint(random()?, fingerprint),
+    };
+    if stored.is_none_or(|stored| stored.reveal() != token.reveal()) {
+        data.write_secret(JOIN_FILE, &format!("{}\n", token.reveal()))?;
+    }
+    Ok(token)
+}
+
+/// Checks the operator's token. Only its digest is kept.
+pub(crate) struct AdminToken([u8; 32]);
+
+impl AdminToken {
+    /// The token given, the one stored, or a new one, which is stored and returned.
+    pub(crate) fn establish(
+        config: &ServeConfig,
+        data: &DataDir,
+    ) -> Result<(Self, Option<Secret>), SecretsError> {
+        if let Some(given) = &config.admin_token {
+            return Ok((Self::of(given.reveal()), None));
+        }
+        if let Some(stored) = data.read(ADMIN_FILE)? {
+            if stored.len() < MIN_ADMIN_TOKEN_LEN {
+                return Err(SecretsError::AdminToken);
+            }
+            return Ok((Self::of(&stored), None));
+        }
+        let id = Fingerprint::from_bytes(random()?).to_string();
+        // The text form of 20 random bytes: 160 bits, as short as a person can copy.
+        let text = format!("{ADMIN_PREFIX}{}", &id[..ADMIN_SECRET_LEN * 8 / 5]);
+        data.write_secret(ADMIN_FILE, &format!("{text}\n"))?;
+        let made = text.parse().unwrap_or_else(|never: std::convert::Infallible| match never {});
+        Ok((Self::of(&text), Some(made)))
+    }
+
+    fn of(text: &str) -> Self {
+        Self(Sha256::digest(text).into())
+    }
+
+    /// In constant time: digests have one length, and their comparison does not stop early.
+    pub(crate) fn matches(&self, presented: &str) -> bool {
+        self.0.ct_eq(&Self::of(presented).0).into()
+    }
+}

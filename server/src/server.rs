@@ -1,0 +1,462 @@
+//! Puts the server together, runs it, and takes it down in order.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use meetpoint_proto::id::Fingerprint;
+use meetpoint_proto::wire::StunServer;
+use meetpoint_proto::{AddressClass, ClusterNetwork, EffectiveNetwork, JoinToken, addr};
+use meetpoint_turn::{ListenerRole, Secret as StunSecret, SecretError, Secrets as StunSecrets};
+use thiserror::Error;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::config::{ConfigError, Secret, ServeConfig};
+use crate::data_dir::{DataDir, DataError};
+use crate::http::serve::Listener;
+use crate::http::{self, App};
+use crate::identity::{self, Identity, IdentityError};
+use crate::listen::{Sockets, listening_ips, machine_ips};
+use crate::rendezvous::{Rendezvous, StunChannels};
+use crate::secrets::{self, AdminToken, SecretsError};
+use crate::seeds::{self, Here, Verdict};
+use crate::service::{self, Cluster, DEFAULT_CLUSTER, NewToken, Service, ServiceError, UnixMs};
+use crate::store::{self, OpenError, Store};
+use crate::udp::{Stun, StunError};
+use crate::warning::Warning;
+
+/// The registry's file in the data directory.
+const DATABASE: &str = "meetpoint.db";
+/// Observations and dial-backs that wait between the STUN and the broker task: a second's worth of a
+/// busy server. What is beyond is repeated by the nodes.
+const STUN_QUEUE: usize = 4096;
+/// How long nodes and requests may take to part in peace.
+const DRAIN: Duration = Duration::from_secs(5);
+/// How long the tasks may take to end after that, the registry's last commit included.
+const HALT: Duration = Duration::from_secs(10);
+/// Ephemeral nodes of an earlier run have this long to come back before they are forgotten.
+const RETURN: Duration = Duration::from_secs(600);
+
+/// Why the server does not start.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The configuration is refused. Nothing was stored.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data directory.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The registry.
+    #[error(transparent)]
+    Registry(#[from] OpenError),
+    /// The registry refused the cluster.
+    #[error("the registry: {0}")]
+    Establish(String),
+    /// The self-signed certificate.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The tokens.
+    #[error(transparent)]
+    Secrets(#[from] SecretsError),
+    /// The STUN server.
+    #[error(transparent)]
+    Stun(#[from] StunError),
+    /// The runtime does not take the listener.
+    #[error("the HTTP listener: {0}")]
+    Listener(#[from] std::io::Error),
+}
+
+impl StartError {
+    /// The process' exit code: 2 for a bad configuration, else 1.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) => 2,
+            _ => 1,
+        }
+    }
+}
+
+impl From<ServiceError> for StartError {
+    fn from(error: ServiceError) -> Self {
+        Self::Establish(error.to_string())
+    }
+}
+
+impl From<getrandom::Error> for StartError {
+    fn from(error: getrandom::Error) -> Self {
+        Self::Secrets(error.into())
+    }
+}
+
+impl From<SecretError> for StartError {
+    fn from(error: SecretError) -> Self {
+        Self::Establish(error.to_string())
+    }
+}
+
+/// Why a running server ended although nobody asked it to.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// A task is gone.
+    #[error("the server's {0} ended unexpectedly")]
+    TaskEnded(&'static str),
+    /// Something did not end in time.
+    #[error("the server did not shut down in time; what was acknowledged is stored")]
+    Stuck,
+}
+
+/// What the operator is told at the start. Secrets are in here: show them on a terminal only.
+#[derive(Debug, Clone)]
+pub struct Info {
+    /// The bound control and REST address.
+    pub http: SocketAddr,
+    /// The addresses under which this machine answers there, the most public first.
+    pub http_ips: Vec<IpAddr>,
+    /// By which URL nodes best reach it.
+    pub url: String,
+    /// The STUN servers, as nodes are told.
+    pub stun: Vec<StunServer>,
+    /// What the cluster amounts to.
+    pub effective: EffectiveNetwork,
+    /// The cluster's type.
+    pub kind: ClusterNetwork,
+    /// The TLS identity.
+    pub fingerprint: Fingerprint,
+    /// The token nodes join with. `None` if it is revoked.
+    pub join_token: Option<JoinToken>,
+    /// The admin token, if this start has made it.
+    pub new_admin_token: Option<Secret>,
+    /// What the operator should know.
+    pub warnings: Vec<Warning>,
+}
+
+/// A server that has its sockets and its data directory, and does not serve yet.
+pub struct Server {
+    info: Info,
+    started: UnixMs,
+    store: Store,
+    writer_ended: store::Ended,
+    service: Arc<Service>,
+    stun: Stun,
+    rendezvous: Rendezvous,
+    app: App,
+    listener: Listener,
+    tasks: Tasks,
+    _data: DataDir,
+}
+
+/// Who owns which task, and who tells it to end.
+struct Tasks {
+    /// The four that must not end: writer, STUN, broker, listener.
+    core: TaskTracker,
+    /// Connections and joins.
+    work: TaskTracker,
+    /// First stage: no new connections, nodes are told.
+    soft: CancellationToken,
+    /// Second stage: what is left ends.
+    hard: CancellationToken,
+}
+
+impl Server {
+    /// Takes the sockets, checks the seeds against them, and opens the data directory, in this order:
+    /// a configuration that is refused leaves nothing behind.
+    ///
+    /// # Errors
+    /// [`StartError`]; its exit code is [`StartError::exit_code`].
+    pub async fn bind(config: ServeConfig) -> Result<Self, StartError> {
+        let sockets = Sockets::bind(&config)?;
+        let given_identity = config.tls.as_ref().map(identity::load).transpose()?;
+        let (kind, verdict) = decide(&config, &sockets).await?;
+        let data = DataDir::open(&config.data)?;
+        let identity = given_identity.map_or_else(|| identity::load_or_make(&data), Ok)?;
+        let tasks = Tasks::new();
+        let (store, writer_ended) = Store::open(&data.file(DATABASE), &tasks.core).await?;
+        let started = UnixMs::now();
+        let stun_secrets = StunSecrets::new(vec![StunSecret::new(&secrets::random::<32>()?)?])?;
+        let service = open_service(&config, &sockets, &store, (kind, &verdict), stun_secrets.clone()).await?;
+        let join_token = secrets::join_token(&config, &data, identity.fingerprint)?;
+        let is_usable = register_join_token(&service, started, &join_token).await?;
+        let (admin, new_admin_token) = AdminToken::establish(&config, &data)?;
+        let info = Info {
+            http: sockets.http_addr,
+            http_ips: reachable_ips(&sockets),
+            url: url(&config, &sockets, &verdict),
+            stun: sockets.stun_servers(config.external_ip),
+            effective: verdict.effective,
+            kind,
+            fingerprint: identity.fingerprint,
+            join_token: is_usable.then_some(join_token),
+            new_admin_token,
+            warnings: warnings(&config, &sockets, &verdict, is_usable),
+        };
+        let core = Core { store, writer_ended, service, admin, identity, started };
+        Self::assemble(&config, sockets, stun_secrets, info, core, tasks, data)
+    }
+
+    fn assemble(
+        config: &ServeConfig,
+        sockets: Sockets,
+        stun_secrets: StunSecrets,
+        info: Info,
+        core: Core,
+        tasks: Tasks,
+        data: DataDir,
+    ) -> Result<Self, StartError> {
+        let Core { store, writer_ended, service, admin, identity, started } = core;
+        let stun_probe = probe_address(&sockets);
+        let (observer, observations) = mpsc::channel(STUN_QUEUE);
+        let (dial_backs, dial_back_requests) = mpsc::channel(STUN_QUEUE);
+        let Sockets { http, stun, .. } = sockets;
+        let seed = secrets::random()?;
+        let stun = Stun::new(stun, config.external_ip, stun_secrets, seed, observer, dial_back_requests)?;
+        let channels = StunChannels { observations, dial_backs };
+        let (rendezvous, handle) = Rendezvous::new(
+            config.limits,
+            secrets::random()?,
+            Arc::clone(&service),
+            channels,
+            tasks.work.clone(),
+        );
+        let app = App::new(http::Parts {
+            service: Arc::clone(&service),
+            rendezvous: handle,
+            admin,
+            fingerprint: info.fingerprint,
+            warnings: info.warnings.clone(),
+            tasks: tasks.work.clone(),
+            shutdown: tasks.soft.clone(),
+            halt: tasks.hard.clone(),
+            stun_probe,
+        });
+        let listener = Listener {
+            socket: tokio::net::TcpListener::from_std(http)?,
+            tls: identity.tls,
+            router: http::router(app.clone()),
+            tasks: tasks.work.clone(),
+            stop: tasks.soft.clone(),
+            halt: tasks.hard.clone(),
+        };
+        Ok(Self {
+            info,
+            started,
+            store,
+            writer_ended,
+            service,
+            stun,
+            rendezvous,
+            app,
+            listener,
+            tasks,
+            _data: data,
+        })
+    }
+
+    /// What the operator is told.
+    #[must_use]
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// Serves until `shutdown`, then says goodbye to all nodes, finishes the running requests and
+    /// closes the registry.
+    ///
+    /// # Errors
+    /// [`RunError`] if a part of the server ended by itself or did not end when told.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
+        for warning in &self.info.warnings {
+            warn!(code = warning.code(), "{warning}");
+        }
+        info!(http = %self.info.http, effective = %self.info.effective, "serving");
+        let Self {
+            started,
+            store,
+            mut writer_ended,
+            service,
+            stun,
+            rendezvous,
+            app,
+            listener,
+            tasks,
+            _data,
+            ..
+        } = self;
+        let Tasks { core, work, soft, hard } = tasks;
+        let stun = core.spawn(stun.run(hard.clone()));
+        let broker = core.spawn(rendezvous.run(soft.clone(), hard.clone()));
+        let http = core.spawn(listener.run());
+        let prune = core.spawn(forget_unseen(Arc::clone(&service), started, soft.clone()));
+        let outcome = tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            _ = stun => Err(RunError::TaskEnded("STUN server")),
+            _ = broker => Err(RunError::TaskEnded("broker")),
+            _ = http => Err(RunError::TaskEnded("listener")),
+            _ = &mut writer_ended => Err(RunError::TaskEnded("registry")),
+        };
+        info!("shutting down");
+        soft.cancel();
+        work.close();
+        if timeout(DRAIN, work.wait()).await.is_err() {
+            warn!("some connections did not end in time and are cut off");
+        }
+        hard.cancel();
+        prune.abort();
+        // The writer ends with the last hold on the registry.
+        drop((app, service));
+        store.close().await;
+        core.close();
+        match timeout(HALT, core.wait()).await {
+            Ok(()) => outcome,
+            Err(_) => outcome.and(Err(RunError::Stuck)),
+        }
+    }
+}
+
+/// What [`Server::bind`] has made before the tasks.
+struct Core {
+    store: Store,
+    writer_ended: store::Ended,
+    service: Arc<Service>,
+    admin: AdminToken,
+    identity: Identity,
+    started: UnixMs,
+}
+
+impl Tasks {
+    fn new() -> Self {
+        Self {
+            core: TaskTracker::new(),
+            work: TaskTracker::new(),
+            soft: CancellationToken::new(),
+            hard: CancellationToken::new(),
+        }
+    }
+}
+
+/// The cluster's type and what the seeds make of it. A registry that is there already has the last
+/// word on the type.
+async fn decide(config: &ServeConfig, sockets: &Sockets) -> Result<(ClusterNetwork, Verdict), StartError> {
+    let stored = stored_kind(config).await?;
+    let kind = match (config.cluster_network_type, stored) {
+        (Some(given), Some(stored)) if given != stored => {
+            let data = config.data.clone();
+            return Err(ConfigError::ClusterTypeFixed { given, stored, data }.into());
+        }
+        (given, stored) => stored.or(given).unwrap_or(ClusterNetwork::Dynamic),
+    };
+    let seeds = seeds::resolve(config, sockets).await;
+    let machine = machine_ips();
+    let here = Here { http: sockets.http_addr, external_ip: config.external_ip, machine: &machine };
+    Ok((kind, seeds::judge(kind, config, &seeds, &here)?))
+}
+
+async fn stored_kind(config: &ServeConfig) -> Result<Option<ClusterNetwork>, StartError> {
+    let path = config.data.join(DATABASE);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let kind = store::peek_kind(&path, DEFAULT_CLUSTER).await?;
+    let parse = |text: String| {
+        text.parse().map_err(|_| StartError::Establish(format!("cluster type {text} in the registry")))
+    };
+    kind.map(parse).transpose()
+}
+
+async fn open_service(
+    config: &ServeConfig,
+    sockets: &Sockets,
+    store: &Store,
+    (kind, verdict): (ClusterNetwork, &Verdict),
+    stun_secrets: StunSecrets,
+) -> Result<Arc<Service>, StartError> {
+    let name = DEFAULT_CLUSTER.parse().map_err(|_| ServiceError::UnknownCluster)?;
+    let key = secrets::random()?;
+    let seeds = verdict.seeds.clone();
+    let row = service::establish_cluster(store, UnixMs::now(), name, kind, key, seeds).await?;
+    let cluster = Cluster::new(row, verdict.effective, config.open_join);
+    let stun = sockets.stun_servers(config.external_ip);
+    Ok(Arc::new(Service::new(store.clone(), vec![cluster], stun, stun_secrets)))
+}
+
+/// False if the operator has revoked it.
+async fn register_join_token(service: &Service, now: UnixMs, token: &JoinToken) -> Result<bool, StartError> {
+    let new = NewToken { label: "of the server's start".to_owned(), expires_ms: None, max_uses: None };
+    let row = service.register_token(now, DEFAULT_CLUSTER, new, token).await?;
+    Ok(row.revoked_ms.is_none())
+}
+
+fn warnings(config: &ServeConfig, sockets: &Sockets, verdict: &Verdict, token_usable: bool) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    let is_public = verdict.effective == EffectiveNetwork::Public;
+    if !is_public {
+        warnings.push(Warning::PrivateOnly { no_seed: config.seeds.is_empty() });
+    }
+    if config.open_join {
+        warnings.push(Warning::OpenJoin);
+    }
+    warnings.extend(verdict.unresolved.iter().cloned().map(Warning::UnresolvedSeed));
+    if verdict.own.is_none() {
+        warnings.push(Warning::NotASeed);
+    }
+    if !token_usable && !config.open_join {
+        warnings.push(Warning::JoinTokenRevoked);
+    }
+    let has_alternate = sockets.stun.iter().any(|socket| socket.role == ListenerRole::AlternateMain);
+    if is_public && !has_alternate {
+        warnings.push(Warning::NoAlternateStun);
+    }
+    warnings
+}
+
+/// The addresses under which this machine answers, the most public first.
+fn reachable_ips(sockets: &Sockets) -> Vec<IpAddr> {
+    let mut ips = listening_ips(sockets.http_addr, &machine_ips());
+    ips.sort_by_key(|ip| match addr::classify(*ip) {
+        AddressClass::Public => 0,
+        // A link-local IPv6 address is of no use without its zone.
+        AddressClass::Private => 1 + u8::from(ip.is_ipv6()),
+        AddressClass::Loopback | AddressClass::Special => 3,
+    });
+    ips
+}
+
+/// By which URL nodes best reach the server: its own seed, its external address, or the most public
+/// of its addresses.
+fn url(config: &ServeConfig, sockets: &Sockets, verdict: &Verdict) -> String {
+    let own = config.seeds.iter().find(|seed| Some(&seed.name) == verdict.own.as_ref());
+    if let Some(seed) = own {
+        return format!("https://{}:{}", seed.host, seed.port);
+    }
+    let ip = config.external_ip.or_else(|| reachable_ips(sockets).first().copied());
+    let ip = ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    format!("https://{}", SocketAddr::new(ip, sockets.http_addr.port()))
+}
+
+/// The primary STUN socket as the server itself reaches it.
+fn probe_address(sockets: &Sockets) -> SocketAddr {
+    let primary = sockets.stun.iter().find(|socket| socket.role == ListenerRole::PrimaryMain);
+    let addr = primary.map_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), |socket| socket.addr);
+    match addr.ip() {
+        ip if !ip.is_unspecified() => addr,
+        IpAddr::V4(_) => SocketAddr::from((Ipv4Addr::LOCALHOST, addr.port())),
+        IpAddr::V6(_) => SocketAddr::from((Ipv6Addr::LOCALHOST, addr.port())),
+    }
+}
+
+/// Once, some time after the start: an earlier run's ephemeral nodes that did not come back.
+async fn forget_unseen(service: Arc<Service>, started: UnixMs, stop: CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep(RETURN) => match service.forget_unseen(started).await {
+            Ok(0) => {}
+            Ok(forgotten) => info!(forgotten, "ephemeral nodes that did not come back are forgotten"),
+            Err(error) => warn!(%error, "ephemeral nodes that did not come back are still registered"),
+        },
+    }
+}

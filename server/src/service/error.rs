@@ -1,0 +1,50 @@
+//! Why a use case was refused. A refused one has changed nothing.
+
+use meetpoint_proto::Code;
+use thiserror::Error;
+
+use crate::store::StoreError;
+
+/// Why a use case was refused.
+#[derive(Debug, Error)]
+pub(crate) enum ServiceError {
+    #[error("no cluster of that name")]
+    UnknownCluster,
+    #[error("no node with that id in the cluster")]
+    UnknownNode,
+    #[error("no seed of that name in the cluster")]
+    UnknownSeed,
+    #[error("no join token with that id in the cluster")]
+    UnknownToken,
+    #[error("the cluster has as many nodes or tokens as it may")]
+    ClusterFull,
+    #[error("the join token {0}")]
+    BadToken(&'static str),
+    #[error("the name belongs to another node")]
+    NameTaken,
+    #[error("the system gives no randomness")]
+    Random(#[from] getrandom::Error),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl ServiceError {
+    /// What a node is told.
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::UnknownCluster => Code::UnknownCluster,
+            Self::BadToken(_) => Code::BadToken,
+            Self::NameTaken => Code::NameTaken,
+            Self::ClusterFull => Code::ServerFull,
+            Self::UnknownNode | Self::UnknownSeed | Self::UnknownToken | Self::Random(_) | Self::Store(_) => {
+                Code::Storage
+            }
+        }
+    }
+}
+
+impl From<sqlx::Error> for ServiceError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
+}

@@ -1,0 +1,102 @@
+//! Join tokens: made, listed, revoked.
+
+use meetpoint_proto::JoinToken;
+use meetpoint_proto::id::{Fingerprint, TokenId};
+
+use super::{Service, ServiceError, UnixMs};
+use crate::secrets;
+use crate::store::tokens::{self, TokenRow};
+
+/// Longest label, in characters.
+pub(crate) const MAX_LABEL_LEN: usize = 100;
+/// Tokens of one cluster, revoked ones included: they are made by hand or by a script that errs.
+const MAX_TOKENS: i64 = 10_000;
+
+/// What a new token is to be.
+#[derive(Debug, Clone)]
+pub(crate) struct NewToken {
+    pub(crate) label: String,
+    pub(crate) expires_ms: Option<i64>,
+    pub(crate) max_uses: Option<i64>,
+}
+
+impl Service {
+    /// Makes a token. Its secret is in the answer, once, and nowhere else.
+    pub(crate) async fn create_token(
+        &self,
+        now: UnixMs,
+        cluster: &str,
+        new: NewToken,
+        fingerprint: Fingerprint,
+    ) -> Result<(TokenRow, JoinToken), ServiceError> {
+        let token = JoinToken::mint(secrets::random()?, fingerprint);
+        let row = self.register_token(now, cluster, new, &token).await?;
+        Ok((row, token))
+    }
+
+    /// Registers a token's public half unless it is there. Gives what is registered.
+    pub(crate) async fn register_token(
+        &self,
+        now: UnixMs,
+        cluster: &str,
+        new: NewToken,
+        token: &JoinToken,
+    ) -> Result<TokenRow, ServiceError> {
+        let cluster = self.cluster(cluster)?.id;
+        let row = TokenRow {
+            id: token.id(),
+            public_key: token.public_key(),
+            label: new.label,
+            created_ms: now.0,
+            expires_ms: new.expires_ms,
+            max_uses: new.max_uses,
+            uses: 0,
+            revoked_ms: None,
+        };
+        let stored = self.store.write(move |tx| {
+            Box::pin(async move {
+                if let Some(known) = tokens::find(&mut *tx, cluster, &row.id).await? {
+                    return Ok(known);
+                }
+                if tokens::count(tx, cluster).await? >= MAX_TOKENS {
+                    return Err(ServiceError::ClusterFull);
+                }
+                tokens::insert(tx, cluster, &row).await?;
+                Ok(row)
+            })
+        });
+        stored.await
+    }
+
+    /// At most `limit` tokens with an id above `after`.
+    pub(crate) async fn tokens(
+        &self,
+        cluster: &str,
+        after: Option<TokenId>,
+        limit: u32,
+    ) -> Result<Vec<TokenRow>, ServiceError> {
+        let cluster = self.cluster(cluster)?.id;
+        Ok(tokens::page(self.store.reads(), cluster, after, limit).await?)
+    }
+
+    /// One token.
+    pub(crate) async fn token(&self, cluster: &str, id: &TokenId) -> Result<TokenRow, ServiceError> {
+        let cluster = self.cluster(cluster)?.id;
+        tokens::find(self.store.reads(), cluster, id).await?.ok_or(ServiceError::UnknownToken)
+    }
+
+    /// Revokes a token. Members that joined with it stay until they have to join again.
+    pub(crate) async fn revoke_token(
+        &self,
+        now: UnixMs,
+        cluster: &str,
+        id: TokenId,
+    ) -> Result<(), ServiceError> {
+        let cluster = self.cluster(cluster)?.id;
+        let revoked = self
+            .store
+            .write(move |tx| Box::pin(async move { tokens::revoke(tx, cluster, &id, now.0).await }))
+            .await?;
+        if revoked { Ok(()) } else { Err(ServiceError::UnknownToken) }
+    }
+}

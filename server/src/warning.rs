@@ -1,0 +1,69 @@
+//! What the operator should know although the server runs.
+
+use std::fmt;
+
+use meetpoint_proto::SeedAddr;
+
+/// Something the operator should know. Shown in the log, in the status and by the binary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Warning {
+    /// There is no public seed.
+    PrivateOnly {
+        /// None at all was given.
+        no_seed: bool,
+    },
+    /// Nobody needs a token.
+    OpenJoin,
+    /// A seed's host has no address.
+    UnresolvedSeed(SeedAddr),
+    /// Seeds were given, and none of them is this server.
+    NotASeed,
+    /// The operator has revoked the token of the data directory.
+    JoinTokenRevoked,
+    /// With one STUN address nobody can be proven publicly reachable.
+    NoAlternateStun,
+}
+
+impl Warning {
+    /// Stable.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::PrivateOnly { .. } => "private_only",
+            Self::OpenJoin => "open_join",
+            Self::UnresolvedSeed(_) => "unresolved_seed",
+            Self::NotASeed => "not_a_seed",
+            Self::JoinTokenRevoked => "join_token_revoked",
+            Self::NoAlternateStun => "no_alternate_stun",
+        }
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PrivateOnly { no_seed: true } => f.write_str(
+                "no seed was given, so the cluster is effectively PRIVATE and ONLY PRIVATE NODES ARE ACCEPTED; \
+                 give a public seed by --seed NAME@HOST:PORT to serve the public network",
+            ),
+            Self::PrivateOnly { no_seed: false } => f.write_str(
+                "no seed is public, so the cluster is effectively PRIVATE and ONLY PRIVATE NODES ARE ACCEPTED",
+            ),
+            Self::OpenJoin => f.write_str("--open-join: ANYONE who reaches this server may join"),
+            Self::UnresolvedSeed(seed) => {
+                write!(f, "the host of seed {seed} does not resolve; it does not count as public")
+            }
+            Self::NotASeed => f.write_str(
+                "none of the seeds is this server: its --http port and addresses, or its --external-ip, fit none of them",
+            ),
+            Self::JoinTokenRevoked => f.write_str(
+                "the join token in the data directory is revoked; make another by `meetpoint tokens create`",
+            ),
+            Self::NoAlternateStun => f.write_str(
+                "there is one STUN address only, so nodes can't tell NAT mappings apart nor be proven reachable; \
+                 give a second one by another --stun",
+            ),
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! What is on disk, what survives a restart, and how the server is reached.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use meetpoint_proto::id::Fingerprint;
+use meetpoint_proto::{Code, JoinToken};
+use meetpoint_server::{Server, StartError};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::client::get;
+use crate::node::Node;
+use crate::running::{Running, config};
+
+fn modes(dir: &Path) -> BTreeMap<String, u32> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        found.insert(name, entry.metadata().unwrap().permissions().mode() & 0o777);
+    }
+    found
+}
+
+#[tokio::test]
+async fn files_are_private() {
+    let parent = tempfile::tempdir().unwrap();
+    let data = parent.path().join("data");
+    let server = Running::start(config(&data, &[])).await.unwrap();
+    assert_eq!(modes(parent.path())["data"], 0o700);
+    let files = modes(&data);
+    for name in ["meetpoint.db", "meetpoint.db-wal", "meetpoint.db-shm", "join-token", "admin-token"] {
+        assert_eq!(files.get(name), Some(&0o600), "{name}: {files:?}");
+    }
+    assert_eq!(files["tls"], 0o700);
+    assert_eq!(modes(&data.join("tls")), [("cert.pem".into(), 0o600), ("key.pem".into(), 0o600)].into());
+    let stored = std::fs::read_to_string(data.join("join-token")).unwrap();
+    assert_eq!(stored.trim(), server.join_token().reveal());
+    assert_eq!(server.join_token().fingerprint(), Some(server.info.fingerprint));
+    server.stop().await.unwrap();
+    // Everything is in the one file once the server is down.
+    let log = std::fs::metadata(data.join("meetpoint.db-wal")).map_or(0, |meta| meta.len());
+    assert_eq!(log, 0);
+}
+
+#[tokio::test]
+async fn the_registry_holds_no_secret() {
+    let (server, dir) = Running::fresh(&[]).await;
+    let (join, admin) = (server.join_token(), server.admin_token());
+    drop(Node::new(1, "alice", &join).joins(server.info.http).await);
+    server.stop().await.unwrap();
+    let database = std::fs::read(dir.path().join("meetpoint.db")).unwrap();
+    let key = join.signing_key().to_bytes();
+    for secret in [join.reveal().as_bytes(), admin.as_bytes(), key.as_slice()] {
+        assert!(!database.windows(secret.len()).any(|window| window == secret));
+    }
+}
+
+#[tokio::test]
+async fn a_restart_keeps_identity_tokens_and_nodes() {
+    let (server, dir) = Running::fresh(&[]).await;
+    let (info, admin) = (server.info.clone(), server.admin_token());
+    let alice = Node::new(1, "alice", &server.join_token());
+    drop(alice.joins(info.http).await);
+    server.stop().await.unwrap();
+
+    let again = Running::start(config(dir.path(), &[])).await.unwrap();
+    assert_eq!(again.info.fingerprint, info.fingerprint);
+    assert_eq!(again.join_token().reveal(), info.join_token.unwrap().reveal());
+    assert!(again.info.new_admin_token.is_none(), "the stored one is not shown again");
+    let path = format!("/v1/clusters/default/nodes/{}", alice.id());
+    let node = get(&path).bearer(&admin).send(again.info.http).await;
+    assert_eq!(node.json()["name"], "alice");
+    drop(alice.joins(again.info.http).await);
+    again.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_cluster_type_never_changes() {
+    let (server, dir) = Running::fresh(&["--cluster-network-type", "PRIVATE"]).await;
+    server.stop().await.unwrap();
+    let other = config(dir.path(), &["--cluster-network-type", "DYNAMIC"]);
+    let error = Server::bind(other).await.err().unwrap();
+    assert_eq!(error.exit_code(), 2);
+    let message = error.to_string();
+    assert!(message.contains("--cluster-network-type DYNAMIC") && message.contains("PRIVATE"), "{message}");
+    // Left out, the stored one holds, and so do its rules.
+    let public_seed = config(dir.path(), &["--seed", "a@20.0.0.1:80"]);
+    let error = Server::bind(public_seed).await.err().unwrap();
+    assert!(error.to_string().contains("public_seed_in_private_cluster"), "{error}");
+    let same = Running::start(config(dir.path(), &[])).await.unwrap();
+    assert_eq!(same.info.kind.as_str(), "PRIVATE");
+    same.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn one_directory_serves_one_server() {
+    let (server, dir) = Running::fresh(&[]).await;
+    let error = Server::bind(config(dir.path(), &[])).await.err().unwrap();
+    assert!(matches!(error, StartError::Data(_)), "{error:?}");
+    assert_eq!(error.exit_code(), 1);
+    server.stop().await.unwrap();
+    Running::start(config(dir.path(), &[])).await.unwrap().stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn given_tokens_are_used_and_not_stored() {
+    let (join, admin) = ("correct-horse-battery", "administrators-only");
+    let (server, dir) = Running::fresh(&["--join-token", join, "--admin-token", admin]).await;
+    assert!(server.info.new_admin_token.is_none());
+    let token: JoinToken = join.parse().unwrap();
+    drop(Node::new(1, "alice", &token).joins(server.info.http).await);
+    assert_eq!(get("/v1/clusters").bearer(admin).send(server.info.http).await.status.as_u16(), 200);
+    server.stop().await.unwrap();
+    let files = modes(dir.path());
+    assert!(!files.contains_key("join-token") && !files.contains_key("admin-token"), "{files:?}");
+
+    let file = dir.path().join("given");
+    std::fs::write(&file, "another-admin-token\n").unwrap();
+    let flags = ["--admin-token-file", file.to_str().unwrap()];
+    let server = Running::start(config(dir.path(), &flags)).await.unwrap();
+    let reply = get("/v1/clusters").bearer("another-admin-token").send(server.info.http).await;
+    assert_eq!(reply.status.as_u16(), 200);
+    let reply = get("/v1/clusters").bearer(admin).send(server.info.http).await;
+    assert_eq!(reply.status.as_u16(), 401);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_revoked_token_of_the_start_stays_revoked() {
+    let (server, dir) = Running::fresh(&[]).await;
+    let (token, admin) = (server.join_token(), server.admin_token());
+    let path = format!("/v1/clusters/default/join-tokens/{}", token.id());
+    let reply = crate::client::call(hyper::Method::DELETE, &path).admin(&server).await;
+    assert_eq!(reply.status.as_u16(), 204);
+    server.stop().await.unwrap();
+    let server = Running::start(config(dir.path(), &[])).await.unwrap();
+    assert!(server.info.join_token.is_none());
+    assert!(server.info.warnings.iter().any(|warning| warning.code() == "join_token_revoked"));
+    assert_eq!(Node::new(1, "alice", &token).is_refused(server.info.http).await, Code::BadToken);
+    let reply = get(&path).bearer(&admin).send(server.info.http).await;
+    assert_eq!(reply.json()["state"], "revoked");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn another_certificate_rewrites_the_join_token() {
+    let (server, dir) = Running::fresh(&[]).await;
+    let before = server.join_token();
+    server.stop().await.unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let cert =
+        rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let (cert_file, key_file) = (dir.path().join("c.pem"), dir.path().join("k.pem"));
+    std::fs::write(&cert_file, cert.pem()).unwrap();
+    std::fs::write(&key_file, key.serialize_pem()).unwrap();
+    let flags = ["--tls-cert", cert_file.to_str().unwrap(), "--tls-key", key_file.to_str().unwrap()];
+    let server = Running::start(config(dir.path(), &flags)).await.unwrap();
+    let after = server.join_token();
+    assert_eq!(after.fingerprint(), Some(server.info.fingerprint));
+    assert_ne!(after.fingerprint(), before.fingerprint());
+    assert_eq!(after.id(), before.id(), "it is the same right");
+    let stored = std::fs::read_to_string(dir.path().join("join-token")).unwrap();
+    assert_eq!(stored.trim(), after.reveal());
+    assert_eq!(tls_fingerprint(&server).await, server.info.fingerprint);
+    drop(Node::new(1, "alice", &before).joins(server.info.http).await);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn one_port_speaks_tls_and_plain_http() {
+    let (server, _dir) = Running::fresh(&[]).await;
+    assert_eq!(get("/healthz").send(server.info.http).await.status.as_u16(), 200);
+    let stream = tls(&server).await;
+    assert_eq!(get("/healthz").send_over(stream).await.status.as_u16(), 200);
+    assert_eq!(tls_fingerprint(&server).await, server.info.fingerprint);
+    server.stop().await.unwrap();
+}
+
+async fn tls(server: &Running) -> tokio_rustls::client::TlsStream<TcpStream> {
+    let provider = Arc::new(ring::default_provider());
+    let verifier = Arc::new(AnyCertificate(Arc::clone(&provider)));
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+    let stream = TcpStream::connect(server.info.http).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+}
+
+/// SHA-256 over the public key of the certificate that the server presents, taken from the
+/// certificate itself, not from the key.
+async fn tls_fingerprint(server: &Running) -> Fingerprint {
+    use sha2::{Digest, Sha256};
+    let stream = tls(server).await;
+    let chain = stream.get_ref().1.peer_certificates().unwrap().to_vec();
+    let certificate = rustls::server::ParsedCertificate::try_from(&chain[0]).unwrap();
+    Fingerprint::from_bytes(Sha256::digest(certificate.subject_public_key_info()).into())
+}
+
+/// Checks that the server holds the certificate's key, and nothing about the certificate.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,14 @@
+//! The server as its users meet it: real sockets on free ports, a real SQLite file, real clients.
+
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+mod client;
+mod config;
+mod contract;
+mod control;
+mod lifecycle;
+mod node;
+mod offline;
+mod rest;
+mod running;
+mod stun;
