@@ -1,0 +1,282 @@
+//! How a node starts.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use meetpoint_agent::{Agent, BackoffConfig, Config, Ended};
+use meetpoint_proto::name::NameError;
+use meetpoint_proto::token::ParseTokenError;
+use meetpoint_proto::wire::Refusal;
+use meetpoint_proto::{ClusterNetwork, JoinToken, NetworkType};
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::driver::{Driver, Parts, Stage};
+use crate::key::{KeyError, NodeKey};
+use crate::mux::{BindAddrs, Mux};
+use crate::node::{Node, Started};
+use crate::paths::PathTable;
+use crate::quic::{Admitted, Quic};
+use crate::shared::Shared;
+use crate::tls::Roots;
+use crate::ws::{OpenError, OpenOptions, ServerUrl, UrlError};
+
+/// Commands waiting for the driver; more make their callers wait.
+const COMMAND_QUEUE: usize = 64;
+/// How long a start tries before it gives up.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What a node is to be. Checked by [`Builder::start`].
+#[derive(Debug, Clone)]
+#[must_use = "a node begins with start()"]
+pub struct Builder {
+    url: String,
+    cluster: String,
+    name: String,
+    token: Option<String>,
+    key_file: Option<PathBuf>,
+    node_addr: Option<SocketAddr>,
+    declared: Option<NetworkType>,
+    expect: Option<ClusterNetwork>,
+    insecure_http: bool,
+    backoff: BackoffConfig,
+    start_timeout: Duration,
+}
+
+/// Why a node did not start. Nothing is left behind.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The rendezvous' address is not one.
+    #[error("rendezvous {url}: {source}")]
+    Url {
+        /// What was given.
+        url: String,
+        /// What is wrong with it.
+        source: UrlError,
+    },
+    /// The node's name is not one.
+    #[error("node name: {0}")]
+    Name(#[source] NameError),
+    /// The cluster's name is not one.
+    #[error("cluster name: {0}")]
+    Cluster(#[source] NameError),
+    /// The join token is not one.
+    #[error("join token: {0}")]
+    Token(#[from] ParseTokenError),
+    /// The key can't be had.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The join token would travel in the open.
+    #[error("{0}")]
+    PlainHttp(Arc<OpenError>),
+    /// The cluster does not take this node.
+    #[error("rejected: {}: {}", .0.code, .0.hint)]
+    Rejected(Refusal),
+    /// No server let the node join in time.
+    #[error("no server: {last}")]
+    NoServer {
+        /// The newest obstacle.
+        last: String,
+    },
+    /// The system refused a socket, or a secure random number.
+    #[error("{0}")]
+    Io(String),
+}
+
+impl Builder {
+    pub(crate) fn new(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            cluster: "default".to_owned(),
+            name: String::new(),
+            token: None,
+            key_file: None,
+            node_addr: None,
+            declared: None,
+            expect: None,
+            insecure_http: false,
+            backoff: BackoffConfig::default(),
+            start_timeout: START_TIMEOUT,
+        }
+    }
+
+    /// The cluster to join; `default` if not set.
+    pub fn cluster(mut self, cluster: impl Into<String>) -> Self {
+        self.cluster = cluster.into();
+        self
+    }
+
+    /// The node's name, unique in its cluster. Required.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// The right to join. A token made by the server also carries the fingerprint of its certificate.
+    pub fn join_token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(token.into());
+        self
+    }
+
+    /// Where the node's key is kept; made (mode 0600) if the file is missing. Without it the key lives as long as the
+    /// node, and the registry forgets the node when it leaves.
+    pub fn key_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.key_file = Some(path.into());
+        self
+    }
+
+    /// The node's public address, if it has one that it does not see itself (a cloud's 1:1 NAT).
+    pub fn node_addr(mut self, addr: SocketAddr) -> Self {
+        self.node_addr = Some(addr);
+        self
+    }
+
+    /// What the node is, if the user knows. Refused where the facts contradict.
+    pub fn network_type(mut self, kind: NetworkType) -> Self {
+        self.declared = Some(kind);
+        self
+    }
+
+    /// The cluster type the node insists on. With `Private` nothing is sent to a public address.
+    pub fn expect_network(mut self, kind: ClusterNetwork) -> Self {
+        self.expect = Some(kind);
+        self
+    }
+
+    /// Allows plain HTTP to a server that is not on this machine.
+    pub fn insecure_http(mut self, allow: bool) -> Self {
+        self.insecure_http = allow;
+        self
+    }
+
+    /// First and longest delay between attempts to reach the server: 1 s and 30 s if not set.
+    pub fn backoff(mut self, base: Duration, max: Duration) -> Self {
+        self.backoff = BackoffConfig { base, max };
+        self
+    }
+
+    /// How long [`Builder::start`] tries; 30 s if not set. Once started, a node reconnects for ever.
+    pub fn start_timeout(mut self, timeout: Duration) -> Self {
+        self.start_timeout = timeout;
+        self
+    }
+
+    /// Joins.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left behind.
+    pub async fn start(self) -> Result<Node, StartError> {
+        let deadline = Instant::now() + self.start_timeout;
+        let (started, parts) = self.assemble()?;
+        let (mut stage, cancel) = (started.stage.clone(), started.cancel.clone());
+        let node = Node::new(started);
+        let driver = Driver::new(parts);
+        tokio::spawn(driver.run());
+        // From here on dropping the node ends the driver.
+        let decided = stage.wait_for(|stage| match stage {
+            Stage::Starting(obstacle) => obstacle.as_deref().is_some_and(hopeless),
+            Stage::Joined | Stage::Ended(_) => true,
+        });
+        let decided = timeout_at(deadline, decided).await.map(|stage| stage.map(|stage| stage.clone()));
+        match decided {
+            Ok(Ok(Stage::Joined)) => Ok(node),
+            Ok(Ok(Stage::Ended(Ended::Rejected(refusal)))) => Err(StartError::Rejected(refusal)),
+            Ok(Ok(Stage::Starting(Some(obstacle)))) => Err(hopeless_error(obstacle)),
+            _ => {
+                cancel.cancel();
+                let last = match &*stage.borrow() {
+                    Stage::Starting(Some(obstacle)) => obstacle.to_string(),
+                    _ => "the server did not answer".to_owned(),
+                };
+                Err(StartError::NoServer { last })
+            }
+        }
+    }
+
+    fn assemble(self) -> Result<(Started, Parts), StartError> {
+        let server: ServerUrl =
+            self.url.parse().map_err(|source| StartError::Url { url: self.url.clone(), source })?;
+        let name = self.name.parse().map_err(StartError::Name)?;
+        let cluster = self.cluster.parse().map_err(StartError::Cluster)?;
+        let token = self.token.as_deref().map(str::parse::<JoinToken>).transpose()?;
+        let key = match &self.key_file {
+            Some(path) => NodeKey::load_or_create(path)?,
+            None => NodeKey::ephemeral()?,
+        };
+        let io = |error: &dyn std::fmt::Display| StartError::Io(error.to_string());
+        let sealed = self.expect == Some(ClusterNetwork::Private);
+        let pin = token.as_ref().and_then(JoinToken::fingerprint);
+        let v6 = (!sealed).then(|| SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0));
+        let binds = BindAddrs { v4: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0), v6 };
+        let (mux, stun) = Mux::bind(binds, &key.id(), Arc::new(PathTable::default())).map_err(|e| io(&e))?;
+        let admitted = Arc::new(Admitted::default());
+        let (quic, acceptor) =
+            Quic::start(Arc::clone(&mux), &key, Arc::clone(&admitted)).map_err(|e| io(&e))?;
+        let config = Config {
+            key: key.signing_key().clone(),
+            cluster,
+            name,
+            token,
+            declared: self.declared,
+            node_addr: self.node_addr,
+            expect: self.expect,
+            ephemeral: self.key_file.is_none(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            backoff: self.backoff,
+        };
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|e| io(&e))?;
+        let (shared, releases) = Shared::new();
+        let (commands, command_queue) = mpsc::channel(COMMAND_QUEUE);
+        let (stage, stages) = watch::channel(Stage::Starting(None));
+        let cancel = CancellationToken::new();
+        let parts = Parts {
+            agent: Agent::new(config, seed),
+            mux: Arc::clone(&mux),
+            stun,
+            admitted,
+            options: OpenOptions { server, pin, insecure_http: self.insecure_http, roots: Roots::Native },
+            shared: Arc::clone(&shared),
+            releases,
+            commands: command_queue,
+            stage,
+            cancel: cancel.clone(),
+            sealed,
+            id: key.id(),
+            cluster: self.cluster.clone(),
+        };
+        let started = Started {
+            id: key.id(),
+            name: self.name,
+            cluster: self.cluster,
+            shared,
+            commands,
+            quic,
+            mux,
+            acceptor,
+            stage: stages,
+            cancel,
+        };
+        Ok((started, parts))
+    }
+}
+
+/// Obstacles that waiting does not remove: the user has to do something.
+fn hopeless(error: &OpenError) -> bool {
+    matches!(
+        error,
+        OpenError::PlainRefused { .. } | OpenError::PinMismatch { .. } | OpenError::Untrusted { .. }
+    )
+}
+
+fn hopeless_error(obstacle: Arc<OpenError>) -> StartError {
+    match &*obstacle {
+        OpenError::PlainRefused { .. } => StartError::PlainHttp(obstacle),
+        other => StartError::NoServer { last: other.to_string() },
+    }
+}

@@ -1,0 +1,362 @@
+//! The shell around the agent: one task that owns it, feeds it what the sockets and the
+//! application say, and does what it says.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use meetpoint_agent::{Agent, Ended, Input, Output, Socket};
+use meetpoint_proto::wire::Refusal;
+use meetpoint_proto::{AddressClass, NodeId, addr};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+mod probe;
+
+use crate::control::{Channel, ControlEvent};
+use crate::event::{Classification, Event, Peer};
+use crate::interfaces;
+use crate::mux::{Mux, StunDatagram};
+use crate::quic::Admitted;
+use crate::shared::{PeerUse, Shared};
+use crate::ws::{OpenError, OpenOptions};
+use probe::{Probe, ProbeDatagram};
+
+/// How often the machine's addresses are looked at. A change is also noticed when the control channel breaks.
+const INTERFACES_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Control events waiting for the driver; each is at most 64 KiB.
+const CONTROL_QUEUE: usize = 64;
+
+/// Datagrams handled in one turn before others get theirs.
+const STUN_BATCH: usize = 32;
+
+/// What the application asks of the driver.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// A path to a peer.
+    Connect { request: u32, peer: String, wait: bool, reply: ConnectReply },
+    /// The application has lost interest.
+    Cancel { request: u32 },
+    /// Leave the cluster.
+    Leave,
+}
+
+/// Answers a connect request: the peer, held in use; or why not.
+pub(crate) type ConnectReply = oneshot::Sender<Result<(NodeId, Arc<PeerUse>), Refusal>>;
+
+/// How far the node has come.
+#[derive(Debug, Clone)]
+pub(crate) enum Stage {
+    /// It has not been a member yet; the newest obstacle.
+    Starting(Option<Arc<OpenError>>),
+    /// It is, or has been, a member.
+    Joined,
+    /// It has ended.
+    Ended(Ended),
+}
+
+/// Everything the driver is made of.
+pub(crate) struct Parts {
+    pub(crate) agent: Agent,
+    pub(crate) mux: Arc<Mux>,
+    pub(crate) stun: mpsc::Receiver<StunDatagram>,
+    pub(crate) admitted: Arc<Admitted>,
+    pub(crate) options: OpenOptions,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) releases: mpsc::UnboundedReceiver<NodeId>,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) stage: watch::Sender<Stage>,
+    pub(crate) cancel: CancellationToken,
+    /// Nothing leaves for a public address.
+    pub(crate) sealed: bool,
+    /// This node and its cluster, for events.
+    pub(crate) id: NodeId,
+    pub(crate) cluster: String,
+}
+
+pub(crate) struct Driver {
+    parts: Parts,
+    tasks: TaskTracker,
+    channel: Option<Channel>,
+    channel_number: u64,
+    control_events: mpsc::Sender<(u64, ControlEvent)>,
+    control: mpsc::Receiver<(u64, ControlEvent)>,
+    probe: Option<Probe>,
+    probe_datagrams: mpsc::Sender<ProbeDatagram>,
+    probed: mpsc::Receiver<ProbeDatagram>,
+    connects: HashMap<u32, ConnectReply>,
+    ended: bool,
+}
+
+impl Driver {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let (control_events, control) = mpsc::channel(CONTROL_QUEUE);
+        let (probe_datagrams, probed) = mpsc::channel(STUN_BATCH);
+        Self {
+            parts,
+            tasks: TaskTracker::new(),
+            channel: None,
+            channel_number: 0,
+            control_events,
+            control,
+            probe: None,
+            probe_datagrams,
+            probed,
+            connects: HashMap::new(),
+            ended: false,
+        }
+    }
+
+    /// Runs until the node has ended.
+    pub(crate) async fn run(mut self) {
+        let mut look_around = interval(INTERFACES_INTERVAL);
+        look_around.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut stun = Vec::with_capacity(STUN_BATCH);
+        // The agent opens the control channel as its first act.
+        self.parts.agent.handle_timeout(Instant::now());
+        self.perform();
+        while !self.ended {
+            let due = self.parts.agent.poll_timeout();
+            let alarm = async {
+                match due {
+                    Some(at) => sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.parts.cancel.cancelled() => break,
+                // Packets first: a check that waits makes the path look slow.
+                count = self.parts.stun.recv_many(&mut stun, STUN_BATCH) => {
+                    if count == 0 {
+                        break;
+                    }
+                    for datagram in stun.drain(..) {
+                        self.datagram(Socket::Main, datagram.received, datagram.source, &datagram.bytes);
+                    }
+                }
+                Some(datagram) = self.probed.recv() => {
+                    if self.probe.as_ref().is_some_and(|probe| probe.number() == datagram.number) {
+                        self.datagram(Socket::Probe, datagram.received, datagram.source, &datagram.bytes);
+                    }
+                }
+                Some((number, event)) = self.control.recv() => self.control_event(number, event),
+                command = self.parts.commands.recv() => match command {
+                    Some(command) => self.command(command),
+                    // Every handle of the node is gone.
+                    None => break,
+                },
+                Some(peer) = self.parts.releases.recv() => {
+                    if self.parts.shared.unused(&peer) {
+                        self.feed(Input::Release { peer });
+                    }
+                }
+                _ = look_around.tick() => self.look_around(),
+                () = alarm => self.parts.agent.handle_timeout(Instant::now()),
+            }
+            self.perform();
+        }
+        self.channel = None;
+        self.probe = None;
+        self.parts.shared.end();
+        self.tasks.close();
+        // What was queued on the control channel still goes out; its task ends by itself.
+        self.tasks.wait().await;
+    }
+
+    fn feed(&mut self, input: Input<'_>) {
+        self.parts.agent.handle(Instant::now(), input);
+    }
+
+    fn datagram(&mut self, socket: Socket, received: Instant, source: SocketAddr, payload: &[u8]) {
+        let source = addr::unmap(source);
+        self.parts.agent.handle(received, Input::Datagram { socket, source, payload });
+    }
+
+    fn control_event(&mut self, number: u64, event: ControlEvent) {
+        if number != self.channel_number {
+            return;
+        }
+        match event {
+            ControlEvent::Opened { local, remote } => {
+                self.look_around();
+                let (local, remote) = (addr::unmap(local), addr::unmap(remote));
+                self.feed(Input::ControlOpened { local, remote });
+            }
+            ControlEvent::Message(message) => self.feed(Input::ControlMessage(message)),
+            ControlEvent::Closed(error) => {
+                self.channel = None;
+                if let Some(error) = error {
+                    tracing::debug!(%error, "no control channel");
+                    self.obstacle(error);
+                }
+                self.look_around();
+                self.feed(Input::ControlClosed);
+            }
+        }
+    }
+
+    /// Remembers why the node has not joined yet, for whoever waits for that.
+    fn obstacle(&self, error: OpenError) {
+        self.parts.stage.send_if_modified(|stage| match stage {
+            Stage::Starting(newest) => {
+                *newest = Some(Arc::new(error));
+                true
+            }
+            Stage::Joined | Stage::Ended(_) => false,
+        });
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Connect { request, peer, wait, reply } => {
+                self.connects.insert(request, reply);
+                self.feed(Input::Connect { request, peer, wait });
+            }
+            Command::Cancel { request } => {
+                if self.connects.remove(&request).is_some() {
+                    self.feed(Input::CancelConnect { request });
+                }
+            }
+            Command::Leave => self.feed(Input::Leave),
+        }
+    }
+
+    fn look_around(&mut self) {
+        let list = match interfaces::list() {
+            Ok(list) => list,
+            Err(error) => return tracing::warn!(%error, "cannot list this machine's addresses"),
+        };
+        let ports: Vec<SocketAddr> = self.parts.mux.local_addrs().collect();
+        let port = |v4: bool| ports.iter().find(|addr| addr.is_ipv4() == v4).map(SocketAddr::port);
+        let (port_v4, port_v6) = (port(true), port(false));
+        self.feed(Input::Interfaces { list, port_v4, port_v6 });
+    }
+
+    /// Does what the agent says, until it says no more.
+    fn perform(&mut self) {
+        while let Some(output) = self.parts.agent.poll_output() {
+            match output {
+                Output::OpenControl => self.open_control(),
+                Output::CloseControl => {
+                    self.channel = None;
+                    self.channel_number += 1;
+                }
+                Output::SendControl(message) => {
+                    if self.channel.as_ref().is_some_and(|channel| !channel.send(message)) {
+                        // Stuck or gone: the agent hears of its end as of any other.
+                        self.channel = None;
+                        self.channel_number += 1;
+                        self.feed(Input::ControlClosed);
+                    }
+                }
+                Output::Transmit { socket, to, payload } => self.transmit(socket, to, &payload),
+                Output::OpenProbe { ipv6 } => {
+                    self.probe = Probe::open(ipv6, self.probe_datagrams.clone(), &self.tasks);
+                    let ok = self.probe.is_some();
+                    self.feed(Input::ProbeOpened { ok });
+                }
+                Output::CloseProbe => self.probe = None,
+                Output::Path { peer, path } => self.path(peer, path),
+                Output::Hear { peer, remote } => self.hear(peer, remote),
+                Output::ConnectEnded { request, result } => self.connect_ended(request, result),
+                Output::Event(event) => self.publish(event),
+                Output::Ended(ended) => self.end(ended),
+            }
+        }
+    }
+
+    fn open_control(&mut self) {
+        self.channel_number += 1;
+        let (channel, task) =
+            Channel::open(self.parts.options.clone(), self.channel_number, self.control_events.clone());
+        let cancel = self.parts.cancel.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = task => {}
+                () = cancel.cancelled() => {}
+            }
+        });
+        self.channel = Some(channel);
+    }
+
+    fn transmit(&self, socket: Socket, to: SocketAddr, payload: &[u8]) {
+        if self.parts.sealed && addr::classify(to.ip()) == AddressClass::Public {
+            return tracing::error!(%to, "a sealed node does not send to a public address");
+        }
+        let sent = match (socket, &self.probe) {
+            (Socket::Main, _) => self.parts.mux.send_to(to, payload),
+            (Socket::Probe, Some(probe)) => probe.send_to(to, payload),
+            (Socket::Probe, None) => Ok(()),
+        };
+        if let Err(error) = sent {
+            // Lost, as any datagram may be: the agent repeats what matters.
+            tracing::trace!(%to, %error, "datagram not sent");
+        }
+    }
+
+    /// A path is there, has changed, or is gone.
+    fn path(&self, peer: NodeId, path: Option<meetpoint_agent::Path>) {
+        let Some(path) = path else {
+            self.parts.admitted.revoke(&peer);
+            self.parts.mux.paths().remove(&peer);
+            return self.parts.shared.forget_path(&peer);
+        };
+        self.hear(peer, path.remote);
+        if let Err(error) = self.parts.mux.paths().set(&peer, path.remote) {
+            return tracing::warn!(%peer, remote = %path.remote, %error, "path not taken");
+        }
+        self.parts.shared.set_path(peer, path.into());
+    }
+
+    fn hear(&self, peer: NodeId, remote: SocketAddr) {
+        if !self.parts.admitted.admit(peer) {
+            return tracing::warn!(%peer, "too many peers: this one is not admitted");
+        }
+        if let Err(error) = self.parts.mux.paths().hear(&peer, remote) {
+            tracing::warn!(%peer, %remote, %error, "address not taken");
+        }
+    }
+
+    fn connect_ended(&mut self, request: u32, result: Result<NodeId, Refusal>) {
+        let Some(reply) = self.connects.remove(&request) else { return };
+        let result = result.map(|peer| (peer, self.parts.shared.use_peer(peer)));
+        // If the application lost interest meanwhile the use is dropped, and so released.
+        let _ = reply.send(result);
+    }
+
+    fn publish(&self, event: meetpoint_agent::Event) {
+        use meetpoint_agent::Event as Told;
+        if matches!(event, Told::Joined { .. }) {
+            self.parts.stage.send_replace(Stage::Joined);
+        }
+        self.parts.shared.publish(match event {
+            Told::Joined { effective, kind, again } => Event::Joined {
+                id: self.parts.id,
+                cluster: self.parts.cluster.clone(),
+                kind,
+                effective,
+                again,
+            },
+            Told::Classified { class, evidence, observed } => {
+                Event::Classified(Classification { class, evidence, observed })
+            }
+            Told::Behavior(behavior) => Event::Behavior(behavior),
+            Told::Peer(peer) => Event::PeerJoined(Peer { id: peer.id, name: peer.name, class: peer.class }),
+            Told::PeerLeft(id) => Event::PeerLeft(id),
+            Told::Disconnected { refusal, retry_in } => Event::Disconnected { refusal, retry_in },
+        });
+    }
+
+    fn end(&mut self, ended: Ended) {
+        self.ended = true;
+        self.parts.shared.publish(match &ended {
+            Ended::Left => Event::Left,
+            Ended::Rejected(refusal) => Event::Rejected(refusal.clone()),
+        });
+        self.parts.stage.send_replace(Stage::Ended(ended));
+    }
+}

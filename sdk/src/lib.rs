@@ -1,0 +1,67 @@
+//! Thin node client: join a cluster, learn what network you sit in, meet peers directly.
+//!
+//! ```no_run
+//! # async fn example(token: String) -> Result<(), Box<dyn std::error::Error>> {
+//! let node = meetpoint::Node::builder("https://rendezvous.example:8080")
+//!     .name("alice")
+//!     .join_token(token)
+//!     .start()
+//!     .await?;
+//! let connection = node.connect("bob").await?;
+//! let (mut send, mut recv) = connection.open_bi().await?;
+//! send.write_all(b"hello").await?;
+//! send.finish()?;
+//! println!("{:?} by {}", recv.read_to_end(1024).await?, connection.path().borrow().remote);
+//! node.leave().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A [`Node`] is a member of one cluster. It keeps a control channel to the rendezvous server,
+//! reconnects by itself, and meets peers by UDP hole punching; a [`Connection`] is QUIC over the path
+//! that was found, with the peer's key proven.
+//!
+//! From below:
+//!
+//! * `key`: who this node is.
+//! * `paths`, `demux`, `mux`: one UDP socket for STUN, punch checks and QUIC, and which real
+//!   address carries which peer.
+//! * `raw_key`, `quic`: connections between nodes, by key.
+//! * `tls`, `dial`, `ws`, `control`: the control channel to the rendezvous server.
+//! * `driver`: the task that owns the agent (`meetpoint-agent`, which decides) and does what it says;
+//!   `shared`: what the application may ask without waiting for it.
+//! * `builder`, `node`, `connection`, `event`: the public face.
+//!
+//! Deliberately absent: decisions. Whom to send to, when and by which path is the agent's.
+
+mod builder;
+mod connection;
+mod control;
+mod demux;
+mod dial;
+mod driver;
+mod event;
+mod interfaces;
+mod key;
+mod mux;
+mod node;
+mod paths;
+mod quic;
+mod raw_key;
+mod shared;
+mod tls;
+mod ws;
+
+pub use builder::{Builder, StartError};
+pub use connection::{Connection, PathInfo, PathKind};
+pub use event::{Classification, Event, Events, Peer};
+pub use key::{KeyError, NodeKey};
+pub use meetpoint_proto::wire::Refusal;
+pub use meetpoint_proto::{
+    ClusterNetwork, Code, EffectiveNetwork, Evidence, NatBehavior, NetworkClass, NetworkType, NodeId,
+};
+pub use mux::SocketStats;
+pub use node::{ConnectError, Node, PeerRef};
+pub use quic::ConnectError as HandshakeError;
+pub use quinn::{ConnectionError, RecvStream, SendStream};
+pub use ws::{OpenError, OpenStage, ServerStream, ServerUrl, UrlError, open_stream};

@@ -1,0 +1,404 @@
+//! The node's one socket: STUN, punch checks and QUIC share its ports.
+//!
+//! A check opens a NAT for the port it was sent from, so everything a peer is to reach must leave
+//! by that port. The socket is a pair: one for IPv4 and, where the system has it, one for IPv6
+//! only. A dual-stack socket would save a descriptor, but a node of a private cluster must be
+//! able to bind no IPv6 at all, and the per-packet options that punching needs differ by family.
+//!
+//! QUIC drives reception: while an endpoint runs on it, [`Mux`] hands QUIC what verified peers
+//! sent, under their synthetic addresses ([`crate::paths`]), and the driver all STUN through a
+//! bounded channel. Everything else is dropped and counted.
+//!
+//! **No error of a socket reaches QUIC**, where it would end the endpoint or a connection: an
+//! unreachable network is a path that the agent will replace, and until then loss, which QUIC
+//! repairs. Only the end of the runtime is passed on.
+
+use std::fmt;
+use std::future::Future;
+use std::io::{self, IoSliceMut};
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use meetpoint_proto::{NodeId, addr};
+use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
+use quinn::{AsyncUdpSocket, UdpPoller};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use thiserror::Error;
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
+
+use crate::demux;
+use crate::paths::{PathTable, Route, SyntheticAddr};
+
+/// STUN messages waiting for the driver. A punch is tens of them; a flood is dropped here.
+const STUN_QUEUE: usize = 256;
+
+/// Kernel buffers asked for, in bytes: 10 ms at 1.6 Gbit/s. The system may grant less.
+const SOCKET_BUFFER_LEN: usize = 2 << 20;
+
+/// Failed reads in a row before the socket yields; each consumed one queued error.
+const MAX_FAILED_READS: usize = 32;
+
+/// Where to bind. Port 0 takes a free one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BindAddrs {
+    /// The IPv4 side.
+    pub(crate) v4: SocketAddrV4,
+    /// The IPv6 side; `None` binds none.
+    pub(crate) v6: Option<SocketAddrV6>,
+}
+
+/// Why the socket could not be had.
+#[derive(Debug, Error)]
+#[error("cannot bind UDP {addr}: {source}; choose another port, or 0 for a free one")]
+pub(crate) struct BindError {
+    addr: SocketAddr,
+    source: io::Error,
+}
+
+/// One STUN message, copied out of the socket's buffer.
+#[derive(Debug, Clone)]
+pub(crate) struct StunDatagram {
+    /// Where it came from, as received: nothing is known about this address yet.
+    pub(crate) source: SocketAddr,
+    /// The message.
+    pub(crate) bytes: Box<[u8]>,
+    /// When it was read, so that waiting in the channel does not count as round trip.
+    pub(crate) received: Instant,
+}
+
+/// Datagrams counted since the start.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SocketStats {
+    /// QUIC packets from verified peers.
+    pub quic: u64,
+    /// STUN messages given to the driver.
+    pub stun: u64,
+    /// STUN messages dropped because the driver was behind.
+    pub stun_dropped: u64,
+    /// Datagrams other than STUN from a source no check has verified; dropped.
+    pub unverified: u64,
+    /// Datagrams that are nothing a node speaks; dropped.
+    pub stray: u64,
+    /// QUIC sends, of one datagram or a batch, dropped because the peer has no path.
+    pub no_path: u64,
+    /// QUIC sends, of one datagram or a batch, that the system refused.
+    pub send_failed: u64,
+    /// Reads that failed.
+    pub receive_failed: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    quic: AtomicU64,
+    stun: AtomicU64,
+    stun_dropped: AtomicU64,
+    unverified: AtomicU64,
+    stray: AtomicU64,
+    no_path: AtomicU64,
+    send_failed: AtomicU64,
+    receive_failed: AtomicU64,
+}
+
+/// The socket pair. One QUIC endpoint runs on it, and the driver sends its STUN by it.
+#[derive(Debug)]
+pub(crate) struct Mux {
+    v4: Family,
+    v6: Option<Family>,
+    paths: Arc<PathTable>,
+    stun: mpsc::Sender<StunDatagram>,
+    counters: Counters,
+    /// This node under its own synthetic address: QUIC speaks IPv6 only if its socket does.
+    local: SyntheticAddr,
+    /// Which family is read first; it alternates, so that neither starves the other.
+    v6_first: AtomicBool,
+}
+
+impl Mux {
+    /// Binds the pair for node `local`; its STUN comes out of the returned channel.
+    ///
+    /// A host without IPv6 gets only the IPv4 side.
+    ///
+    /// # Errors
+    /// If an address cannot be bound; nothing stays bound then.
+    pub(crate) fn bind(
+        addrs: BindAddrs,
+        local: &NodeId,
+        paths: Arc<PathTable>,
+    ) -> Result<(Arc<Self>, mpsc::Receiver<StunDatagram>), BindError> {
+        let (sender, receiver) = mpsc::channel(STUN_QUEUE);
+        let v4 = Family::bind(addrs.v4.into())?;
+        let v6 = match addrs.v6 {
+            Some(addr) if host_has_ipv6() => Some(Family::bind(addr.into())?),
+            Some(_) => {
+                tracing::info!("this host has no IPv6");
+                None
+            }
+            None => None,
+        };
+        let mux = Self {
+            v4,
+            v6,
+            paths,
+            stun: sender,
+            counters: Counters::default(),
+            local: SyntheticAddr::of(local),
+            v6_first: AtomicBool::new(false),
+        };
+        Ok((Arc::new(mux), receiver))
+    }
+
+    /// The addresses bound: IPv4, then IPv6 if there is one.
+    pub(crate) fn local_addrs(&self) -> impl Iterator<Item = SocketAddr> {
+        self.families().map(|family| family.local)
+    }
+
+    /// The paths QUIC's datagrams take.
+    pub(crate) fn paths(&self) -> &Arc<PathTable> {
+        &self.paths
+    }
+
+    /// Sends one datagram of the driver's, without waiting.
+    ///
+    /// # Errors
+    /// What the system says, `WouldBlock` among it; `Unsupported` for IPv6 without IPv6. The
+    /// datagram is then lost, as any may be.
+    pub(crate) fn send_to(&self, remote: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+        let remote = addr::unmap(remote);
+        let family = self.family_of(remote).ok_or(io::ErrorKind::Unsupported)?;
+        // Past the runtime, which knows of no readiness before its first turn: a node's very first
+        // datagram would be lost to that.
+        SockRef::from(&family.io).send_to(bytes, &remote.into()).map(|_| ())
+    }
+
+    /// The counts so far.
+    pub(crate) fn stats(&self) -> SocketStats {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &self.counters;
+        SocketStats {
+            quic: read(&counters.quic),
+            stun: read(&counters.stun),
+            stun_dropped: read(&counters.stun_dropped),
+            unverified: read(&counters.unverified),
+            stray: read(&counters.stray),
+            no_path: read(&counters.no_path),
+            send_failed: read(&counters.send_failed),
+            receive_failed: read(&counters.receive_failed),
+        }
+    }
+
+    fn families(&self) -> impl Iterator<Item = &Family> {
+        std::iter::once(&self.v4).chain(&self.v6)
+    }
+
+    fn family_of(&self, remote: SocketAddr) -> Option<&Family> {
+        match remote {
+            SocketAddr::V4(_) => Some(&self.v4),
+            SocketAddr::V6(_) => self.v6.as_ref(),
+        }
+    }
+
+    /// Waits until both sides take a datagram: a poller is not told which one was full, and one
+    /// that reported the other's readiness would spin.
+    async fn writable(self: Arc<Self>) -> io::Result<()> {
+        for family in self.families() {
+            family.io.writable().await?;
+        }
+        Ok(())
+    }
+
+    fn send_direct(&self, remote: SocketAddr, transmit: &Transmit<'_>) -> io::Result<()> {
+        let Some(family) = self.family_of(remote) else {
+            count(&self.counters.no_path, 1);
+            return Ok(());
+        };
+        let transmit = Transmit { destination: remote, src_ip: None, ..transmit.clone() };
+        match family.io.try_io(Interest::WRITABLE, || family.state.try_send((&family.io).into(), &transmit)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
+            Err(error) => {
+                count(&self.counters.send_failed, 1);
+                tracing::trace!(%remote, %error, "send failed");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn poll_family(
+        &self,
+        family: &Family,
+        cx: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        metas: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        for _ in 0..MAX_FAILED_READS {
+            ready!(family.io.poll_recv_ready(cx))?;
+            let read = || family.state.recv((&family.io).into(), buffers, metas);
+            match family.io.try_io(Interest::READABLE, read) {
+                Ok(messages) => {
+                    self.sort_batch(&mut buffers[..messages], &mut metas[..messages]);
+                    return Poll::Ready(Ok(messages));
+                }
+                // Readiness was stale; asking again registers the waker.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => {
+                    count(&self.counters.receive_failed, 1);
+                    tracing::trace!(%error, "receive failed");
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Leaves QUIC's packets in the batch. Messages without any stay, with length zero, so that
+    /// QUIC's own limit on work per turn also holds under a flood of others.
+    fn sort_batch(&self, buffers: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta]) {
+        let received = Instant::now();
+        let sources = self.paths.sources();
+        for (buffer, meta) in buffers.iter_mut().zip(metas) {
+            let source = meta.addr;
+            let tally = demux::sort(buffer, meta, sources.verified(source), |bytes| {
+                let message = StunDatagram { source, bytes: bytes.into(), received };
+                if self.stun.try_send(message).is_err() {
+                    count(&self.counters.stun_dropped, 1);
+                }
+            });
+            count(&self.counters.quic, tally.quic);
+            count(&self.counters.stun, tally.stun);
+            count(&self.counters.unverified, tally.unverified);
+            count(&self.counters.stray, tally.stray);
+        }
+    }
+}
+
+impl AsyncUdpSocket for Mux {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        Box::pin(Poller { mux: self, wait: None })
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        match self.paths.route(transmit.destination) {
+            Some(Route::Direct(remote)) => self.send_direct(remote, transmit),
+            None => {
+                count(&self.counters.no_path, 1);
+                Ok(())
+            }
+        }
+    }
+
+    /// Returns as soon as one side has something; the other's turn comes with the next call,
+    /// which QUIC makes until both are pending and have its waker.
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let Some(v6) = &self.v6 else {
+            return self.poll_family(&self.v4, cx, bufs, meta);
+        };
+        let pair =
+            if self.v6_first.fetch_xor(true, Ordering::Relaxed) { [v6, &self.v4] } else { [&self.v4, v6] };
+        for family in pair {
+            if let Poll::Ready(outcome) = self.poll_family(family, cx, bufs, meta) {
+                return Poll::Ready(outcome);
+            }
+        }
+        Poll::Pending
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.local.socket_addr())
+    }
+
+    /// The least of both sides, since a batch may be sent by either.
+    fn max_transmit_segments(&self) -> usize {
+        self.families().map(|family| family.state.max_gso_segments()).min().unwrap_or(1)
+    }
+
+    /// The most of both sides, since a batch may come by either.
+    fn max_receive_segments(&self) -> usize {
+        self.families().map(|family| family.state.gro_segments()).max().unwrap_or(1)
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.families().any(|family| family.state.may_fragment())
+    }
+}
+
+/// One address family's socket.
+struct Family {
+    io: UdpSocket,
+    state: UdpSocketState,
+    local: SocketAddr,
+}
+
+impl Family {
+    fn bind(addr: SocketAddr) -> Result<Self, BindError> {
+        Self::try_bind(addr).map_err(|source| BindError { addr, source })
+    }
+
+    fn try_bind(addr: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+        if addr.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.set_nonblocking(true)?;
+        socket.bind(&addr.into())?;
+        let io = UdpSocket::from_std(socket.into())?;
+        let state = UdpSocketState::new((&io).into())?;
+        // Buffers are a wish: a refusal costs throughput, not function.
+        let _ = state.set_recv_buffer_size((&io).into(), SOCKET_BUFFER_LEN);
+        let _ = state.set_send_buffer_size((&io).into(), SOCKET_BUFFER_LEN);
+        let local = io.local_addr()?;
+        Ok(Self { io, state, local })
+    }
+}
+
+impl fmt::Debug for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Family({})", self.local)
+    }
+}
+
+/// A kernel without IPv6 makes no such socket. One with IPv6 but no IPv6 network does, and sends
+/// by it fail until there is one, which needs no new socket.
+fn host_has_ipv6() -> bool {
+    Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP)).is_ok()
+}
+
+fn count(counter: &AtomicU64, datagrams: u64) {
+    counter.fetch_add(datagrams, Ordering::Relaxed);
+}
+
+type Writable = Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>;
+
+/// Wakes one of QUIC's tasks. Each needs a future of its own: a socket keeps one waker only for
+/// those who poll it directly, and a connection that lost its wake-up would never send again.
+struct Poller {
+    mux: Arc<Mux>,
+    wait: Option<Writable>,
+}
+
+impl UdpPoller for Poller {
+    fn poll_writable(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { mux, wait } = self.get_mut();
+        let future = wait.get_or_insert_with(|| Box::pin(Arc::clone(mux).writable()));
+        let outcome = ready!(future.as_mut().poll(cx));
+        *wait = None;
+        Poll::Ready(outcome)
+    }
+}
+
+impl fmt::Debug for Poller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Poller").finish_non_exhaustive()
+    }
+}

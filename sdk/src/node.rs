@@ -1,0 +1,260 @@
+//! A node: the public face.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use meetpoint_proto::wire::Refusal;
+use meetpoint_proto::{ClusterNetwork, EffectiveNetwork, NodeId};
+use thiserror::Error;
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::builder::Builder;
+use crate::connection::Connection;
+use crate::driver::{Command, Stage};
+use crate::event::{Classification, Events, Peer};
+use crate::mux::{Mux, SocketStats};
+use crate::quic::{Acceptor, ConnectError as QuicError, Quic};
+use crate::shared::{PeerUse, Shared};
+
+/// How long leaving waits for the server's goodbye.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A member of a cluster. Dropping it ends its tasks without saying goodbye; [`Node::leave`] says it.
+#[derive(Debug)]
+pub struct Node {
+    id: NodeId,
+    name: String,
+    cluster: String,
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+    next_request: AtomicU32,
+    quic: Quic,
+    mux: Arc<Mux>,
+    acceptor: Mutex<Acceptor>,
+    stage: watch::Receiver<Stage>,
+    cancel: CancellationToken,
+    _ends_with_node: DropGuard,
+}
+
+/// Why there is no connection.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The rendezvous could not introduce the two, or no direct path was found.
+    #[error("{}: {}", .0.code, .0.hint)]
+    Refused(Refusal),
+    /// There is a path, but no connection came of it.
+    #[error(transparent)]
+    Handshake(#[from] QuicError),
+    /// This node has left, or was rejected.
+    #[error("this node has ended; start a new one")]
+    NodeEnded,
+}
+
+/// A peer, by name or by id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerRef(String);
+
+impl From<&str> for PeerRef {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl From<&String> for PeerRef {
+    fn from(text: &String) -> Self {
+        Self(text.clone())
+    }
+}
+
+impl From<NodeId> for PeerRef {
+    fn from(id: NodeId) -> Self {
+        Self(id.to_string())
+    }
+}
+
+impl From<&Peer> for PeerRef {
+    fn from(peer: &Peer) -> Self {
+        peer.id.into()
+    }
+}
+
+/// Withdraws a request whose caller has gone away.
+struct Pending<'a> {
+    commands: &'a mpsc::Sender<Command>,
+    request: u32,
+    answered: bool,
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            // A full queue only means that the answer, when it comes, finds nobody.
+            let _ = self.commands.try_send(Command::Cancel { request: self.request });
+        }
+    }
+}
+
+/// What [`Builder::start`] hands over.
+pub(crate) struct Started {
+    pub(crate) id: NodeId,
+    pub(crate) name: String,
+    pub(crate) cluster: String,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) quic: Quic,
+    pub(crate) mux: Arc<Mux>,
+    pub(crate) acceptor: Acceptor,
+    pub(crate) stage: watch::Receiver<Stage>,
+    pub(crate) cancel: CancellationToken,
+}
+
+impl Node {
+    /// Begins a node that joins by the rendezvous at `url`: `http://HOST:PORT` or `https://HOST:PORT`.
+    pub fn builder(url: &str) -> Builder {
+        Builder::new(url)
+    }
+
+    pub(crate) fn new(started: Started) -> Self {
+        let Started { id, name, cluster, shared, commands, quic, mux, acceptor, stage, cancel } = started;
+        Self {
+            id,
+            name,
+            cluster,
+            shared,
+            commands,
+            next_request: AtomicU32::new(1),
+            quic,
+            mux,
+            acceptor: Mutex::new(acceptor),
+            stage,
+            _ends_with_node: cancel.clone().drop_guard(),
+            cancel,
+        }
+    }
+
+    /// This node's key.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.id
+    }
+
+    /// This node's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The cluster's name.
+    #[must_use]
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    /// The cluster's type, and what it amounts to now.
+    #[must_use]
+    pub fn network(&self) -> Option<(ClusterNetwork, EffectiveNetwork)> {
+        self.shared.network()
+    }
+
+    /// What this node was found to be; `None` while it is being judged.
+    #[must_use]
+    pub fn class(&self) -> Option<Classification> {
+        self.shared.classification()
+    }
+
+    /// The members that are present, by name, without this node. In a cluster of more than 256 the server announces only
+    /// the first 256; every other can be connected to by name or id all the same.
+    #[must_use]
+    pub fn peers(&self) -> Vec<Peer> {
+        self.shared.peers()
+    }
+
+    /// Events from now on, after what is so already.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        self.shared.subscribe()
+    }
+
+    /// Datagrams counted since the start.
+    #[must_use]
+    pub fn socket_stats(&self) -> SocketStats {
+        self.mux.stats()
+    }
+
+    /// Connects to a peer that is present.
+    ///
+    /// # Errors
+    /// [`ConnectError`]; nothing is left behind. `PeerOffline` among them if the peer is not here.
+    pub async fn connect(&self, peer: impl Into<PeerRef>) -> Result<Connection, ConnectError> {
+        self.meet(peer.into(), false).await
+    }
+
+    /// The same, but waits for the peer to join.
+    ///
+    /// # Errors
+    /// [`ConnectError`]; nothing is left behind.
+    pub async fn connect_when_present(&self, peer: impl Into<PeerRef>) -> Result<Connection, ConnectError> {
+        self.meet(peer.into(), true).await
+    }
+
+    async fn meet(&self, peer: PeerRef, wait: bool) -> Result<Connection, ConnectError> {
+        let request = self.next_request.fetch_add(1, Ordering::Relaxed);
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Connect { request, peer: peer.0, wait, reply };
+        self.commands.send(command).await.map_err(|_| ConnectError::NodeEnded)?;
+        let mut pending = Pending { commands: &self.commands, request, answered: false };
+        let answer = answer.await.map_err(|_| ConnectError::NodeEnded)?;
+        pending.answered = true;
+        let (peer, in_use) = answer.map_err(ConnectError::Refused)?;
+        let rtt = self.shared.path(&peer).ok_or(QuicError::NoPath)?.borrow().rtt;
+        let quic = self.quic.connect(&peer, rtt).await?;
+        self.connection(peer, quic, in_use)
+    }
+
+    fn connection(
+        &self,
+        peer: NodeId,
+        quic: quinn::Connection,
+        in_use: Arc<PeerUse>,
+    ) -> Result<Connection, ConnectError> {
+        let path = self.shared.path(&peer).ok_or(QuicError::NoPath)?;
+        Ok(Connection::new(peer, quic, path, in_use))
+    }
+
+    /// The next connection of a peer; `None` once the node has ended. Cancelling loses nothing.
+    pub async fn accept(&self) -> Option<Connection> {
+        let mut acceptor = self.acceptor.lock().await;
+        loop {
+            let (peer, quic) = tokio::select! {
+                accepted = acceptor.accept() => accepted?,
+                () = self.cancel.cancelled() => return None,
+            };
+            let in_use = self.shared.use_peer(peer);
+            // A path that went away in this moment takes its connection with it.
+            if let Ok(connection) = self.connection(peer, quic, in_use) {
+                return Some(connection);
+            }
+        }
+    }
+
+    /// Leaves the cluster: closes all connections, says goodbye to the server and ends. Events and [`Node::accept`] then
+    /// come to their end.
+    pub async fn leave(&self) {
+        self.quic.close("the node leaves the cluster").await;
+        let mut stage = self.stage.clone();
+        let goodbye = async {
+            if self.commands.send(Command::Leave).await.is_ok() {
+                // An error means that the driver is gone, which is what this waits for.
+                let _ = stage.wait_for(|stage| matches!(stage, Stage::Ended(_))).await;
+            }
+        };
+        if timeout(LEAVE_TIMEOUT, goodbye).await.is_err() {
+            tracing::debug!("the server did not answer the goodbye");
+        }
+        self.cancel.cancel();
+    }
+}

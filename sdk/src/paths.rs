@@ -1,0 +1,330 @@
+//! Which real address carries which peer.
+//!
+//! QUIC knows each peer by one **synthetic address** that never changes: `fd` followed by the
+//! first 15 bytes of the peer's id, one fixed port. It lies in the unique local range (RFC 4193),
+//! is never on a wire, and is the same on every node, so logs of two nodes can be laid side by
+//! side. The table maps it to the real route when a datagram leaves, and a datagram's real source
+//! back to it on arrival.
+//!
+//! Whoever sets a path vouches that a key-authenticated check was answered on it: synthetic
+//! addresses bypass QUIC's own path validation, so this table is what keeps a node from being
+//! aimed at a stranger, and a stranger's datagrams from reaching QUIC.
+//!
+//! Deliberately absent: which path is best, and when to change it. That is the agent's.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use meetpoint_proto::{NodeId, addr};
+use thiserror::Error;
+
+/// First byte of every synthetic address (RFC 4193, section 3.1).
+const SYNTHETIC_PREFIX: u8 = 0xfd;
+
+/// Port of every synthetic address; QUIC refuses none but zero.
+const SYNTHETIC_PORT: u16 = 1;
+
+/// Peers with a path at one time. A node's cluster may be larger; its direct neighbours are not.
+pub(crate) const MAX_PEERS: usize = 4096;
+
+/// Verified addresses of one peer that are still listened to: the current one and those before
+/// it, because datagrams sent before a change are in flight, and the peer changes when it likes.
+const REMOTES_PER_PEER: usize = 8;
+
+/// A peer's address as QUIC sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct SyntheticAddr(Ipv6Addr);
+
+impl SyntheticAddr {
+    /// The address of a peer. Two ids that share one would share 120 bits of a public key.
+    pub(crate) fn of(peer: &NodeId) -> Self {
+        let mut octets = [SYNTHETIC_PREFIX; 16];
+        octets[1..].copy_from_slice(&peer.as_bytes()[..15]);
+        Self(octets.into())
+    }
+
+    /// As QUIC's interfaces take it.
+    pub(crate) fn socket_addr(self) -> SocketAddr {
+        SocketAddr::new(self.0.into(), SYNTHETIC_PORT)
+    }
+
+    /// Reads back what QUIC hands out; any other address is nobody's.
+    fn from_socket_addr(addr: SocketAddr) -> Option<Self> {
+        match addr.ip() {
+            IpAddr::V6(ip) if ip.octets()[0] == SYNTHETIC_PREFIX && addr.port() == SYNTHETIC_PORT => {
+                Some(Self(ip))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// How a peer's datagrams travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// Straight to this address.
+    Direct(SocketAddr),
+}
+
+/// Why a path was not set. The table is as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub(crate) enum PathError {
+    /// The table is full.
+    #[error("{MAX_PEERS} peers have a path already; remove one first")]
+    Full,
+    /// Another peer has the same synthetic address.
+    #[error("the peer's id collides with that of a connected peer")]
+    Collision,
+}
+
+/// The paths of all peers, shared by the driver, which writes it, and the socket, which reads it.
+#[derive(Debug, Default)]
+pub(crate) struct PathTable(RwLock<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    peers: HashMap<SyntheticAddr, Peer>,
+    sources: HashMap<SocketAddr, SyntheticAddr>,
+}
+
+#[derive(Debug)]
+struct Peer {
+    id: NodeId,
+    /// None once another peer has verified the address this peer was reached at.
+    route: Option<Route>,
+    /// Verified addresses, the newest first; each is a key of `sources`.
+    remotes: VecDeque<SocketAddr>,
+}
+
+impl PathTable {
+    /// Sends to `peer` at `remote` from now on, and hears it from there and from its last few
+    /// addresses. If `remote` was another peer's, it is no longer: a NAT gives a mapping to one
+    /// host at a time, and the newest check tells to which.
+    pub(crate) fn set(&self, peer: &NodeId, remote: SocketAddr) -> Result<(), PathError> {
+        self.write().set(peer, normal(remote))
+    }
+
+    /// Hears `peer` from `remote` too, without sending there.
+    pub(crate) fn hear(&self, peer: &NodeId, remote: SocketAddr) -> Result<(), PathError> {
+        self.write().hear(peer, normal(remote)).map(|_| ())
+    }
+
+    /// Forgets all of a peer's paths: nothing is sent to it, nothing heard from it.
+    pub(crate) fn remove(&self, peer: &NodeId) {
+        self.write().remove(peer);
+    }
+
+    /// The way to `peer`, if it has one.
+    pub(crate) fn route_to(&self, peer: &NodeId) -> Option<Route> {
+        let table = self.read();
+        table.peers.get(&SyntheticAddr::of(peer)).filter(|entry| entry.id == *peer)?.route
+    }
+
+    /// Whose synthetic address this is.
+    pub(crate) fn peer_at(&self, addr: SocketAddr) -> Option<NodeId> {
+        let addr = SyntheticAddr::from_socket_addr(addr)?;
+        self.read().peers.get(&addr).map(|peer| peer.id)
+    }
+
+    /// The way to the peer whose synthetic address QUIC sends to.
+    pub(crate) fn route(&self, addr: SocketAddr) -> Option<Route> {
+        let addr = SyntheticAddr::from_socket_addr(addr)?;
+        self.read().peers.get(&addr)?.route
+    }
+
+    /// A view for one batch of received datagrams.
+    pub(crate) fn sources(&self) -> Sources<'_> {
+        Sources(self.read())
+    }
+
+    /// Every write leaves the table whole, so a poisoned lock (a panic elsewhere) harms nothing.
+    fn read(&self) -> RwLockReadGuard<'_, Table> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Table> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Looks up who sent what, under one lock for a whole batch.
+pub(crate) struct Sources<'a>(RwLockReadGuard<'a, Table>);
+
+impl Sources<'_> {
+    /// The peer verified at `source`.
+    pub(crate) fn verified(&self, source: SocketAddr) -> Option<SyntheticAddr> {
+        self.0.sources.get(&normal(source)).copied()
+    }
+}
+
+impl Table {
+    fn set(&mut self, id: &NodeId, remote: SocketAddr) -> Result<(), PathError> {
+        self.hear(id, remote)?.route = Some(Route::Direct(remote));
+        Ok(())
+    }
+
+    fn hear(&mut self, id: &NodeId, remote: SocketAddr) -> Result<&mut Peer, PathError> {
+        let addr = SyntheticAddr::of(id);
+        match self.peers.get(&addr) {
+            Some(peer) if peer.id != *id => return Err(PathError::Collision),
+            None if self.peers.len() >= MAX_PEERS => return Err(PathError::Full),
+            Some(_) | None => {}
+        }
+        if let Some(before) = self.sources.insert(remote, addr)
+            && before != addr
+        {
+            self.withdraw(before, remote);
+        }
+        let peer = self.peers.entry(addr).or_insert_with(|| Peer {
+            id: *id,
+            route: None,
+            remotes: VecDeque::with_capacity(REMOTES_PER_PEER + 1),
+        });
+        peer.remotes.retain(|known| *known != remote);
+        peer.remotes.push_front(remote);
+        for forgotten in peer.remotes.drain(REMOTES_PER_PEER.min(peer.remotes.len())..) {
+            self.sources.remove(&forgotten);
+        }
+        Ok(peer)
+    }
+
+    fn withdraw(&mut self, addr: SyntheticAddr, remote: SocketAddr) {
+        if let Some(peer) = self.peers.get_mut(&addr) {
+            peer.remotes.retain(|known| *known != remote);
+            if peer.route == Some(Route::Direct(remote)) {
+                peer.route = None;
+            }
+        }
+    }
+
+    fn remove(&mut self, id: &NodeId) {
+        let addr = SyntheticAddr::of(id);
+        if self.peers.get(&addr).is_some_and(|peer| peer.id == *id)
+            && let Some(peer) = self.peers.remove(&addr)
+        {
+            for remote in peer.remotes {
+                self.sources.remove(&remote);
+            }
+        }
+    }
+}
+
+/// One spelling per endpoint: IPv4 without its IPv6 dress, no flow label, and a scope only where
+/// an address means nothing without one (RFC 4007, section 6).
+fn normal(remote: SocketAddr) -> SocketAddr {
+    match addr::unmap(remote) {
+        SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => {
+            SocketAddrV6::new(*v6.ip(), v6.port(), 0, v6.scope_id()).into()
+        }
+        other => SocketAddr::new(other.ip(), other.port()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(number: u16) -> NodeId {
+        let mut bytes = [0; 32];
+        bytes[..2].copy_from_slice(&number.to_be_bytes());
+        NodeId::from_bytes(bytes)
+    }
+
+    fn remote(port: u16) -> SocketAddr {
+        SocketAddr::from(([20, 0, 0, 1], port))
+    }
+
+    fn heard(paths: &PathTable, ports: impl IntoIterator<Item = u16>) -> Vec<u16> {
+        let sources = paths.sources();
+        ports.into_iter().filter(|port| sources.verified(remote(*port)).is_some()).collect()
+    }
+
+    #[test]
+    fn a_change_keeps_the_last_addresses_and_no_more() {
+        let (paths, peer) = (PathTable::default(), node(1));
+        for port in 1..=10 {
+            paths.set(&peer, remote(port)).unwrap();
+            assert_eq!(paths.route_to(&peer), Some(Route::Direct(remote(port))));
+        }
+        assert_eq!(heard(&paths, 1..=11), [3, 4, 5, 6, 7, 8, 9, 10]);
+
+        paths.set(&peer, remote(3)).unwrap();
+        assert_eq!(paths.route_to(&peer), Some(Route::Direct(remote(3))));
+        assert_eq!(heard(&paths, 1..=11), [3, 4, 5, 6, 7, 8, 9, 10], "going back displaces nothing");
+
+        paths.remove(&peer);
+        assert_eq!(paths.route_to(&peer), None);
+        assert_eq!(heard(&paths, 1..=7), [0; 0]);
+    }
+
+    #[test]
+    fn hearing_is_not_sending() {
+        let (paths, peer) = (PathTable::default(), node(1));
+        paths.hear(&peer, remote(1)).unwrap();
+        assert_eq!((paths.route_to(&peer), heard(&paths, [1])), (None, vec![1]));
+        paths.set(&peer, remote(2)).unwrap();
+        paths.hear(&peer, remote(3)).unwrap();
+        assert_eq!(paths.route_to(&peer), Some(Route::Direct(remote(2))));
+        assert_eq!(heard(&paths, 1..=4), [1, 2, 3]);
+    }
+
+    #[test]
+    fn the_newest_check_owns_an_address() {
+        let (paths, old, new) = (PathTable::default(), node(1), node(2));
+        paths.set(&old, remote(1)).unwrap();
+        paths.set(&new, remote(1)).unwrap();
+        assert_eq!(paths.route_to(&old), None);
+        assert_eq!(paths.sources().verified(remote(1)), Some(SyntheticAddr::of(&new)));
+
+        paths.remove(&old);
+        assert_eq!(heard(&paths, [1]), [1], "the address is no longer the old peer's to remove");
+    }
+
+    #[test]
+    fn one_endpoint_has_one_spelling() {
+        let cases = [
+            ("20.0.0.1:5", "[::ffff:20.0.0.1]:5", true),
+            ("[2606:4700::1]:5", "[2606:4700::1%7]:5", true),
+            ("[fe80::1%2]:5", "[fe80::1%3]:5", false),
+            ("20.0.0.1:5", "20.0.0.1:6", false),
+        ];
+        for (set, seen, expect) in cases {
+            let paths = PathTable::default();
+            paths.set(&node(1), set.parse().unwrap()).unwrap();
+            let verified = paths.sources().verified(seen.parse().unwrap());
+            assert_eq!(verified.is_some(), expect, "{set} heard as {seen}");
+        }
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_fails_closed() {
+        let paths = PathTable::default();
+        for number in 0..u16::try_from(MAX_PEERS).unwrap() {
+            paths.set(&node(number), remote(number)).unwrap();
+        }
+        assert_eq!(paths.set(&node(u16::MAX), remote(65_000)), Err(PathError::Full));
+        assert_eq!(paths.set(&node(7), remote(65_000)), Ok(()), "a known peer may always move");
+
+        let mut twin = *node(7).as_bytes();
+        twin[31] ^= 1;
+        let twin = NodeId::from_bytes(twin);
+        assert_eq!(paths.set(&twin, remote(65_001)), Err(PathError::Collision));
+        assert_eq!(paths.route_to(&twin), None);
+        paths.remove(&twin);
+        assert!(paths.route_to(&node(7)).is_some());
+    }
+
+    #[test]
+    fn only_synthetic_addresses_are_peers() {
+        let paths = PathTable::default();
+        paths.set(&node(1), remote(1)).unwrap();
+        let addr = SyntheticAddr::of(&node(1)).socket_addr();
+        assert_eq!(paths.peer_at(addr), Some(node(1)));
+        assert_eq!(paths.route(addr), Some(Route::Direct(remote(1))));
+        for other in [remote(1), SocketAddr::new(addr.ip(), 2), "[fd00::1]:1".parse().unwrap()] {
+            assert_eq!(paths.route(other), None, "{other}");
+        }
+    }
+}
