@@ -1,0 +1,188 @@
+//! The command line. `--help` is the reference; every flag is also `MEETPOINT_<FLAG>`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use meetpoint_proto::NetworkType;
+use meetpoint_server::ServeArgs;
+
+/// Lets nodes that cannot reach each other meet.
+#[derive(Debug, Parser)]
+#[command(name = "meetpoint", version, propagate_version = true, max_term_width = 110)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 rejected by the cluster, \
+4 no server answered.\nLogs go to stderr; MEETPOINT_LOG sets their level (for example `debug`)."
+)]
+pub(crate) struct Cli {
+    /// How logs are written.
+    #[arg(long, global = true, env = "MEETPOINT_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    pub(crate) log_format: LogFormat,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How logs are written.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the rendezvous server.
+    Serve(Box<ServeArgs>),
+    /// Join a cluster as a node; connect to peers, or echo what they send.
+    Node(Box<NodeArgs>),
+    /// Show it all at work on this machine: a server, two nodes, a direct path.
+    Demo(DemoArgs),
+    /// Create, list and revoke join tokens.
+    Tokens(TokensArgs),
+    /// List a cluster's nodes.
+    Nodes(NodesArgs),
+    /// Show a server's state.
+    Status(StatusArgs),
+}
+
+/// A node.
+#[derive(Debug, Args)]
+pub(crate) struct NodeArgs {
+    /// The rendezvous server: http://HOST:PORT or https://HOST:PORT. TLS is used whenever the
+    /// URL is https or the join token carries the server's fingerprint.
+    #[arg(long, env = "MEETPOINT_RENDEZVOUS", value_name = "URL")]
+    pub(crate) rendezvous: String,
+    /// Cluster to join.
+    #[arg(long, env = "MEETPOINT_CLUSTER", default_value = "default")]
+    pub(crate) cluster: String,
+    /// This node's name, unique in the cluster.
+    #[arg(long, env = "MEETPOINT_NAME")]
+    pub(crate) name: String,
+    /// The right to join: the server's data directory has one in `join-token`.
+    #[arg(long, env = "MEETPOINT_JOIN_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub(crate) join_token: Option<String>,
+    /// File with this node's key; made (mode 0600) if it is missing. Without it the key lives as long as the process.
+    #[arg(long, env = "MEETPOINT_KEY", value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+    /// This node's public address, if it has one that it doesn't see itself (a cloud's 1:1 NAT).
+    #[arg(long, env = "MEETPOINT_NODE_ADDR", value_name = "IP:PORT")]
+    pub(crate) node_addr: Option<SocketAddr>,
+    /// What this node is: PUBLIC or PRIVATE. Without it the server finds out.
+    #[arg(long, env = "MEETPOINT_NODE_NETWORK_TYPE", value_name = "TYPE")]
+    pub(crate) node_network_type: Option<NetworkType>,
+    /// Allow plain HTTP to a server that is not on this machine.
+    #[arg(long, env = "MEETPOINT_INSECURE_HTTP")]
+    pub(crate) insecure_http: bool,
+    /// Connect to this peer (name or id) as soon as it is there, send 64 KiB through a stream, check
+    /// what comes back, then ping until stopped. May be repeated.
+    #[arg(long, env = "MEETPOINT_CONNECT", value_name = "PEER", value_delimiter = ',')]
+    pub(crate) connect: Vec<String>,
+    /// Send back whatever peers send through streams.
+    #[arg(long, env = "MEETPOINT_ECHO")]
+    pub(crate) echo: bool,
+    /// Events as JSON, one object a line.
+    #[arg(long, env = "MEETPOINT_JSON")]
+    pub(crate) json: bool,
+}
+
+/// The demo.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Without NATs, even if this user may make network namespaces.
+    #[arg(long, env = "MEETPOINT_LOOPBACK")]
+    pub(crate) loopback: bool,
+    /// End after the timeline, instead of staying up until Ctrl-C.
+    #[arg(long, env = "MEETPOINT_ONCE")]
+    pub(crate) once: bool,
+}
+
+/// How the operator's commands find the server.
+#[derive(Debug, Args)]
+pub(crate) struct ServerArgs {
+    /// The server: http://HOST:PORT or https://HOST:PORT.
+    #[arg(long, env = "MEETPOINT_SERVER", default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    pub(crate) server: String,
+    /// File with the admin token.
+    #[arg(
+        long,
+        env = "MEETPOINT_ADMIN_TOKEN_FILE",
+        default_value = "./meetpoint-data/admin-token",
+        value_name = "FILE"
+    )]
+    pub(crate) admin_token_file: PathBuf,
+    /// The fingerprint of the server's certificate (`meetpoint status` on the server shows it), for
+    /// https to a self-signed server.
+    #[arg(long, env = "MEETPOINT_FINGERPRINT", value_name = "FINGERPRINT")]
+    pub(crate) fingerprint: Option<meetpoint_proto::id::Fingerprint>,
+    /// Allow plain HTTP to a server that is not on this machine: the admin token is sent readable.
+    #[arg(long, env = "MEETPOINT_INSECURE_HTTP")]
+    pub(crate) insecure_http: bool,
+    /// The answer as JSON.
+    #[arg(long, env = "MEETPOINT_JSON")]
+    pub(crate) json: bool,
+}
+
+/// Join tokens.
+#[derive(Debug, Args)]
+pub(crate) struct TokensArgs {
+    #[command(subcommand)]
+    pub(crate) command: TokensCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokensCommand {
+    /// Make a join token. It is shown once.
+    Create {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Cluster that it admits to.
+        #[arg(long, env = "MEETPOINT_CLUSTER", default_value = "default")]
+        cluster: String,
+        /// What it is for.
+        #[arg(long)]
+        label: Option<String>,
+        /// Seconds until it ends. Without it the token does not end.
+        #[arg(long, value_name = "SECONDS")]
+        expires_in: Option<u64>,
+        /// How many nodes it admits. Without it any number.
+        #[arg(long, value_name = "COUNT")]
+        max_uses: Option<u32>,
+    },
+    /// List the join tokens (not their secrets: the server has none).
+    List {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Cluster.
+        #[arg(long, env = "MEETPOINT_CLUSTER", default_value = "default")]
+        cluster: String,
+    },
+    /// Revoke a join token. Members stay; they can't rejoin with it.
+    Revoke {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Cluster.
+        #[arg(long, env = "MEETPOINT_CLUSTER", default_value = "default")]
+        cluster: String,
+        /// The token's id, from the list.
+        id: String,
+    },
+}
+
+/// Nodes.
+#[derive(Debug, Args)]
+pub(crate) struct NodesArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// Cluster.
+    #[arg(long, env = "MEETPOINT_CLUSTER", default_value = "default")]
+    pub(crate) cluster: String,
+}
+
+/// Status.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}

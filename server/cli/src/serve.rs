@@ -1,0 +1,68 @@
+//! `meetpoint serve`: flags in, exit code out; the service itself is a library.
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+
+use meetpoint_server::{Info, ServeArgs, Server};
+use tokio_util::sync::CancellationToken;
+
+use crate::exit::Failure;
+use crate::signals::Stop;
+
+/// Serves until SIGINT or SIGTERM.
+pub(crate) async fn run(args: ServeArgs) -> Result<(), Failure> {
+    let mut stop = Stop::new()?;
+    let config = args.validate().map_err(Failure::usage)?;
+    let server = Server::bind(config).await.map_err(|error| match error.exit_code() {
+        2 => Failure::usage(error),
+        _ => Failure::failed(error),
+    })?;
+    introduce(server.info());
+    let shutdown = CancellationToken::new();
+    let ended = tokio::spawn(server.run(shutdown.clone()));
+    tokio::pin!(ended);
+    let outcome = tokio::select! {
+        outcome = &mut ended => outcome,
+        () = stop.wait() => {
+            shutdown.cancel();
+            // A second signal does not wait for the nodes' goodbyes.
+            tokio::select! {
+                outcome = &mut ended => outcome,
+                () = stop.wait() => return Err(Failure::failed("interrupted while shutting down")),
+            }
+        }
+    };
+    outcome.map_err(|error| Failure::failed(format!("the server broke: {error}")))?.map_err(Failure::failed)
+}
+
+/// Where it listens, one line each for whoever started it; secrets on a terminal only.
+fn introduce(info: &Info) {
+    println!("listening http {}", info.http);
+    for stun in &info.stun {
+        let addresses = std::iter::once(stun.primary.ip()).chain(stun.alternate);
+        let ports = std::iter::once(stun.primary.port()).chain(stun.alternate_port);
+        let (addresses, ports): (Vec<String>, Vec<String>) =
+            (addresses.map(|ip| ip.to_string()).collect(), ports.map(|port| port.to_string()).collect());
+        println!("listening stun {} port {}", addresses.join(" and "), ports.join(" and "));
+    }
+    println!("fingerprint {}", info.fingerprint);
+    if !std::io::stdout().is_terminal() {
+        return;
+    }
+    println!("api and its documentation: http://{}/docs", browsable(info));
+    if let Some(token) = &info.new_admin_token {
+        println!("admin token: {}", token.reveal());
+    }
+    if let Some(token) = &info.join_token {
+        println!("\nto join from another machine:");
+        println!("  meetpoint node --rendezvous {} --name NAME --join-token {}", info.url, token.reveal());
+    }
+}
+
+/// For a browser on this machine.
+fn browsable(info: &Info) -> SocketAddr {
+    match info.http.ip() {
+        ip if ip.is_unspecified() => SocketAddr::from(([127, 0, 0, 1], info.http.port())),
+        _ => info.http,
+    }
+}

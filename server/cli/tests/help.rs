@@ -1,0 +1,76 @@
+//! `--help` is the reference: it names every flag with its environment variable.
+
+use std::process::Command;
+
+fn help(command: &[&str]) -> String {
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_meetpoint")).args(command).arg("--help").output().expect("it runs");
+    assert!(output.status.success(), "{command:?}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+#[test]
+fn every_flag_of_the_contract_is_there_with_its_variable() {
+    let serve = [
+        "http",
+        "stun",
+        "stun-alt-port",
+        "data",
+        "cluster-network-type",
+        "seed",
+        "external-ip",
+        "node-network-type",
+        "join-token",
+        "open-join",
+        "admin-token-file",
+        "admin-token",
+        "tls-cert",
+        "tls-key",
+    ];
+    let node = [
+        "rendezvous",
+        "cluster",
+        "name",
+        "join-token",
+        "key",
+        "node-addr",
+        "node-network-type",
+        "insecure-http",
+        "connect",
+        "echo",
+        "json",
+    ];
+    for (command, flags) in [("serve", &serve[..]), ("node", &node[..])] {
+        let text = help(&[command]);
+        for flag in flags {
+            assert!(text.contains(&format!("--{flag}")), "{command} --{flag}");
+            // Seeds come as a list, and so does their variable.
+            let variable = match *flag {
+                "seed" => "MEETPOINT_SEEDS".to_owned(),
+                flag => format!("MEETPOINT_{}", flag.replace('-', "_").to_uppercase()),
+            };
+            let shown = ["=", "]"].map(|end| text.contains(&format!("[env: {variable}{end}")));
+            assert!(shown.contains(&true), "{command} --{flag}: {variable}");
+        }
+    }
+}
+
+#[test]
+fn secrets_in_the_environment_do_not_show() {
+    let output = Command::new(env!("CARGO_BIN_EXE_meetpoint"))
+        .args(["serve", "--help"])
+        .env("MEETPOINT_JOIN_TOKEN", "hunter2hunter2hunter2")
+        .env("MEETPOINT_ADMIN_TOKEN", "hunter3hunter3hunter3")
+        .output()
+        .expect("it runs");
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(!text.contains("hunter"), "{text}");
+}
+
+#[test]
+fn exit_codes_and_commands_are_documented() {
+    let text = help(&[]);
+    for part in ["Exit codes", "serve", "node", "demo", "tokens", "nodes", "status", "MEETPOINT_LOG"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
