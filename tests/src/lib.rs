@@ -1,0 +1,7 @@
+//! Simulator, NAT lab, end-to-end and attack tests of Meetpoint.
+
+#[cfg(target_os = "linux")]
+pub mod binary;
+#[cfg(target_os = "linux")]
+pub mod lab;
+pub mod sim;

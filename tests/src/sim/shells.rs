@@ -1,0 +1,228 @@
+//! What the machines' outputs mean: the part of the real shells, and of the registry, that matters
+//! here.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use ed25519_dalek::SigningKey;
+use meetpoint_agent::{Event, Output};
+use meetpoint_broker::{AdmitRequest, ClusterConfig, ConnId, StunCredential};
+use meetpoint_proto::join::Domain;
+use meetpoint_proto::wire::{self, ClientMessage, ServerMessage, StunServer};
+use meetpoint_proto::{ClusterNetwork, Code, EffectiveNetwork, SessionId};
+use meetpoint_turn::{Secrets, StunServer as StunMachine};
+
+use super::wires::{SERVER, SERVER_ONE_WAY, STUN_PORTS, is_private, listeners};
+use super::world::{Arrival, BIRTH_UNIX_S, Connection, ServerPlace, World};
+
+const CERTIFICATE_LIFE_S: u64 = 30 * 86_400;
+
+impl World {
+    pub(super) fn drain_node(&mut self, index: usize) {
+        while let Some(output) = self.nodes[index].agent.poll_output() {
+            if self.nodes[index].over.is_some() {
+                self.violations.push("an output after the end".to_owned());
+            }
+            match output {
+                Output::OpenControl => self.open_control(index),
+                Output::CloseControl => self.close_control(index),
+                Output::SendControl(message) => self.send_to_server(index, message),
+                Output::Transmit { socket, to, payload } => self.transmit(index, socket, to, payload),
+                Output::OpenProbe { .. } => {
+                    let node = &mut self.nodes[index];
+                    node.probe = Some(node.next_probe);
+                    node.next_probe += 1;
+                    self.push(Duration::ZERO, Arrival::ProbeOpened { node: index });
+                }
+                Output::CloseProbe => self.nodes[index].probe = None,
+                Output::Path { peer, path } => {
+                    let paths = &mut self.nodes[index].paths;
+                    match path {
+                        Some(path) => paths.insert(peer, path),
+                        None => paths.remove(&peer),
+                    };
+                    if path.is_none() {
+                        self.nodes[index].heard.retain(|(heard, _)| *heard != peer);
+                    }
+                }
+                Output::Hear { peer, remote } => {
+                    self.nodes[index].heard.insert((peer, remote));
+                }
+                Output::ConnectEnded { request, result } => {
+                    self.nodes[index].ended.insert(request, result);
+                }
+                Output::Event(event) => self.event(index, &event),
+                Output::Ended(ended) => self.nodes[index].over = Some(ended),
+            }
+        }
+    }
+
+    fn event(&mut self, index: usize, event: &Event) {
+        let node = &mut self.nodes[index];
+        match event {
+            Event::Classified { class, evidence, .. } => {
+                node.class = Some((*class, *evidence));
+                node.classes.push(*class);
+            }
+            Event::Behavior(behavior) => node.behavior = Some(*behavior),
+            Event::Joined { .. } | Event::Peer(_) | Event::PeerLeft(_) | Event::Disconnected { .. } => {}
+        }
+    }
+
+    fn open_control(&mut self, index: usize) {
+        self.close_control(index);
+        let conn = ConnId(self.next_conn);
+        self.next_conn += 1;
+        let node = &mut self.nodes[index];
+        node.conn = Some(conn);
+        let (site, ip) = (node.site, node.ip);
+        let seen = match (&self.sites[site].gate, self.server_place) {
+            (Some(_), ServerPlace::Internet) if is_private(ip) => IpAddr::from([20, 0, 10 + site as u8, 1]),
+            _ => ip,
+        };
+        // SYN, SYN-ACK, and the request behind the ACK.
+        let one_way = self.control_one_way(index);
+        let source = SocketAddr::new(seen, 33_333);
+        self.push(one_way, Arrival::ControlAccepted { conn, source });
+        self.push(one_way * 2, Arrival::ControlOpened { node: index, conn });
+        let open = self.now + one_way * 2;
+        self.conns.insert(conn, Connection { node: index, to_server: open, to_node: open });
+    }
+
+    fn close_control(&mut self, index: usize) {
+        let Some(conn) = self.nodes[index].conn.take() else { return };
+        let delay = self.control_delay(index);
+        self.push(delay, Arrival::ClosedAtServer { conn });
+    }
+
+    fn send_to_server(&mut self, index: usize, mut message: ClientMessage) {
+        let Some(conn) = self.nodes[index].conn else {
+            return self.violations.push(format!("a message without a connection: {message:?}"));
+        };
+        if self.weather.json {
+            message = wire::decode_client(&wire::encode(&message)).expect("our own message");
+        }
+        let delay = self.control_delay(index);
+        let Some(connection) = self.conns.get_mut(&conn) else { return };
+        connection.to_server = connection.to_server.max(self.now + delay);
+        let at = connection.to_server;
+        self.push_at(at, Arrival::ToServer { conn, message });
+    }
+
+    pub(super) fn drain_broker(&mut self) {
+        use meetpoint_broker::Output as Out;
+        while let Some(output) = self.broker.poll_output() {
+            match output {
+                Out::Send { conn, message } => self.send_to_node(conn, message),
+                Out::Close { conn } => {
+                    if let Some(at) = self.arrival_at_node(conn) {
+                        self.push_at(at, Arrival::ClosedAtNode { conn });
+                    }
+                }
+                Out::Admit(request) => self.admit(*request),
+                Out::DialBack { to, nonce } => {
+                    let input = meetpoint_turn::Input::DialBack { to, nonce: *nonce.as_bytes() };
+                    self.stun.handle(self.start + self.now, input);
+                    self.drain_stun();
+                }
+                Out::Forget { .. } | Out::Event(_) => {}
+            }
+        }
+    }
+
+    fn send_to_node(&mut self, conn: ConnId, mut message: ServerMessage) {
+        if self.weather.json {
+            message = wire::decode_server(&wire::encode(&message)).expect("our own message");
+        }
+        if let Some(at) = self.arrival_at_node(conn) {
+            self.push_at(at, Arrival::ToNode { conn, message });
+        }
+    }
+
+    /// When the next thing on a control connection arrives: not before what was sent earlier.
+    fn arrival_at_node(&mut self, conn: ConnId) -> Option<Duration> {
+        let node = self.conns.get(&conn)?.node;
+        let at = self.now + self.control_delay(node);
+        let connection = self.conns.get_mut(&conn)?;
+        connection.to_node = connection.to_node.max(at);
+        Some(connection.to_node)
+    }
+
+    /// The registry: one token, and whoever holds it is in.
+    fn admit(&mut self, request: AdmitRequest) {
+        let AdmitRequest { conn, session, admission, .. } = request;
+        let public_key = self.token.public_key();
+        let is_good = admission.is_some_and(|proof| {
+            proof.token == self.token.id()
+                && proof.transcript.verify(Domain::Admission, &public_key, &proof.signature)
+        });
+        let unix_s = BIRTH_UNIX_S + self.now.as_secs();
+        let input = if is_good {
+            let (username, password) = self.secrets.mint(&session.to_string(), unix_s + 86_400);
+            meetpoint_broker::Input::Admitted {
+                conn,
+                not_after_unix_s: unix_s + CERTIFICATE_LIFE_S,
+                credential: Some(StunCredential { username, password }),
+            }
+        } else {
+            meetpoint_broker::Input::Refused { conn, code: Code::BadToken, detail: None }
+        };
+        self.broker.handle(self.start + self.now, input);
+    }
+
+    pub(super) fn drain_stun(&mut self) {
+        use meetpoint_turn::Output as Out;
+        while let Some(output) = self.stun.poll_output() {
+            match output {
+                Out::Transmit { listener, to, payload } => {
+                    let from = listeners()[usize::from(listener.0)].addr;
+                    self.cross(SERVER_ONE_WAY, from, to, payload.to_vec());
+                }
+                Out::Observed { username, source, .. } => {
+                    let session = username.split_once(':').and_then(|(_, session)| session.parse().ok());
+                    if let Some(session) = session {
+                        self.observed(session, source);
+                    }
+                }
+                Out::DialBackImpossible { to, .. } => {
+                    self.violations.push(format!("no alternate address for {to}"));
+                }
+            }
+        }
+    }
+
+    fn observed(&mut self, session: SessionId, source: SocketAddr) {
+        let input = meetpoint_broker::Input::Observed { session, source };
+        self.broker.handle(self.start + self.now, input);
+        self.drain_broker();
+    }
+}
+
+pub(super) fn stun_machine(secrets: Secrets, seed: [u8; 32]) -> StunMachine {
+    let config = meetpoint_turn::Config {
+        listeners: listeners().to_vec(),
+        realm: meetpoint_proto::stun::REALM.to_owned(),
+        secrets,
+        // The table of sources is half a megabyte by default, and here two nodes ask.
+        limits: meetpoint_turn::Limits { source_slots: 64, ..Default::default() },
+    };
+    StunMachine::new(config, seed).expect("a good configuration")
+}
+
+pub(super) fn cluster(place: ServerPlace) -> ClusterConfig {
+    let is_public = place == ServerPlace::Internet;
+    let server = StunServer {
+        primary: SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), STUN_PORTS[0]),
+        alternate: Some(IpAddr::V4(SERVER[1])),
+        alternate_port: Some(STUN_PORTS[1]),
+    };
+    ClusterConfig {
+        name: "default".parse().expect("a name"),
+        kind: ClusterNetwork::Dynamic,
+        effective: if is_public { EffectiveNetwork::Public } else { EffectiveNetwork::Private },
+        key: SigningKey::from_bytes(&[9; 32]),
+        open_join: false,
+        admit_relayed: false,
+        stun: vec![server],
+    }
+}

@@ -1,0 +1,111 @@
+//! How datagrams and control messages travel, and the rules about sending that hold in every case.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use meetpoint_agent::Socket;
+use meetpoint_turn::{Listener, ListenerId, ListenerRole};
+
+use super::world::{Arrival, ServerPlace, World};
+
+/// The server's two public addresses.
+pub(super) const SERVER: [Ipv4Addr; 2] = [Ipv4Addr::new(20, 0, 0, 1), Ipv4Addr::new(20, 0, 0, 2)];
+pub(super) const STUN_PORTS: [u16; 2] = [3478, 3479];
+/// From the server to the middle of the internet.
+pub(super) const SERVER_ONE_WAY: Duration = Duration::from_millis(1);
+/// Within a site.
+const LAN_ONE_WAY: Duration = Duration::from_micros(200);
+
+impl World {
+    /// A node sends a datagram: watched, then carried.
+    pub(super) fn transmit(&mut self, index: usize, socket: Socket, to: SocketAddr, payload: Vec<u8>) {
+        self.watch(index, socket, to);
+        let node = &mut self.nodes[index];
+        node.sent[usize::from(socket == Socket::Probe)] += 1;
+        let port = match socket {
+            Socket::Main => node.main_port,
+            Socket::Probe => node.probe.unwrap_or(0),
+        };
+        let (site, from) = (node.site, SocketAddr::new(node.ip, port));
+        if self.nodes.iter().any(|other| other.site == site && other.ip == to.ip()) {
+            return self.push(LAN_ONE_WAY, Arrival::AtHost { site, from, to, payload });
+        }
+        if is_private(to.ip()) {
+            return;
+        }
+        let seen = match &mut self.sites[site].gate {
+            Some(gate) => gate.outbound(self.now, &mut self.dice, from, to),
+            None => from,
+        };
+        self.cross(self.sites[site].one_way, seen, to, payload);
+    }
+
+    /// The rules about sending that hold in every case.
+    fn watch(&mut self, index: usize, socket: Socket, to: SocketAddr) {
+        let is_server = SERVER.iter().any(|ip| to.ip() == IpAddr::V4(*ip));
+        let primary = SocketAddr::new(IpAddr::V4(SERVER[0]), STUN_PORTS[0]);
+        let is_inside = matches!(self.server_place, ServerPlace::Inside(_));
+        let node = &self.nodes[index];
+        let is_fine = match socket {
+            Socket::Probe => is_server && node.probe.is_some() && !is_inside,
+            Socket::Main if is_server => to == primary && !is_inside,
+            Socket::Main => node.may_send.contains(&to) && (!is_inside || is_private(to.ip())),
+        };
+        if !is_fine {
+            self.violations.push(format!("node {index} sent to {to} from {socket:?} without cause"));
+        }
+    }
+
+    /// Carries a datagram over the internet, or loses it.
+    pub(super) fn cross(&mut self, first_leg: Duration, from: SocketAddr, to: SocketAddr, payload: Vec<u8>) {
+        let delay = first_leg + self.jitter();
+        if self.dice.chance(self.weather.loss_permille) {
+            return;
+        }
+        if let Some(listener) = listeners().iter().position(|listener| listener.addr == to) {
+            let arrival = Arrival::AtServer { listener: listener as u8, from, payload };
+            return self.push(delay + SERVER_ONE_WAY, arrival);
+        }
+        let IpAddr::V4(ip) = to.ip() else { return };
+        let site = usize::from(ip.octets()[2]).wrapping_sub(10);
+        if let Some(one_way) = self.sites.get(site).map(|site| site.one_way) {
+            self.push(delay + one_way, Arrival::AtGate { site, from, to, payload });
+        }
+    }
+
+    fn jitter(&mut self) -> Duration {
+        let most = self.weather.jitter.as_micros() as u64;
+        Duration::from_micros(self.dice.below(most + 1))
+    }
+
+    pub(super) fn control_one_way(&self, node: usize) -> Duration {
+        match self.server_place {
+            ServerPlace::Internet => self.sites[self.nodes[node].site].one_way + SERVER_ONE_WAY,
+            ServerPlace::Inside(_) => LAN_ONE_WAY,
+        }
+    }
+
+    pub(super) fn control_delay(&mut self, node: usize) -> Duration {
+        self.control_one_way(node) + self.jitter()
+    }
+
+    pub(super) fn control_ip(&self) -> IpAddr {
+        match self.server_place {
+            ServerPlace::Internet => IpAddr::V4(SERVER[0]),
+            ServerPlace::Inside(ip) => ip,
+        }
+    }
+}
+
+pub(super) fn is_private(ip: IpAddr) -> bool {
+    meetpoint_proto::addr::classify(ip) != meetpoint_proto::AddressClass::Public
+}
+
+pub(super) fn listeners() -> [Listener; 4] {
+    use ListenerRole::{AlternateAlt, AlternateMain, PrimaryAlt, PrimaryMain};
+    [PrimaryMain, PrimaryAlt, AlternateMain, AlternateAlt].map(|role| {
+        let index = role as usize;
+        let addr = SocketAddr::new(IpAddr::V4(SERVER[index / 2]), STUN_PORTS[index % 2]);
+        Listener { id: ListenerId(index as u8), role, addr }
+    })
+}

@@ -1,0 +1,419 @@
+//! The simulated internet and the shells around the machines.
+//!
+//! It does what the real shells do and no more: carries bytes and messages, answers the broker's
+//! question to the registry, and wakes each machine at its own deadline. It also watches: a node
+//! that sends where it must not, or too much, is written down as a violation.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use ed25519_dalek::SigningKey;
+use meetpoint_agent::{Agent, BackoffConfig, Config, Ended, Input, Interface, Path, Socket};
+use meetpoint_broker::{Broker, ConnId, Limits};
+use meetpoint_proto::wire::{ClientMessage, Refusal, ServerMessage};
+use meetpoint_proto::{Evidence, JoinToken, NatBehavior, NetworkClass, NodeId};
+use meetpoint_turn::{ListenerId, Secret, Secrets, StunServer as StunMachine};
+
+use super::dice::Dice;
+use super::gate::{Gate, GateKind};
+use super::shells::{cluster, stun_machine};
+
+const CONTROL_PORT: u16 = 8080;
+const MAIN_PORT: u16 = 40_000;
+const FIRST_PROBE_PORT: u16 = 50_000;
+/// Seconds since 1970 when the world begins.
+pub(super) const BIRTH_UNIX_S: u64 = 1_790_000_000;
+/// A case that takes more steps is a storm.
+const MAX_STEPS: u64 = 200_000;
+
+/// Where the server stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerPlace {
+    /// On two public addresses; the cluster is effectively PUBLIC.
+    Internet,
+    /// On this address of site 0; the cluster is effectively PRIVATE.
+    Inside(IpAddr),
+}
+
+/// The ways of the network.
+#[derive(Debug, Clone, Copy)]
+pub struct Weather {
+    /// From each site to the middle of the internet.
+    pub one_way: [Duration; 2],
+    /// Added to each packet, evenly from nothing up to this: it also reorders.
+    pub jitter: Duration,
+    /// UDP packets lost on the internet.
+    pub loss_permille: u64,
+    /// Control messages travel as their JSON.
+    pub json: bool,
+}
+
+/// What arrives where.
+#[derive(Debug)]
+pub(super) enum Arrival {
+    AtGate { site: usize, from: SocketAddr, to: SocketAddr, payload: Vec<u8> },
+    AtHost { site: usize, from: SocketAddr, to: SocketAddr, payload: Vec<u8> },
+    AtServer { listener: u8, from: SocketAddr, payload: Vec<u8> },
+    ControlAccepted { conn: ConnId, source: SocketAddr },
+    ControlOpened { node: usize, conn: ConnId },
+    ToServer { conn: ConnId, message: ClientMessage },
+    ToNode { conn: ConnId, message: ServerMessage },
+    ClosedAtServer { conn: ConnId },
+    ClosedAtNode { conn: ConnId },
+    ProbeOpened { node: usize },
+}
+
+#[derive(Debug)]
+pub(super) struct Site {
+    pub(super) gate: Option<Gate>,
+    pub(super) one_way: Duration,
+}
+
+/// A control connection in flight: each direction keeps its order.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) node: usize,
+    pub(super) to_server: Duration,
+    pub(super) to_node: Duration,
+}
+
+/// A node and what it has said so far.
+#[derive(Debug)]
+pub struct Node {
+    /// The machine under test.
+    pub agent: Agent,
+    /// Its id.
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// As what it was judged last.
+    pub class: Option<(NetworkClass, Evidence)>,
+    /// Every class it was ever judged as.
+    pub classes: Vec<NetworkClass>,
+    /// What it found out of its NAT.
+    pub behavior: Option<NatBehavior>,
+    /// Where its peers are.
+    pub paths: BTreeMap<NodeId, Path>,
+    /// Where it takes its peers' data from.
+    pub heard: BTreeSet<(NodeId, SocketAddr)>,
+    /// How its connect requests ended.
+    pub ended: BTreeMap<u32, Result<NodeId, Refusal>>,
+    /// It is over.
+    pub over: Option<Ended>,
+    /// Datagrams it sent, by the main and the probe socket.
+    pub sent: [u64; 2],
+    pub(super) site: usize,
+    pub(super) ip: IpAddr,
+    pub(super) main_port: u16,
+    pub(super) probe: Option<u16>,
+    pub(super) next_probe: u16,
+    pub(super) conn: Option<ConnId>,
+    /// Where its main socket may send: candidates it was given, and sources it heard from since.
+    pub(super) may_send: BTreeSet<SocketAddr>,
+}
+
+/// See the module.
+pub struct World {
+    pub(super) start: Instant,
+    pub(super) now: Duration,
+    pub(super) dice: Dice,
+    pub(super) weather: Weather,
+    pub(super) server_place: ServerPlace,
+    pub(super) broker: Broker,
+    pub(super) stun: StunMachine,
+    pub(super) secrets: Secrets,
+    pub(super) token: JoinToken,
+    pub(super) sites: Vec<Site>,
+    /// The nodes.
+    pub nodes: Vec<Node>,
+    pub(super) conns: BTreeMap<ConnId, Connection>,
+    pub(super) next_conn: u64,
+    queue: BTreeMap<(Duration, u64), Arrival>,
+    sequence: u64,
+    steps: u64,
+    trace: u64,
+    /// What must never happen, and did.
+    pub violations: Vec<String>,
+}
+
+impl World {
+    /// A world with a server and no nodes.
+    #[must_use]
+    pub fn new(seed: u64, server_place: ServerPlace, weather: Weather) -> Self {
+        let mut dice = Dice::new(seed);
+        let secret = Secret::new(b"the simulator's secret").expect("long enough");
+        let secrets = Secrets::new(vec![secret]).expect("one secret");
+        let mut world = Self {
+            start: Instant::now(),
+            now: Duration::ZERO,
+            weather,
+            server_place,
+            broker: Broker::new(Limits::default(), dice.seed()),
+            stun: stun_machine(secrets.clone(), dice.seed()),
+            secrets,
+            token: "the-simulators-token".parse().expect("a token"),
+            dice,
+            sites: Vec::new(),
+            nodes: Vec::new(),
+            conns: BTreeMap::new(),
+            next_conn: 0,
+            queue: BTreeMap::new(),
+            sequence: 0,
+            steps: 0,
+            trace: 0xcbf2_9ce4_8422_2325,
+            violations: Vec::new(),
+        };
+        let unix_ms = BIRTH_UNIX_S * 1000;
+        let at = world.start;
+        world.broker.handle(at, meetpoint_broker::Input::Wall { unix_ms });
+        world.stun.handle(at, meetpoint_turn::Input::Wall { unix_ms });
+        let cluster = cluster(server_place);
+        world.broker.handle(at, meetpoint_broker::Input::Cluster(cluster));
+        world
+    }
+
+    /// Adds a site; gives its number.
+    pub fn add_site(&mut self, gate: Option<GateKind>) -> usize {
+        let site = self.sites.len();
+        let public = IpAddr::from([20, 0, 10 + site as u8, 1]);
+        let next_port = 1024 + self.dice.below(60_000) as u16;
+        let gate = gate.map(|kind| Gate::new(kind, public, next_port));
+        self.sites.push(Site { gate, one_way: self.weather.one_way[site % 2] });
+        site
+    }
+
+    /// Adds a node to a site and starts it.
+    pub fn add_node(&mut self, site: usize, ip: IpAddr, prefix_len: u8, key: SigningKey) -> usize {
+        let node = self.nodes.len();
+        let id = NodeId::from(&key);
+        let name = format!("node-{node}");
+        let config = Config {
+            key,
+            cluster: "default".parse().expect("a name"),
+            name: name.parse().expect("a name"),
+            token: Some(self.token.clone()),
+            declared: None,
+            node_addr: None,
+            expect: None,
+            ephemeral: true,
+            version: "sim".to_owned(),
+            backoff: BackoffConfig::default(),
+        };
+        let agent = Agent::new(config, self.dice.seed());
+        // On one machine two sockets have two ports.
+        let main_port = MAIN_PORT + if ip.is_loopback() { node as u16 } else { 0 };
+        self.nodes.push(Node {
+            agent,
+            id,
+            name,
+            class: None,
+            classes: Vec::new(),
+            behavior: None,
+            paths: BTreeMap::new(),
+            heard: BTreeSet::new(),
+            ended: BTreeMap::new(),
+            over: None,
+            sent: [0; 2],
+            site,
+            ip,
+            main_port,
+            probe: None,
+            next_probe: FIRST_PROBE_PORT + 100 * node as u16,
+            conn: None,
+            may_send: BTreeSet::new(),
+        });
+        let list = vec![
+            Interface { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), prefix_len: 8 },
+            Interface { ip, prefix_len },
+        ];
+        self.input(node, Input::Interfaces { list, port_v4: Some(main_port), port_v6: None });
+        node
+    }
+
+    /// Virtual time since the world began.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.now
+    }
+
+    /// A hash over all that happened.
+    #[must_use]
+    pub fn trace(&self) -> u64 {
+        self.trace
+    }
+
+    /// Gives a node an input and does what it says.
+    pub fn input(&mut self, node: usize, input: Input<'_>) {
+        let at = self.start + self.now;
+        self.nodes[node].agent.handle(at, input);
+        self.drain_node(node);
+    }
+
+    /// Runs until the condition holds. False if the time ran out first.
+    pub fn run_until(&mut self, end: Duration, mut done: impl FnMut(&Self) -> bool) -> bool {
+        loop {
+            if done(self) {
+                return true;
+            }
+            if self.steps >= MAX_STEPS {
+                self.violations.push("an endless storm".to_owned());
+                return false;
+            }
+            let Some(next) = self.next_at().filter(|next| *next <= end) else {
+                self.now = end;
+                return false;
+            };
+            self.now = self.now.max(next);
+            self.steps += 1;
+            self.step();
+        }
+    }
+
+    /// Cuts a node's control connection, as a proxy or a router that restarts does.
+    pub fn cut_control(&mut self, node: usize) {
+        if let Some(conn) = self.nodes[node].conn {
+            self.push(Duration::ZERO, Arrival::ClosedAtServer { conn });
+            self.push(Duration::ZERO, Arrival::ClosedAtNode { conn });
+        }
+    }
+
+    /// A site's gate restarts: it forgets all its mappings.
+    pub fn restart_gate(&mut self, site: usize) {
+        if let Some(gate) = &mut self.sites[site].gate {
+            gate.restart();
+        }
+    }
+
+    fn next_at(&self) -> Option<Duration> {
+        let deadlines = self.nodes.iter().map(|node| node.agent.poll_timeout());
+        let deadlines = deadlines.chain([self.broker.poll_timeout(), self.stun.poll_timeout()]);
+        let deadline = deadlines.flatten().min().map(|at| at.saturating_duration_since(self.start));
+        let arrival = self.queue.first_key_value().map(|((at, _), _)| *at);
+        [deadline, arrival].into_iter().flatten().min()
+    }
+
+    fn step(&mut self) {
+        let at = self.start + self.now;
+        let arrival = self.queue.first_entry().filter(|entry| entry.key().0 <= self.now);
+        if let Some(arrival) = arrival.map(|entry| entry.remove()) {
+            return self.arrive(arrival);
+        }
+        let is_due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= at);
+        if is_due(self.broker.poll_timeout()) {
+            self.broker.handle_timeout(at);
+            self.drain_broker();
+        }
+        if is_due(self.stun.poll_timeout()) {
+            self.stun.handle_timeout(at);
+            self.drain_stun();
+        }
+        for node in 0..self.nodes.len() {
+            if is_due(self.nodes[node].agent.poll_timeout()) {
+                self.nodes[node].agent.handle_timeout(at);
+                self.drain_node(node);
+            }
+        }
+    }
+
+    fn arrive(&mut self, arrival: Arrival) {
+        let at = self.start + self.now;
+        match arrival {
+            Arrival::AtGate { site, from, to, payload } => {
+                let inside = match &mut self.sites[site].gate {
+                    Some(gate) => gate.inbound(self.now, from, to),
+                    None => Some(to),
+                };
+                if let Some(to) = inside {
+                    self.at_host(site, from, to, &payload);
+                }
+            }
+            Arrival::AtHost { site, from, to, payload } => self.at_host(site, from, to, &payload),
+            Arrival::AtServer { listener, from, payload } => {
+                self.note(1, from, &payload);
+                let listener = ListenerId(listener);
+                let input = meetpoint_turn::Input::Datagram { listener, source: from, payload: &payload };
+                self.stun.handle(at, input);
+                self.drain_stun();
+            }
+            Arrival::ControlAccepted { conn, source } => {
+                self.broker.handle(at, meetpoint_broker::Input::Opened { conn, source });
+                self.drain_broker();
+            }
+            Arrival::ControlOpened { node, conn } => {
+                if self.nodes[node].conn == Some(conn) {
+                    let local = SocketAddr::new(self.nodes[node].ip, 33_333);
+                    let remote = SocketAddr::new(self.control_ip(), CONTROL_PORT);
+                    self.input(node, Input::ControlOpened { local, remote });
+                }
+            }
+            Arrival::ToServer { conn, message } => {
+                self.broker.handle(at, meetpoint_broker::Input::Message { conn, message });
+                self.drain_broker();
+            }
+            Arrival::ToNode { conn, message } => self.tell_node(conn, message),
+            Arrival::ClosedAtServer { conn } => {
+                self.broker.handle(at, meetpoint_broker::Input::Closed { conn });
+                self.drain_broker();
+            }
+            Arrival::ClosedAtNode { conn } => {
+                let node = self.conns.remove(&conn).map(|connection| connection.node);
+                if let Some(node) = node.filter(|node| self.nodes[*node].conn == Some(conn)) {
+                    self.nodes[node].conn = None;
+                    self.input(node, Input::ControlClosed);
+                }
+            }
+            Arrival::ProbeOpened { node } => self.input(node, Input::ProbeOpened { ok: true }),
+        }
+    }
+
+    fn tell_node(&mut self, conn: ConnId, message: ServerMessage) {
+        let Some(node) = self.conns.get(&conn).map(|connection| connection.node) else { return };
+        if self.nodes[node].conn != Some(conn) {
+            return;
+        }
+        if let ServerMessage::Introduction(introduction) = &message {
+            let candidates = introduction.candidates.iter().map(|candidate| candidate.addr);
+            self.nodes[node].may_send.extend(candidates);
+        }
+        self.input(node, Input::ControlMessage(message));
+    }
+
+    fn at_host(&mut self, site: usize, from: SocketAddr, to: SocketAddr, payload: &[u8]) {
+        let is_here = |node: &Node| node.site == site && node.ip == to.ip();
+        let port = to.port();
+        let found = self
+            .nodes
+            .iter()
+            .position(|node| is_here(node) && (node.main_port == port || node.probe == Some(port)));
+        let Some(index) = found else { return };
+        let node = &mut self.nodes[index];
+        let socket = if node.main_port == port { Socket::Main } else { Socket::Probe };
+        if !node.may_send.is_empty() {
+            node.may_send.insert(from);
+        }
+        self.note(2 + index as u64, from, payload);
+        self.input(index, Input::Datagram { socket, source: from, payload });
+    }
+
+    pub(super) fn push(&mut self, delay: Duration, arrival: Arrival) {
+        self.push_at(self.now + delay, arrival);
+    }
+
+    pub(super) fn push_at(&mut self, at: Duration, arrival: Arrival) {
+        self.sequence += 1;
+        self.queue.insert((at, self.sequence), arrival);
+    }
+
+    /// FNV-1a over when, where, whence and what.
+    fn note(&mut self, place: u64, from: SocketAddr, payload: &[u8]) {
+        let mut hash = self.trace;
+        let mut eat = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3);
+        let when = self.now.as_nanos() as u64;
+        for number in [when, place, u64::from(from.port())] {
+            number.to_le_bytes().into_iter().for_each(&mut eat);
+        }
+        payload.iter().copied().for_each(&mut eat);
+        self.trace = hash;
+    }
+}

@@ -1,0 +1,124 @@
+//! What survives a server that dies without warning.
+#![cfg(target_os = "linux")]
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use meetpoint::{Event, Node};
+use meetpoint_tests::binary::{PATIENCE, Server, meetpoint};
+use tokio::task::JoinSet;
+
+/// Joins that must be acknowledged before the server is killed.
+const JOINS: usize = 40;
+
+fn node(server: &Server, name: &str, keys: &Path) -> meetpoint::Builder {
+    Node::builder(&server.url())
+        .name(name)
+        .join_token(server.join_token())
+        .key_file(keys.join(name))
+        .backoff(Duration::from_millis(50), Duration::from_millis(500))
+}
+
+/// Joins ever new nodes and leaves again, until told to stop; gives the names that were welcomed.
+async fn join_in_a_loop(
+    url: String,
+    token: String,
+    keys: std::path::PathBuf,
+    lane: usize,
+    stop: Arc<AtomicBool>,
+    count: Arc<std::sync::atomic::AtomicUsize>,
+) -> Vec<String> {
+    let mut acknowledged = Vec::new();
+    for number in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let name = format!("loop-{lane}-{number}");
+        let builder = Node::builder(&url)
+            .name(&name)
+            .join_token(&token)
+            .key_file(keys.join(&name))
+            .start_timeout(Duration::from_millis(500));
+        if let Ok(node) = builder.start().await {
+            acknowledged.push(name);
+            count.fetch_add(1, Ordering::Relaxed);
+            drop(node);
+        }
+    }
+    acknowledged
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_acknowledged_join_survives_sigkill() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let (data, keys) = (folder.path().join("data"), folder.path().join("keys"));
+    std::fs::create_dir(&keys).expect("a directory");
+    let mut server = Server::on_loopback(&data, &[]);
+    let steady = node(&server, "steady", &keys).start().await.expect("a join");
+    let mut events = steady.events();
+    let stop = Arc::new(AtomicBool::new(false));
+    let count = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let mut lanes = JoinSet::new();
+    for lane in 0..4 {
+        let (url, token) = (server.url(), server.join_token());
+        lanes.spawn(join_in_a_loop(url, token, keys.clone(), lane, Arc::clone(&stop), Arc::clone(&count)));
+    }
+    let enough = async {
+        while count.load(Ordering::Relaxed) < JOINS {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, enough).await.expect("joins go on");
+    server.process.kill().expect("SIGKILL");
+    stop.store(true, Ordering::Relaxed);
+    let acknowledged: Vec<String> = lanes.join_all().await.concat();
+    assert!(acknowledged.len() >= JOINS);
+
+    // The same address again, as a supervisor would.
+    let http = server.http.to_string();
+    let again = ["--http", &http, "--stun", "127.0.0.1:0", "--stun-alt-port", "0"];
+    let server = Server::start(Command::new(meetpoint()), &data, &again);
+    let rejoined = async {
+        loop {
+            match events.next().await {
+                Some(Event::Joined { again: true, .. }) => return,
+                Some(_) => {}
+                None => panic!("the node gave up"),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, rejoined).await.expect("the node comes back by itself");
+    steady.leave().await;
+
+    let listed = registered(&server);
+    let lost: Vec<&String> = acknowledged.iter().filter(|name| !listed.contains(*name)).collect();
+    assert!(lost.is_empty(), "acknowledged but lost: {lost:?}");
+    drop(server);
+    assert_eq!(integrity(&data).await, "ok");
+}
+
+fn registered(server: &Server) -> Vec<String> {
+    let output = Command::new(meetpoint())
+        .args(["nodes", "--json", "--server", &format!("http://{}", server.http), "--admin-token-file"])
+        .arg(server.data.join("admin-token"))
+        .output()
+        .expect("the binary runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let nodes: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).expect("JSON");
+    nodes.iter().filter_map(|node| node["name"].as_str().map(str::to_owned)).collect()
+}
+
+async fn integrity(data: &Path) -> String {
+    use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
+    let database = std::fs::read_dir(data)
+        .expect("a directory")
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .find(|path| path.extension().is_some_and(|ending| ending == "db" || ending == "sqlite"))
+        .expect("a database");
+    let options = SqliteConnectOptions::new().filename(database);
+    let mut connection = SqliteConnection::connect_with(&options).await.expect("it opens");
+    sqlx::query_scalar("PRAGMA integrity_check").fetch_one(&mut connection).await.expect("an answer")
+}
