@@ -344,15 +344,16 @@ impl Rendezvous {
             }
             Event::Rejected { source, code } => self.rejected(source, code),
             Event::Classified { cluster, node, class, evidence, observed } => {
-                info!(%cluster, %node, %class, %evidence, ?observed, "classified");
+                let seen_as = observed.map(tracing::field::display);
+                info!(%cluster, %node, %class, %evidence, seen_as, "classified");
                 self.service.note_class(now, &cluster, node, (class, evidence, observed));
             }
             Event::Introduced { cluster, ticket, from, to } => {
                 info!(%cluster, %ticket, %from, %to, "introduced");
             }
             Event::TicketEnded { cluster, ticket, direct_after } => {
-                let direct_after_ms = direct_after.map(|after| after.as_millis());
-                info!(%cluster, %ticket, ?direct_after_ms, "introduction ended");
+                let direct_after_ms = direct_after.map(|after| after.as_secs_f64() * 1000.0);
+                info!(%cluster, %ticket, direct_after_ms, "introduction ended");
             }
         }
     }

@@ -24,7 +24,7 @@ use crate::pace::Pacer;
 use crate::punch::Punch;
 use crate::requests::{Purpose, Requests};
 use crate::stun::{Class, Datagram};
-use crate::timers::Timers;
+use meetpoint_proto::Timers;
 
 /// Dial-backs passed on within [`DIAL_BACK_WINDOW`]. A server sends three copies of one at a time;
 /// whoever else writes such datagrams must not make the node talk.

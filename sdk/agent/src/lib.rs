@@ -68,7 +68,6 @@ mod requests;
 mod stun;
 #[cfg(test)]
 mod testing;
-mod timers;
 
 pub use agent::Agent;
 pub use api::{BackoffConfig, Config, Ended, Event, Input, Interface, Output, Path, PathKind, Socket};

@@ -13,7 +13,7 @@ use meetpoint_proto::{NodeId, NodeName, TicketId};
 
 use crate::api::{Path, PathKind};
 use crate::stun::{Datagram, Key, TransactionId};
-use crate::timers::Timers;
+use meetpoint_proto::Timers;
 
 /// Between two consent checks of one way (RFC 7675, section 5.1: 5 s, varied by a fifth).
 const CONSENT_INTERVAL: Duration = Duration::from_secs(5);

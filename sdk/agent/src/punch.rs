@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use meetpoint_proto::NodeId;
 
-use crate::timers::Timers;
+use meetpoint_proto::Timers;
 
 /// Distances between the checks to one target: quick while both sides open their NATs, then as
 /// often as a lossy link needs; the last one repeats until the ticket expires.

@@ -78,6 +78,23 @@ fn two_nodes_meet() {
     assert_eq!(ended(&a.take()), [(6, Ok(b.id()))], "there is a path already");
 }
 
+/// A side may be sure of its way before the other is of its own: what comes from there is accepted
+/// from the first valid check on, and no longer than there is a ticket or a path.
+#[test]
+fn a_peer_is_heard_before_there_is_a_path() {
+    let (mut a, mut b) = pair();
+    introduce(&mut a, &mut b, 1);
+    b.take();
+    let check = a.sent.remove(0).2;
+    b.datagram(a.main(), &check);
+    b.datagram(addr("20.0.0.66:1"), &check);
+    let log = b.take();
+    assert!(matches!(log[..], [Output::Hear { remote, .. }] if remote == a.main()), "{log:?}");
+    b.advance(LIFETIME);
+    let log = b.take();
+    assert!(log.iter().any(|output| matches!(output, Output::Path { path: None, .. })), "{log:?}");
+}
+
 /// Each row is an introduction that is refused: nothing is sent, and the request ends.
 #[test]
 fn refused_introductions_table() {
@@ -479,7 +496,7 @@ fn dial_backs_are_passed_on_once_and_not_without_bound() {
 }
 
 #[test]
-fn ids_print_as_expected_by_these_tests() {
+fn the_shape_of_a_check() {
     // The forged checks above cut integrity and fingerprint off by their lengths.
     let (mut a, mut b) = pair();
     introduce(&mut a, &mut b, 1);

@@ -24,7 +24,7 @@ impl Broker {
             Admission::Discover(discovery) => {
                 if let Some(session) = self.session_mut(conn) {
                     session.discovery = Some(discovery);
-                    self.timers.set(Timer::Discovery(conn), now + self.limits.observation_timeout);
+                    self.timers.set(Timer::Discovery(conn), Some(now + self.limits.observation_timeout));
                 }
             }
             Admission::Reject(code) => self.refuse(now, conn, Refusal::new(code)),
@@ -55,7 +55,7 @@ impl Broker {
         }
         let next = session.last_dial_back.map_or(now, |last| last + interval);
         if next > now {
-            self.timers.set(Timer::Discovery(conn), next);
+            self.timers.set(Timer::Discovery(conn), Some(next));
             return;
         }
         // The probe's way there and the node's word back; before the first pong a slow path is assumed.
@@ -64,7 +64,7 @@ impl Broker {
         session.dial_back = Some(DialBackRun { nonce });
         if self.has_alternate(conn, to) {
             self.outputs.push_back(Output::DialBack { to, nonce });
-            self.timers.set(Timer::Discovery(conn), now + timeout);
+            self.timers.set(Timer::Discovery(conn), Some(now + timeout));
         } else {
             // Nothing can be proven without a second address, so the verdict need not wait.
             self.discovery_timeout(now, conn);
@@ -85,7 +85,7 @@ impl Broker {
             return;
         }
         session.dial_back = None;
-        self.timers.cancel(&Timer::Discovery(conn));
+        self.timers.set(Timer::Discovery(conn), None);
         self.judge(conn, NetworkClass::PublicReachable, Evidence::Proven);
     }
 
@@ -111,7 +111,7 @@ impl Broker {
             }
             Err(_) => {
                 self.judge(conn, discovery.answered, Evidence::Observed);
-                self.timers.set(Timer::Discovery(conn), now + self.limits.dial_back_interval);
+                self.timers.set(Timer::Discovery(conn), Some(now + self.limits.dial_back_interval));
             }
         }
     }

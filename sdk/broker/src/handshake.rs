@@ -194,7 +194,7 @@ impl Broker {
         for old in [same_node, same_name].into_iter().flatten() {
             self.close(now, old, Refusal::new(Code::Replaced));
         }
-        self.timers.cancel(&Timer::Forget(joining.cluster.clone(), joining.hello.node_id));
+        self.timers.set(Timer::Forget(joining.cluster.clone(), joining.hello.node_id), None);
     }
 
     /// Makes the connection a member's.
@@ -216,8 +216,8 @@ impl Broker {
         if let Some(state) = self.conns.get_mut(&conn) {
             state.phase = Phase::Member(Box::new(session));
         }
-        self.timers.cancel(&Timer::Handshake(conn));
-        self.timers.set(Timer::Idle(conn), now + self.limits.idle_timeout);
+        self.timers.set(Timer::Handshake(conn), None);
+        self.timers.set(Timer::Idle(conn), Some(now + self.limits.idle_timeout));
         self.send_directory(conn);
         self.announce(conn);
         self.ping(now, conn);

@@ -57,7 +57,7 @@ impl Broker {
             Err(Obstacle::Refused(code)) => self.fail(conn, request, code),
             Err(Obstacle::NoCandidates) => {
                 self.park(conn, request, peer);
-                self.timers.set(Timer::Request(conn, request), now + self.limits.candidate_timeout);
+                self.timers.set(Timer::Request(conn, request), Some(now + self.limits.candidate_timeout));
             }
         }
     }
@@ -106,7 +106,7 @@ impl Broker {
     }
 
     fn take_request(&mut self, conn: ConnId, request: u32) {
-        self.timers.cancel(&Timer::Request(conn, request));
+        self.timers.set(Timer::Request(conn, request), None);
         let Some(session) = self.session_mut(conn) else { return };
         let Some(Request { peer, .. }) = session.requests.remove(&request) else { return };
         let cluster = session.cluster.clone();
@@ -168,7 +168,7 @@ impl Broker {
             Event::Introduced { cluster: asker.cluster.clone(), ticket, from: asker.node, to: target.node };
         let record = Ticket { cluster: asker.cluster.clone(), asker: asker_conn, target: target_conn };
         self.tickets.insert(ticket, record);
-        self.timers.set(Timer::Ticket(ticket), now + self.limits.ticket_lifetime);
+        self.timers.set(Timer::Ticket(ticket), Some(now + self.limits.ticket_lifetime));
         self.send(target_conn, ServerMessage::Introduction(Box::new(for_target)));
         self.send(asker_conn, ServerMessage::Introduction(Box::new(for_asker)));
         self.outputs.push_back(Output::Event(event));
@@ -194,7 +194,7 @@ impl Broker {
 
     pub(crate) fn end_ticket(&mut self, ticket: TicketId, direct_after: Option<Duration>) {
         let Some(record) = self.tickets.remove(&ticket) else { return };
-        self.timers.cancel(&Timer::Ticket(ticket));
+        self.timers.set(Timer::Ticket(ticket), None);
         if let Some(asker) = self.session_mut(record.asker) {
             asker.asked.remove(&ticket);
         }

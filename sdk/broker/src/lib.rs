@@ -26,7 +26,6 @@ mod introduce;
 mod limits;
 mod presence;
 mod state;
-mod timers;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -38,12 +37,11 @@ pub use api::{
 pub use limits::Limits;
 
 use meetpoint_proto::wire::{ClientMessage, Refusal, ServerMessage};
-use meetpoint_proto::{ClusterName, Code, NodeId, SessionId, TicketId, addr};
+use meetpoint_proto::{ClusterName, Code, NodeId, SessionId, TicketId, Timers, addr};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use state::{Cluster, Conn, Phase, Session, Ticket, Timer};
-use timers::Timers;
 
 /// The broker. See the [crate] for its model.
 #[derive(Debug)]
@@ -152,7 +150,7 @@ impl Broker {
             return;
         }
         self.conns.insert(conn, Conn { source, last_heard: now, phase: Phase::Greeting });
-        self.timers.set(Timer::Handshake(conn), now + self.limits.handshake_timeout);
+        self.timers.set(Timer::Handshake(conn), Some(now + self.limits.handshake_timeout));
     }
 
     fn message(&mut self, now: Instant, conn: ConnId, message: ClientMessage) {
@@ -249,7 +247,7 @@ impl Broker {
         if due <= now {
             self.close(now, conn, Refusal::new(Code::TooSlow));
         } else {
-            self.timers.set(Timer::Idle(conn), due);
+            self.timers.set(Timer::Idle(conn), Some(due));
         }
     }
 

@@ -44,7 +44,7 @@ impl Broker {
     pub(crate) fn drop_conn(&mut self, now: Instant, conn: ConnId, graceful: bool) {
         let Some(state) = self.conns.remove(&conn) else { return };
         for timer in [Timer::Handshake(conn), Timer::Idle(conn), Timer::Ping(conn), Timer::Discovery(conn)] {
-            self.timers.cancel(&timer);
+            self.timers.set(timer, None);
         }
         let Phase::Member(session) = state.phase else { return };
         self.sessions.remove(&session.id);
@@ -54,7 +54,7 @@ impl Broker {
         cluster.names.remove(&session.name);
         for (request, wanted) in &session.requests {
             cluster.stop_waiting(&wanted.peer, (conn, *request));
-            self.timers.cancel(&Timer::Request(conn, *request));
+            self.timers.set(Timer::Request(conn, *request), None);
         }
         for ticket in session.asked.iter().chain(&session.targeted) {
             self.end_ticket(*ticket, None);
@@ -70,7 +70,7 @@ impl Broker {
         if ephemeral && graceful {
             self.outputs.push_back(Output::Forget { cluster: cluster.clone(), node });
         } else if ephemeral {
-            self.timers.set(Timer::Forget(cluster.clone(), node), now + self.limits.ephemeral_grace);
+            self.timers.set(Timer::Forget(cluster.clone(), node), Some(now + self.limits.ephemeral_grace));
         }
         self.outputs.push_back(Output::Event(Event::Left { cluster, node, graceful }));
     }
@@ -81,7 +81,7 @@ impl Broker {
         session.ping.sent = Some(now);
         let seq = session.ping.seq;
         self.send(conn, ServerMessage::Ping { seq });
-        self.timers.set(Timer::Ping(conn), now + self.limits.ping_interval);
+        self.timers.set(Timer::Ping(conn), Some(now + self.limits.ping_interval));
     }
 
     pub(crate) fn pong(&mut self, now: Instant, conn: ConnId, seq: u64) {

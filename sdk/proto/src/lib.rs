@@ -10,6 +10,7 @@
 //! * [`seed`][]: `name@host:port`.
 //! * [`token`], [`join`], [`certificate`]: how a node proves who it is and that it may join.
 //! * [`wire`][]: the control channel's messages; the only types here that derive serde.
+//! * [`timers`][]: deadlines in order, for the pure machines.
 //! * [`code`][]: the stable reason codes, each with a hint that says what to do.
 //!
 //! Deliberately absent: IO, storage, and any decision that only one side takes.
@@ -24,6 +25,7 @@ pub mod network;
 pub mod rules;
 pub mod seed;
 pub mod stun;
+pub mod timers;
 pub mod token;
 pub mod wire;
 
@@ -36,4 +38,5 @@ pub use network::{
     ClusterNetwork, EffectiveNetwork, Evidence, Filtering, Mapping, NatBehavior, NetworkClass, NetworkType,
 };
 pub use seed::SeedAddr;
+pub use timers::Timers;
 pub use token::JoinToken;

@@ -11,6 +11,7 @@ mod operator;
 mod serve;
 mod signals;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -48,7 +49,9 @@ fn init_log(format: args::LogFormat) {
     use tracing_subscriber::EnvFilter;
     let filter =
         EnvFilter::try_from_env("MEETPOINT_LOG").unwrap_or_else(|_| EnvFilter::new("warn,meetpoint=info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal();
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
     match format {
         args::LogFormat::Text => builder.init(),
         args::LogFormat::Json => builder.json().init(),

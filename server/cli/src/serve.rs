@@ -13,6 +13,7 @@ use crate::signals::Stop;
 pub(crate) async fn run(args: ServeArgs) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
     let config = args.validate().map_err(Failure::usage)?;
+    allow_many_connections();
     let server = Server::bind(config).await.map_err(|error| match error.exit_code() {
         2 => Failure::usage(error),
         _ => Failure::failed(error),
@@ -33,6 +34,18 @@ pub(crate) async fn run(args: ServeArgs) -> Result<(), Failure> {
         }
     };
     outcome.map_err(|error| Failure::failed(format!("the server broke: {error}")))?.map_err(Failure::failed)
+}
+
+/// Each node holds a descriptor, and the usual soft limit of 1,024 would end the server's growth there.
+/// A system that refuses leaves the limit as it is.
+fn allow_many_connections() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| (soft, hard)));
+    match raised {
+        Ok((soft, hard)) => tracing::debug!(soft, hard, "raised the limit of open files"),
+        Err(error) => tracing::warn!(%error, "could not raise the limit of open files"),
+    }
 }
 
 /// Where it listens, one line each for whoever started it; secrets on a terminal only.

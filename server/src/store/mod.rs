@@ -25,7 +25,8 @@ use tokio_util::task::TaskTracker;
 pub(crate) use writer::Ended;
 use writer::Writer;
 
-/// Readers at once; a read takes well under a millisecond, and more would only fight for two disks' worth of cache.
+/// Readers at once. A read takes well under a millisecond; a few keep joins from waiting behind the
+/// operator's pages.
 const READERS: u32 = 4;
 /// How long a connection waits for a lock. Only a checkpoint or an outside tool holds one that long.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);

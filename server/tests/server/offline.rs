@@ -1,4 +1,9 @@
-//! The committed `.sqlx` is what the queries and the migrations say.
+//! The committed `.sqlx` is what the queries and the migrations say. To refresh it:
+//!
+//! ```sh
+//! rm -f .sqlx/* /tmp/registry.db && cat migrations/*.sql | sqlite3 /tmp/registry.db && touch server/src/lib.rs
+//! SQLX_OFFLINE=false SQLX_OFFLINE_DIR=$PWD/.sqlx DATABASE_URL=sqlite:/tmp/registry.db cargo check -p meetpoint-server
+//! ```
 
 use std::path::{Path, PathBuf};
 

@@ -1,6 +1,7 @@
 //! One seed, one case: two nodes in some setting, the run, and the judgement.
 
 use std::net::IpAddr;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
@@ -40,6 +41,9 @@ const REPAIR_LIMIT: Duration = Duration::from_secs(60);
 /// Datagrams of one node for one ticket: its own checks, answers to as many of the peer's, and
 /// what it says to the server meanwhile.
 const MAX_SENT: u64 = 2 * 128 + 40;
+
+static NODE_KEYS: LazyLock<[SigningKey; 2]> =
+    LazyLock::new(|| [1, 2].map(|n| SigningKey::from_bytes(&[n; 32])));
 
 /// Where the two nodes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,7 +184,7 @@ impl Case {
             Setting::Loopback => ServerPlace::Inside([127, 0, 0, 1].into()),
         };
         let mut world = World::new(self.seed, place, self.weather);
-        let key = |node: usize| SigningKey::from_bytes(&[node as u8 + 1; 32]);
+        let key = |node: usize| NODE_KEYS[node].clone();
         let address = |node: u8, site: u8, gate: GateKind| match gate.mapping {
             Mapping::None => IpAddr::from([20, 0, 10 + site, 7 + node]),
             _ if self.twin_lans => IpAddr::from([192, 168, 1, 2 + if site == 0 { node } else { 0 }]),

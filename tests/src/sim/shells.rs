@@ -2,6 +2,7 @@
 //! here.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
@@ -9,13 +10,22 @@ use meetpoint_agent::{Event, Output};
 use meetpoint_broker::{AdmitRequest, ClusterConfig, ConnId, StunCredential};
 use meetpoint_proto::join::Domain;
 use meetpoint_proto::wire::{self, ClientMessage, ServerMessage, StunServer};
-use meetpoint_proto::{ClusterNetwork, Code, EffectiveNetwork, SessionId};
+use meetpoint_proto::{ClusterNetwork, Code, EffectiveNetwork, JoinToken, PublicKey, SessionId};
 use meetpoint_turn::{Secrets, StunServer as StunMachine};
 
 use super::wires::{SERVER, SERVER_ONE_WAY, STUN_PORTS, is_private, listeners};
 use super::world::{Arrival, BIRTH_UNIX_S, Connection, ServerPlace, World};
 
 const CERTIFICATE_LIFE_S: u64 = 30 * 86_400;
+
+/// What the registry keeps of the one join token. Keys are made once: deriving them anew for each
+/// case would take a tenth of its time.
+static TOKEN_KEY: LazyLock<PublicKey> = LazyLock::new(|| join_token().public_key());
+static CLUSTER_KEY: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::from_bytes(&[9; 32]));
+
+pub(super) fn join_token() -> JoinToken {
+    "the-simulators-token".parse().expect("a token")
+}
 
 impl World {
     pub(super) fn drain_node(&mut self, index: usize) {
@@ -151,10 +161,9 @@ impl World {
     /// The registry: one token, and whoever holds it is in.
     fn admit(&mut self, request: AdmitRequest) {
         let AdmitRequest { conn, session, admission, .. } = request;
-        let public_key = self.token.public_key();
         let is_good = admission.is_some_and(|proof| {
             proof.token == self.token.id()
-                && proof.transcript.verify(Domain::Admission, &public_key, &proof.signature)
+                && proof.transcript.verify(Domain::Admission, &TOKEN_KEY, &proof.signature)
         });
         let unix_s = BIRTH_UNIX_S + self.now.as_secs();
         let input = if is_good {
@@ -220,7 +229,7 @@ pub(super) fn cluster(place: ServerPlace) -> ClusterConfig {
         name: "default".parse().expect("a name"),
         kind: ClusterNetwork::Dynamic,
         effective: if is_public { EffectiveNetwork::Public } else { EffectiveNetwork::Private },
-        key: SigningKey::from_bytes(&[9; 32]),
+        key: CLUSTER_KEY.clone(),
         open_join: false,
         admit_relayed: false,
         stun: vec![server],

@@ -17,7 +17,7 @@ use meetpoint_turn::{ListenerId, Secret, Secrets, StunServer as StunMachine};
 
 use super::dice::Dice;
 use super::gate::{Gate, GateKind};
-use super::shells::{cluster, stun_machine};
+use super::shells::{cluster, join_token, stun_machine};
 
 const CONTROL_PORT: u16 = 8080;
 const MAIN_PORT: u16 = 40_000;
@@ -152,7 +152,7 @@ impl World {
             broker: Broker::new(Limits::default(), dice.seed()),
             stun: stun_machine(secrets.clone(), dice.seed()),
             secrets,
-            token: "the-simulators-token".parse().expect("a token"),
+            token: join_token(),
             dice,
             sites: Vec::new(),
             nodes: Vec::new(),
