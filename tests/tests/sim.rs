@@ -140,5 +140,6 @@ fn clear(setting: Setting) -> Case {
         mutual: false,
         trial: Trial::None,
         twin_lans: false,
+        two_homed: false,
     }
 }

@@ -90,6 +90,8 @@ pub struct Case {
     pub trial: Trial,
     /// Both LANs have the same addresses.
     pub twin_lans: bool,
+    /// On the private LAN: both nodes are on a second network too, and may settle on different ones.
+    pub two_homed: bool,
 }
 
 /// How a case went.
@@ -144,6 +146,7 @@ impl Case {
                 _ => Trial::None,
             },
             twin_lans: dice.chance(200),
+            two_homed: dice.chance(500),
         }
     }
 
@@ -208,7 +211,10 @@ impl Case {
                 for node in 0..2 {
                     let lan = IpAddr::from([10, 0, 0, 2 + node]);
                     let ip = if self.setting == Setting::Loopback { [127, 0, 0, 1].into() } else { lan };
-                    world.add_node(site, ip, 24, key(node.into()));
+                    let node_number = world.add_node(site, ip, 24, key(node.into()));
+                    if self.two_homed && self.setting == Setting::PrivateLan {
+                        world.join_second_network(node_number, IpAddr::from([10, 0, 9, 2 + node]));
+                    }
                 }
             }
         }
@@ -239,6 +245,7 @@ impl Case {
                 if !world.run_until(world.now() + Duration::from_secs(10), both) {
                     faults.push("only one side has a path".to_owned());
                 }
+                self.exchange_data(world, faults);
                 Some(elapsed)
             }
             Err(refusal) if refusal.code == Code::NoPath => None,
@@ -246,6 +253,20 @@ impl Case {
                 faults.push(format!("attempt {attempt}: {refusal:?}"));
                 None
             }
+        }
+    }
+
+    /// Each side must take data from where the other sends it, although each chose its way alone.
+    fn exchange_data(&self, world: &mut World, faults: &mut Vec<String>) {
+        if self.is_lossy() {
+            return;
+        }
+        for side in 0..2 {
+            world.send_data(side);
+        }
+        let end = world.now() + Duration::from_secs(2);
+        if !world.run_until(end, |world| world.nodes.iter().all(|node| node.has_data)) {
+            faults.push("data goes where the peer does not listen".to_owned());
         }
     }
 

@@ -13,6 +13,8 @@ pub(super) const SERVER: [Ipv4Addr; 2] = [Ipv4Addr::new(20, 0, 0, 1), Ipv4Addr::
 pub(super) const STUN_PORTS: [u16; 2] = [3478, 3479];
 /// From the server to the middle of the internet.
 pub(super) const SERVER_ONE_WAY: Duration = Duration::from_millis(1);
+/// How uneven a site's own network is in uneven weather.
+const LAN_JITTER: Duration = Duration::from_micros(300);
 /// Within a site.
 const LAN_ONE_WAY: Duration = Duration::from_micros(200);
 
@@ -26,9 +28,11 @@ impl World {
             Socket::Main => node.main_port,
             Socket::Probe => node.probe.unwrap_or(0),
         };
-        let (site, from) = (node.site, SocketAddr::new(node.ip, port));
-        if self.nodes.iter().any(|other| other.site == site && other.ip == to.ip()) {
-            return self.push(LAN_ONE_WAY, Arrival::AtHost { site, from, to, payload });
+        let (site, from) = (node.site, SocketAddr::new(node.source_ip(to.ip()), port));
+        if self.nodes.iter().any(|other| other.site == site && other.has_ip(to.ip())) {
+            // Which of two networks of a site is quicker is chance, for each datagram anew.
+            let delay = LAN_ONE_WAY + self.weather.jitter.min(LAN_JITTER) * (self.dice.below(5) as u32);
+            return self.push(delay, Arrival::AtHost { site, from, to, payload });
         }
         if is_private(to.ip()) {
             return;

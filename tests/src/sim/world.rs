@@ -105,6 +105,10 @@ pub struct Node {
     pub sent: [u64; 2],
     pub(super) site: usize,
     pub(super) ip: IpAddr,
+    /// Its address on a second network of its site, if it is on two.
+    pub(super) second_ip: Option<IpAddr>,
+    /// It has its peer's data.
+    pub has_data: bool,
     pub(super) main_port: u16,
     pub(super) probe: Option<u16>,
     pub(super) next_probe: u16,
@@ -112,6 +116,24 @@ pub struct Node {
     /// Where its main socket may send: candidates it was given, and sources it heard from since.
     pub(super) may_send: BTreeSet<SocketAddr>,
 }
+
+impl Node {
+    pub(super) fn has_ip(&self, ip: IpAddr) -> bool {
+        self.ip == ip || self.second_ip == Some(ip)
+    }
+
+    /// The address it sends from: the one on the network of the destination.
+    pub(super) fn source_ip(&self, to: IpAddr) -> IpAddr {
+        let network = |ip: IpAddr| match ip {
+            IpAddr::V4(v4) => v4.octets()[..3].to_vec(),
+            IpAddr::V6(_) => Vec::new(),
+        };
+        self.second_ip.filter(|second| network(*second) == network(to)).unwrap_or(self.ip)
+    }
+}
+
+/// What stands for data: no STUN, and not for the agent.
+const DATA: &[u8] = b"\x40 data";
 
 /// See the module.
 pub struct World {
@@ -217,18 +239,37 @@ impl World {
             sent: [0; 2],
             site,
             ip,
+            second_ip: None,
+            has_data: false,
             main_port,
             probe: None,
             next_probe: FIRST_PROBE_PORT + 100 * node as u16,
             conn: None,
             may_send: BTreeSet::new(),
         });
-        let list = vec![
-            Interface { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), prefix_len: 8 },
-            Interface { ip, prefix_len },
-        ];
-        self.input(node, Input::Interfaces { list, port_v4: Some(main_port), port_v6: None });
+        self.tell_addresses(node, &[(ip, prefix_len)]);
         node
+    }
+
+    /// Puts a node on a second network of its site.
+    pub fn join_second_network(&mut self, node: usize, second_ip: IpAddr) {
+        self.nodes[node].second_ip = Some(second_ip);
+        let ip = self.nodes[node].ip;
+        self.tell_addresses(node, &[(ip, 24), (second_ip, 24)]);
+    }
+
+    fn tell_addresses(&mut self, node: usize, addresses: &[(IpAddr, u8)]) {
+        let loopback = (IpAddr::V4(Ipv4Addr::LOCALHOST), 8);
+        let all = std::iter::once(&loopback).chain(addresses);
+        let list = all.map(|&(ip, prefix_len)| Interface { ip, prefix_len }).collect();
+        let port_v4 = Some(self.nodes[node].main_port);
+        self.input(node, Input::Interfaces { list, port_v4, port_v6: None });
+    }
+
+    /// A node sends data by its path, as QUIC would.
+    pub fn send_data(&mut self, node: usize) {
+        let Some(to) = self.nodes[node].paths.values().next().map(|path| path.remote) else { return };
+        self.transmit(node, Socket::Main, to, DATA.to_vec());
     }
 
     /// Virtual time since the world began.
@@ -380,7 +421,7 @@ impl World {
     }
 
     fn at_host(&mut self, site: usize, from: SocketAddr, to: SocketAddr, payload: &[u8]) {
-        let is_here = |node: &Node| node.site == site && node.ip == to.ip();
+        let is_here = |node: &Node| node.site == site && node.has_ip(to.ip());
         let port = to.port();
         let found = self
             .nodes
@@ -393,6 +434,13 @@ impl World {
             node.may_send.insert(from);
         }
         self.note(2 + index as u64, from, payload);
+        if payload == DATA {
+            // The shell takes data from where the agent told it to, and drops all other.
+            let node = &mut self.nodes[index];
+            node.has_data |= node.heard.iter().any(|(_, source)| *source == from)
+                || node.paths.values().any(|path| path.remote == from);
+            return;
+        }
         self.input(index, Input::Datagram { socket, source: from, payload });
     }
 
