@@ -1,6 +1,6 @@
 //! The few STUN facts that server and node must agree on.
 //!
-//! The codec itself is a library's; here are only the numbers that are ours.
+//! Each has a codec of its own choice; here are only the numbers that are ours.
 
 /// Carries a dial-back's nonce. Comprehension-optional (RFC 8489, section 14), in the part
 /// of the registry that IANA has not assigned: other STUN agents ignore it.
