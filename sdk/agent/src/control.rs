@@ -14,6 +14,7 @@ use meetpoint_proto::wire::{
     ClientMessage, Hello, PROTOCOL_VERSION, Proof, Refusal, ServerMessage, StunAccess, Welcome,
 };
 use meetpoint_proto::{Certificate, ClusterNetwork, Code, EffectiveNetwork, NodeId, Nonce, PublicKey};
+use rand_chacha::rand_core::Rng;
 
 use crate::api::{Ended, Event, Output};
 use crate::backoff::Backoff;
@@ -31,6 +32,14 @@ const STABLE_AFTER: Duration = Duration::from_secs(30);
 const IDLE_RANGE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
 /// A node asks for a sign of life after a third of the allowed silence.
 const PINGS_PER_IDLE: u32 = 3;
+/// A membership is renewed by joining anew when so much of it is over, varied by a tenth of it so that
+/// nodes that joined together do not come back together.
+const RENEW_AFTER: f64 = 0.6;
+const RENEW_SPREAD: f64 = 0.1;
+/// A longer one counts as a year: an instant can't be put off for ever.
+const MAX_LIFETIME_S: u64 = 365 * 24 * 60 * 60;
+/// No renewal sooner than this, however short a membership the server gives.
+const MIN_STAY: Duration = Duration::from_secs(60);
 /// Longest delay a server can order.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(600);
 
@@ -73,6 +82,8 @@ pub(crate) struct Membership {
     pub(crate) server: IpAddr,
     /// Never there if the cluster is effectively PRIVATE or the node is sealed.
     pub(crate) stun: Option<StunAccess>,
+    /// How long its certificate and its STUN credential hold.
+    pub(crate) lifetime: Duration,
     /// Not the first welcome.
     pub(crate) again: bool,
 }
@@ -101,6 +112,7 @@ struct Handshake {
 #[derive(Debug)]
 struct Stay {
     since: Instant,
+    renew_at: Instant,
     heard: Instant,
     asked: Instant,
     idle: Duration,
@@ -145,7 +157,7 @@ impl Control {
         match &self.state {
             State::Opening { give_up } => *give_up,
             State::Handshake { give_up, .. } | State::Leaving { give_up } => Some(*give_up),
-            State::Member(stay) => Some((stay.heard + stay.idle).min(stay.next_ping())),
+            State::Member(stay) => Some((stay.heard + stay.idle).min(stay.next_ping()).min(stay.renew_at)),
             State::Waiting { until } => Some(*until),
             State::Ended => None,
         }
@@ -201,6 +213,12 @@ impl Control {
             }
             State::Member(stay) if stay.heard + stay.idle <= now => {
                 return self.lose(env, now, Some(Refusal::new(Code::TooSlow)));
+            }
+            State::Member(stay) if stay.renew_at <= now => {
+                self.backoff.reset();
+                env.push(Output::OpenControl);
+                self.state = State::Opening { give_up: Some(now + OPEN_TIMEOUT) };
+                return Step::Lost;
             }
             State::Member(stay) if stay.next_ping() <= now => {
                 stay.pings += 1;
@@ -262,7 +280,9 @@ impl Control {
             Err(refusal) => return self.distrust(env, now, refusal),
         };
         membership.again = self.pinned.replace(membership.cluster_key).is_some();
-        self.state = State::Member(Stay { since: now, heard: now, asked: now, idle, pings: 0 });
+        let varied = RENEW_AFTER + RENEW_SPREAD * f64::from(env.rng.next_u32()) / f64::from(u32::MAX);
+        let renew_at = now + membership.lifetime.mul_f64(varied).max(MIN_STAY);
+        self.state = State::Member(Stay { since: now, renew_at, heard: now, asked: now, idle, pings: 0 });
         Step::Joined(Box::new(membership))
     }
 
@@ -381,7 +401,9 @@ impl Handshake {
         }
         let is_public = welcome.effective == EffectiveNetwork::Public;
         let idle = Duration::from_millis(u64::from(welcome.idle_timeout_ms));
+        let lifetime_s = certificate.not_after_unix_s.saturating_sub(clock.unix_s(now)).min(MAX_LIFETIME_S);
         let membership = Membership {
+            lifetime: Duration::from_secs(lifetime_s),
             kind: welcome.kind,
             effective: welcome.effective,
             cluster_key: *cluster_key,

@@ -14,7 +14,8 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Between the server's pings; they keep NAT state for TCP and measure the round trip.
     pub ping_interval: Duration,
-    /// From welcome to the verdict `NoAnswer`: five retransmissions of a Binding.
+    /// From welcome to the verdict `NoAnswer`: some thirty retransmissions of a Binding, so that a
+    /// quarter of all packets may get lost.
     pub observation_timeout: Duration,
     /// From dial-back to the verdict `Answered`, besides two round trips of the control channel: its
     /// three sends take 600 ms.
@@ -45,7 +46,7 @@ impl Default for Limits {
             handshake_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(45),
             ping_interval: Duration::from_secs(15),
-            observation_timeout: Duration::from_secs(5),
+            observation_timeout: Duration::from_secs(10),
             dial_back_timeout: Duration::from_millis(700),
             dial_back_interval: Duration::from_secs(10),
             requests_per_session: 64,

@@ -44,11 +44,13 @@ fn main() -> ExitCode {
     }
 }
 
+/// The STUN codec of the nodes warns of each malformed packet, which any stranger can send.
+const DEFAULT_LOG: &str = "warn,meetpoint=info,stun_types=off";
+
 /// All logs go to stderr: stdout belongs to what a command answers.
 fn init_log(format: args::LogFormat) {
     use tracing_subscriber::EnvFilter;
-    let filter =
-        EnvFilter::try_from_env("MEETPOINT_LOG").unwrap_or_else(|_| EnvFilter::new("warn,meetpoint=info"));
+    let filter = EnvFilter::try_from_env("MEETPOINT_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
     let colours = std::io::stderr().is_terminal();
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);

@@ -7,7 +7,8 @@
 //!
 //! What keeps it from being a scanner or a flood: the caller names only observed addresses, one
 //! target has one probe running at a time, and the table is bounded. A refused probe is counted
-//! and nothing else: a dial-back may always get lost, so the caller asks again anyway.
+//! and nothing else: a dial-back may always get lost. A new probe of a target that is being probed
+//! takes over what is left of the running one: the newest nonce is the one somebody waits for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -45,12 +46,16 @@ pub(crate) struct DialBacks {
 }
 
 impl DialBacks {
-    /// Starts a probe, whose first copy is due at once. False if its target is being probed
-    /// already, or too many are, in all or at the target's address.
+    /// Starts a probe, whose first copy is due at once, or hands the rest of the running one of its
+    /// target to it. False if too many are running, in all or at the target's address.
     pub(crate) fn start(&mut self, now: Instant, probe: Probe) -> bool {
+        if let Some(running) = self.running.get_mut(&probe.to) {
+            running.probe = probe;
+            return true;
+        }
         let is_full =
             self.running.len() >= MAX_RUNNING || self.running_at(probe.to.ip()) >= MAX_RUNNING_PER_ADDRESS;
-        if is_full || self.running.contains_key(&probe.to) {
+        if is_full {
             return false;
         }
         self.due.insert((now, probe.to));

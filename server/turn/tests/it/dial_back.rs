@@ -88,13 +88,23 @@ fn a_probe_leaves_from_the_alternate_address_or_not_at_all() {
 }
 
 #[test]
-fn one_target_has_one_probe_at_a_time() {
+fn the_newest_nonce_takes_over_the_running_probe() {
     let mut rig = Rig::new(square());
     assert_eq!(dial_back(&mut rig, addr(CLIENT)).len(), 1);
-    assert_eq!(dial_back(&mut rig, addr(CLIENT)).len(), 0);
-    assert_eq!(dial_back(&mut rig, addr("[::ffff:20.0.1.1]:40000")).len(), 0);
-    assert_eq!(rig.counters().dial_back.refused, 2);
-    while next_timer(&mut rig).is_some() {}
+    let newest = [9; 16];
+    for to in [CLIENT, "[::ffff:20.0.1.1]:40000"] {
+        rig.server.handle(rig.now, Input::DialBack { to: addr(to), nonce: newest });
+        assert_eq!(rig.outputs().len(), 0, "no more copies than one probe has");
+    }
+    let mut rest = vec![];
+    while let Some((_, outputs)) = next_timer(&mut rig) {
+        rest.extend(outputs);
+    }
+    assert_eq!(rest.len(), 2);
+    for copy in rest {
+        let Output::Transmit { payload, .. } = copy else { panic!("{copy:?}") };
+        assert_eq!(raw(&payload, attr::MEETPOINT_NONCE).as_deref(), Some(&newest[..]));
+    }
     assert_eq!(rig.counters().dial_back.probes, 3);
     assert_eq!(dial_back(&mut rig, addr(CLIENT)).len(), 1, "and then another");
 }
