@@ -162,8 +162,10 @@ impl Driver {
         self.channel = None;
         self.probe = None;
         self.parts.shared.end();
+        // What was queued on the control channel still goes out; nobody hears what comes in any more.
+        self.control.close();
+        self.probed.close();
         self.tasks.close();
-        // What was queued on the control channel still goes out; its task ends by itself.
         self.tasks.wait().await;
     }
 
