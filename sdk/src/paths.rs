@@ -106,7 +106,9 @@ impl PathTable {
         self.write().set(peer, normal(remote))
     }
 
-    /// Hears `peer` from `remote` too, without sending there.
+    /// Hears `peer` from `remote` too, once it has a route: an answer without one would be lost, and QUIC
+    /// would wait for a second where the peer's own repetition takes milliseconds. Nothing is sent
+    /// there.
     pub(crate) fn hear(&self, peer: &NodeId, remote: SocketAddr) -> Result<(), PathError> {
         self.write().hear(peer, normal(remote)).map(|_| ())
     }
@@ -155,7 +157,8 @@ pub(crate) struct Sources<'a>(RwLockReadGuard<'a, Table>);
 impl Sources<'_> {
     /// The peer verified at `source`.
     pub(crate) fn verified(&self, source: SocketAddr) -> Option<SyntheticAddr> {
-        self.0.sources.get(&normal(source)).copied()
+        let addr = self.0.sources.get(&normal(source)).copied()?;
+        self.0.peers.get(&addr).is_some_and(|peer| peer.route.is_some()).then_some(addr)
     }
 }
 
@@ -263,7 +266,7 @@ mod tests {
     fn hearing_is_not_sending() {
         let (paths, peer) = (PathTable::default(), node(1));
         paths.hear(&peer, remote(1)).unwrap();
-        assert_eq!((paths.route_to(&peer), heard(&paths, [1])), (None, vec![1]));
+        assert_eq!((paths.route_to(&peer), heard(&paths, [1])), (None, vec![]), "no answer could go out yet");
         paths.set(&peer, remote(2)).unwrap();
         paths.hear(&peer, remote(3)).unwrap();
         assert_eq!(paths.route_to(&peer), Some(Route::Direct(remote(2))));

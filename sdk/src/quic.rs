@@ -55,6 +55,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// twice, nor longer than QUIC's own assumption (RFC 9002, section 6.2.2).
 const MIN_INITIAL_RTT: Duration = Duration::from_millis(10);
 const MAX_INITIAL_RTT: Duration = Duration::from_millis(333);
+/// What the accepting side assumes, which does not look up the path.
+const ACCEPT_INITIAL_RTT: Duration = Duration::from_millis(100);
 
 /// Handshakes of accepted connections in progress; each is a few kilobytes.
 const MAX_HANDSHAKES: usize = 64;
@@ -327,8 +329,10 @@ fn server_config(
     let mut tokens = ValidationTokenConfig::default();
     // Checks have validated every address that gets this far.
     tokens.sent(0);
+    let mut transport = transport_config();
+    transport.initial_rtt(ACCEPT_INITIAL_RTT);
     config
-        .transport_config(Arc::new(transport_config()))
+        .transport_config(Arc::new(transport))
         .validation_token_config(tokens)
         .migration(false)
         .max_incoming(MAX_HANDSHAKES);
