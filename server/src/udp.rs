@@ -84,6 +84,7 @@ impl Stun {
             realm: stun::REALM.to_owned(),
             secrets,
             limits: Limits::default(),
+            relay: None,
         };
         let machine = StunServer::new(config, seed)?;
         let sockets = bound.into_iter().map(|bound| UdpSocket::from_std(bound.socket));
@@ -145,6 +146,8 @@ impl Stun {
                 }
                 // The broker hears no answer, as from a node that can't be reached.
                 Output::DialBackImpossible { to, .. } => trace!(%to, "no place to dial back from"),
+                // Relaying is not configured, so these never come.
+                Output::TransmitRelayed { .. } | Output::OpenRelay { .. } | Output::CloseRelay { .. } => {}
             }
         }
     }

@@ -59,6 +59,7 @@ impl Bench {
             realm: REALM.to_owned(),
             secrets: secrets(),
             limits,
+            relay: None,
         };
         let server = StunServer::new(config, [7; 32]).expect("a good configuration");
         let (rounds, requests) = if std::env::args().any(|arg| arg == "--bench") { MEASURED } else { SHOWN };
