@@ -94,13 +94,13 @@ impl PeerRules {
         if self.deny.iter().any(|block| block.contains(ip)) {
             return Peer::Forbidden;
         }
-        // Compared as it stands: in another form it would leave the machine and come back.
-        if self.is_inside(peer) {
-            return Peer::Inside;
-        }
         let is_own = self.own_ips.binary_search(&ip).is_ok();
         if defences.stand(Defence::OwnPorts) && self.is_own_listener(ip, peer.port(), is_own) {
             return Peer::Forbidden;
+        }
+        // Compared as it stands: in another form it would leave the machine and come back.
+        if self.is_inside(peer) {
+            return Peer::Inside;
         }
         if self.allow.iter().any(|block| block.contains(ip)) {
             return Peer::Outside;
@@ -121,6 +121,11 @@ impl PeerRules {
             return AddressClass::Public;
         }
         addr::classify(ip)
+    }
+
+    /// The ports that are no relayed addresses because something of this server listens there.
+    pub(crate) fn listening_ports(&self) -> impl Iterator<Item = u16> {
+        self.own_listeners.iter().map(SocketAddr::port)
     }
 
     /// A listener on no particular address is at each of this machine's.

@@ -29,8 +29,10 @@ pub(crate) struct Port {
     pub(crate) is_open: bool,
 }
 
-/// No port of the slab: slots start at 0, so this is one more than there can be.
+/// No slot of the slab: there are fewer than twice 65,536.
 const FREE: u32 = u32::MAX;
+/// No slot either, and never free.
+const TAKEN: u32 = FREE - 1;
 
 /// The relayed addresses of one family.
 struct Plane {
@@ -59,6 +61,17 @@ impl Ports {
             last: *range.end(),
             planes: [plane(config.ipv4), plane(config.ipv6)],
             slab: Slab::default(),
+        }
+    }
+
+    /// Never gives this port to a client.
+    pub(crate) fn withhold(&mut self, port: u16) {
+        let Some(at) = self.place(port) else { return };
+        for plane in self.planes.iter_mut().flatten() {
+            if plane.by_port[at] == FREE {
+                plane.by_port[at] = TAKEN;
+                plane.free -= 1;
+            }
         }
     }
 

@@ -60,9 +60,12 @@ pub(crate) struct Relays {
 impl Relays {
     pub(crate) fn new(config: &RelayConfig, limits: RelayLimits, listeners: &Listeners) -> Self {
         let range = config.ports.clone().unwrap_or(DEFAULT_PORTS);
+        let rules = PeerRules::new(config, (*range.start(), *range.end()), listeners);
+        let mut ports = Ports::new(config, &range);
+        rules.listening_ports().for_each(|port| ports.withhold(port));
         Self {
-            ports: Ports::new(config, &range),
-            rules: PeerRules::new(config, (*range.start(), *range.end()), listeners),
+            ports,
+            rules,
             limits,
             slab: Slab::default(),
             reservations: BTreeMap::new(),

@@ -127,6 +127,20 @@ fn this_machine_is_not_relayed_to() {
     }
 }
 
+/// A port that the server listens on is nobody's relayed address, even in their range.
+#[test]
+fn listening_ports_are_not_given_away() {
+    let mut turn = with(|config| {
+        let relay = config.relay.as_mut().expect("a relay");
+        relay.ports = Some(50_000..=50_001);
+        relay.own_listeners = vec![addr("0.0.0.0:50000")];
+    });
+    assert!(!reaches(&mut turn, "20.0.0.9:50000"));
+    assert!(turn.sockets.values().all(|open| open.port() == 50_001));
+    let other = turn.client("other", "20.0.1.2:9");
+    assert_eq!(turn.code(&other, ALLOCATE, &[A::Raw(attr::REQUESTED_TRANSPORT, UDP)]), Some(508));
+}
+
 /// What an operator allows is allowed, except for the ports of this server; what he denies is
 /// denied in any case.
 #[test]
