@@ -26,7 +26,7 @@ use crate::secrets::{self, AdminToken, SecretsError};
 use crate::seeds::{self, Here, Verdict};
 use crate::service::{self, Cluster, DEFAULT_CLUSTER, NewToken, Service, ServiceError, UnixMs};
 use crate::store::{self, OpenError, Store};
-use crate::udp::{Setup, Stun, StunError, relay_config};
+use crate::udp::{RelayHandle, Setup, Stun, StunError, relay_config};
 use crate::warning::Warning;
 
 /// The registry's file in the data directory.
@@ -208,11 +208,13 @@ impl Server {
         let (observer, observations) = mpsc::channel(STUN_QUEUE);
         let (dial_backs, dial_back_requests) = mpsc::channel(STUN_QUEUE);
         let Sockets { http, http_addr, stun } = sockets;
+        let (relay, inspections) = RelayHandle::new();
         let setup = Setup {
             external_ip: config.external_ip,
             secrets: stun_secrets,
             relay: config.relay.as_ref().map(|relay| relay_config(relay, config.external_ip, http_addr)),
             seed: secrets::random()?,
+            inspections,
         };
         let stun = Stun::new(stun, setup, observer, dial_back_requests)?;
         let channels = StunChannels { observations, dial_backs };
@@ -226,6 +228,7 @@ impl Server {
         let app = App::new(http::Parts {
             service: Arc::clone(&service),
             rendezvous: handle,
+            relay: config.relay.is_some().then_some(relay),
             admin,
             fingerprint: info.fingerprint,
             warnings: info.warnings.clone(),

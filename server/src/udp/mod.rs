@@ -3,6 +3,7 @@
 //! What it observes goes to the broker by a bounded channel and is dropped if that is full: a node
 //! repeats its Bindings anyway, and a flood of them must not fill memory.
 
+mod inspect;
 mod relay;
 
 use std::io;
@@ -27,6 +28,8 @@ use crate::service::UnixMs;
 
 use relay::RelaySockets;
 
+use inspect::Inspection;
+pub(crate) use inspect::{RelayHandle, SessionInfo};
 pub(crate) use relay::relay_config;
 
 /// The longest datagram there is: what is relayed must not be cut off.
@@ -62,6 +65,7 @@ pub(crate) struct Stun {
     datagram: Vec<u8>,
     observations: mpsc::Sender<Observed>,
     requests: mpsc::Receiver<DialBack>,
+    inspections: mpsc::Receiver<Inspection>,
 }
 
 /// What the machine is set up with.
@@ -70,6 +74,7 @@ pub(crate) struct Setup {
     pub(crate) secrets: Secrets,
     pub(crate) relay: Option<RelayConfig>,
     pub(crate) seed: [u8; 32],
+    pub(crate) inspections: mpsc::Receiver<Inspection>,
 }
 
 /// Why the STUN server can't start.
@@ -91,7 +96,7 @@ impl Stun {
         observations: mpsc::Sender<Observed>,
         requests: mpsc::Receiver<DialBack>,
     ) -> Result<Self, StunError> {
-        let Setup { external_ip, secrets, relay, seed } = setup;
+        let Setup { external_ip, secrets, relay, seed, inspections } = setup;
         let listeners = bound.iter().zip(0_u8..).map(|(socket, id)| Listener {
             id: ListenerId(id),
             role: socket.role,
@@ -113,6 +118,7 @@ impl Stun {
             datagram: Vec::with_capacity(DATAGRAM_BYTES),
             observations,
             requests,
+            inspections,
         })
     }
 
@@ -132,6 +138,7 @@ impl Stun {
                     let nonce = *nonce.as_bytes();
                     self.machine.handle(Instant::now(), Input::DialBack { to, nonce });
                 }
+                Some(inspection) = self.inspections.recv() => inspection.answer(&mut self.machine),
                 _ = wall.tick() => self.tell_wall_time(),
                 () = clock::sleep_until(due) => self.machine.handle_timeout(Instant::now()),
             }

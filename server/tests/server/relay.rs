@@ -4,17 +4,22 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use hyper::Method;
 use meetpoint_turn::credentials::{PasswordAlgorithm, long_term_key, mint};
 use meetpoint_turn::message::{
     ALLOCATE, CHANNEL_BIND, CREATE_PERMISSION, Class, Message, REFRESH, SEND, TransactionId,
 };
 use meetpoint_turn::{IntegrityKey, IntegrityKind, Secret, Writer, attr};
+use serde_json::{Value, json};
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
+use crate::client::{call, get};
 use crate::running::{Running, config};
 
 const FLAGS: [&str; 4] = ["--relay-ip", "127.0.0.1", "--relay-allow-peer", "127.0.0.0/8"];
+const CREDENTIALS: &str = "/v1/relay/credentials";
+const SESSIONS: &str = "/v1/relay/sessions";
 /// Longer than anything on loopback takes.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -116,7 +121,8 @@ impl Client {
 async fn bytes_are_relayed_both_ways() {
     let (server, dir) = Running::fresh(&FLAGS).await;
     let mut client = Client::new(server.info.stun[0].primary, dir.path(), "alice").await;
-    let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    // Not on the relay's own address, where a port of the range is another client's or nobody's.
+    let peer = UdpSocket::bind("127.0.0.2:0").await.unwrap();
     let peer_addr = peer.local_addr().unwrap();
     let relayed = client.allocate().await;
     assert!(relayed.ip().is_loopback() && relayed.port() >= 49_152);
@@ -193,5 +199,67 @@ async fn private_peers_are_refused_by_default() {
         let peer = Some(peer.parse().unwrap());
         assert_eq!(client.ask(CREATE_PERMISSION, &[], peer).await.0, Class::Error);
     }
+    server.stop().await.unwrap();
+}
+
+/// From minted credentials to the list of what they are used for, and its end.
+#[tokio::test]
+async fn an_operator_mints_lists_and_ends() {
+    let (server, dir) = Running::fresh(&FLAGS).await;
+    let body = json!({ "user": "carol", "lifetime_s": 60 });
+    let minted = call(Method::POST, CREDENTIALS).json(&body).admin(&server).await.json();
+    let secret = std::fs::read_to_string(dir.path().join("credential-secret")).unwrap();
+    let secret = Secret::new(secret.trim().as_bytes()).unwrap();
+    let username = minted["username"].as_str().unwrap();
+    let (expiry, user) = username.split_once(':').unwrap();
+    let expected = mint(&secret, user, expiry.parse().unwrap());
+    assert_eq!((user, minted["password"].as_str().unwrap()), ("carol", &*expected.1));
+
+    let stun = server.info.stun[0].primary;
+    let mut ids = vec![];
+    for user in ["alice", "bob", "carol"] {
+        let mut client = Client::new(stun, dir.path(), user).await;
+        let relayed = client.allocate().await.to_string();
+        let listed = get(SESSIONS).admin(&server).await.json();
+        let items = listed["items"].as_array().unwrap();
+        let session = items.iter().find(|item| item["user"] == user).unwrap();
+        assert_eq!(session["relayed"], json!([relayed]));
+        assert_eq!(session["client"], client.socket.local_addr().unwrap().to_string());
+        assert_eq!(session["to_peer"], json!({ "packets": 0, "bytes": 0 }));
+        ids.push(session["id"].as_str().unwrap().to_owned());
+    }
+    let first = get(&format!("{SESSIONS}?limit=2")).admin(&server).await.json();
+    let next = first["next"].as_str().unwrap();
+    let second = get(&format!("{SESSIONS}?limit=2&after={next}")).admin(&server).await.json();
+    let lens = [&first, &second].map(|page| page["items"].as_array().unwrap().len());
+    assert_eq!((lens, second.get("next").and_then(Value::as_str)), ([2, 1], None));
+
+    let path = format!("{SESSIONS}/{}", ids[0]);
+    assert_eq!(call(Method::DELETE, &path).admin(&server).await.status.as_u16(), 204);
+    call(Method::DELETE, &path).admin(&server).await.assert_problem(404, "unknown_relay_session");
+    let left = get(SESSIONS).admin(&server).await.json();
+    assert_eq!(left["items"].as_array().unwrap().len(), 2);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_an_operator_cannot_have_is_said() {
+    let (server, _dir) = Running::fresh(&FLAGS).await;
+    get(SESSIONS).send(server.info.http).await.assert_problem(401, "unauthorized");
+    for body in [
+        json!({ "user": "" }),
+        json!({ "user": "a b" }),
+        json!({ "user": "x".repeat(129) }),
+        json!({ "user": "a", "lifetime_s": 0 }),
+        json!({ "user": "a", "lifetime_s": 604_801 }),
+    ] {
+        call(Method::POST, CREDENTIALS).json(&body).admin(&server).await.assert_problem(422, "invalid");
+    }
+    let path = format!("{SESSIONS}/x");
+    call(Method::DELETE, &path).admin(&server).await.assert_problem(404, "unknown_relay_session");
+    server.stop().await.unwrap();
+
+    let (server, _dir) = Running::fresh(&[]).await;
+    get(SESSIONS).admin(&server).await.assert_problem(409, "relay_off");
     server.stop().await.unwrap();
 }
