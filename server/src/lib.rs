@@ -32,8 +32,8 @@ mod udp;
 mod warning;
 
 pub use config::{
-    AccessArgs, ClusterArgs, ConfigError, ListenArgs, MAX_ADMIN_TOKEN_LEN, MIN_ADMIN_TOKEN_LEN, Secret,
-    ServeArgs, ServeConfig, TlsArgs, TlsFiles,
+    AccessArgs, ClusterArgs, ConfigError, ListenArgs, MAX_ADMIN_TOKEN_LEN, MIN_ADMIN_TOKEN_LEN, PortRange,
+    RelayArgs, RelaySettings, Secret, ServeArgs, ServeConfig, TlsArgs, TlsFiles,
 };
 pub use data_dir::DataError;
 pub use identity::IdentityError;

@@ -41,6 +41,11 @@ impl Sockets {
         for family in config.stun.chunk_by(|a, b| a.is_ipv4() == b.is_ipv4()) {
             stun.extend(bind_family(family, config.stun_alt_port)?);
         }
+        for &ip in config.relay.iter().flat_map(|relay| &relay.ips) {
+            // Shows now that the address is this machine's; allocations open their own.
+            let addr = SocketAddr::new(ip, 0);
+            UdpSocket::bind(addr).map_err(|source| ConfigError::Bind { flag: "--relay-ip", addr, source })?;
+        }
         Ok(Self { http, http_addr, stun })
     }
 
@@ -152,6 +157,17 @@ fn bind_stun(addr: SocketAddr, role: ListenerRole) -> Result<StunSocket, (Socket
         Ok((socket, bound)) => Ok(StunSocket { socket, role, addr: bound }),
         Err(error) => Err((addr, error)),
     }
+}
+
+/// Opens a relay socket on exactly this address.
+pub(crate) fn bind_relay(addr: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    Ok(socket.into())
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use crate::data_dir::{DataDir, DataError};
 
 const JOIN_FILE: &str = "join-token";
 const ADMIN_FILE: &str = "admin-token";
+const CREDENTIAL_FILE: &str = "credential-secret";
 const ADMIN_PREFIX: &str = "mpa1";
 const ADMIN_SECRET_LEN: usize = 20;
 
@@ -29,6 +30,9 @@ pub enum SecretsError {
         "{ADMIN_FILE} in the data directory has fewer than {MIN_ADMIN_TOKEN_LEN} characters; remove the file to have a new one made"
     )]
     AdminToken,
+    /// The stored credential secret is none.
+    #[error("{CREDENTIAL_FILE} in the data directory: {0}; remove the file to have a new one made")]
+    Credential(#[from] meetpoint_turn::SecretError),
     /// The system has no randomness.
     #[error("the system gives no randomness: {0}")]
     Random(#[from] getrandom::Error),
@@ -60,6 +64,21 @@ pub(crate) fn join_token(
         data.write_secret(JOIN_FILE, &format!("{}\n", token.reveal()))?;
     }
     Ok(token)
+}
+
+/// The secret that STUN and relay credentials are made with: the one stored, or a new one, which is
+/// stored, so that credentials outlive a restart.
+pub(crate) fn credential_secret(data: &DataDir) -> Result<meetpoint_turn::Secrets, SecretsError> {
+    let text = match data.read(CREDENTIAL_FILE)? {
+        Some(text) => text,
+        None => {
+            let text = Fingerprint::from_bytes(random()?).to_string();
+            data.write_secret(CREDENTIAL_FILE, &format!("{text}\n"))?;
+            text
+        }
+    };
+    let secret = meetpoint_turn::Secret::new(text.as_bytes())?;
+    Ok(meetpoint_turn::Secrets::new(vec![secret])?)
 }
 
 /// Checks the operator's token. Only its digest is kept.

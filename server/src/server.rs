@@ -7,7 +7,7 @@ use std::time::Duration;
 use meetpoint_proto::id::Fingerprint;
 use meetpoint_proto::wire::StunServer;
 use meetpoint_proto::{AddressClass, ClusterNetwork, EffectiveNetwork, JoinToken, addr};
-use meetpoint_turn::{ListenerRole, Secret as StunSecret, SecretError, Secrets as StunSecrets};
+use meetpoint_turn::{ListenerRole, Secrets as StunSecrets};
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -26,7 +26,7 @@ use crate::secrets::{self, AdminToken, SecretsError};
 use crate::seeds::{self, Here, Verdict};
 use crate::service::{self, Cluster, DEFAULT_CLUSTER, NewToken, Service, ServiceError, UnixMs};
 use crate::store::{self, OpenError, Store};
-use crate::udp::{Stun, StunError};
+use crate::udp::{RelayHandle, Setup, Stun, StunError, relay_config};
 use crate::warning::Warning;
 
 /// The registry's file in the data directory.
@@ -91,12 +91,6 @@ impl From<ServiceError> for StartError {
 impl From<getrandom::Error> for StartError {
     fn from(error: getrandom::Error) -> Self {
         Self::Secrets(error.into())
-    }
-}
-
-impl From<SecretError> for StartError {
-    fn from(error: SecretError) -> Self {
-        Self::Establish(error.to_string())
     }
 }
 
@@ -179,7 +173,7 @@ impl Server {
         let tasks = Tasks::new();
         let (store, writer_ended) = Store::open(&data.file(DATABASE), &tasks.core).await?;
         let started = UnixMs::now();
-        let stun_secrets = StunSecrets::new(vec![StunSecret::new(&secrets::random::<32>()?)?])?;
+        let stun_secrets = secrets::credential_secret(&data)?;
         let service = open_service(&config, &sockets, &store, (kind, &verdict), stun_secrets.clone()).await?;
         let join_token = secrets::join_token(&config, &data, identity.fingerprint)?;
         let is_usable = register_join_token(&service, started, &join_token).await?;
@@ -213,9 +207,16 @@ impl Server {
         let stun_probe = probe_address(&sockets);
         let (observer, observations) = mpsc::channel(STUN_QUEUE);
         let (dial_backs, dial_back_requests) = mpsc::channel(STUN_QUEUE);
-        let Sockets { http, stun, .. } = sockets;
-        let seed = secrets::random()?;
-        let stun = Stun::new(stun, config.external_ip, stun_secrets, seed, observer, dial_back_requests)?;
+        let Sockets { http, http_addr, stun } = sockets;
+        let (relay, inspections) = RelayHandle::new();
+        let setup = Setup {
+            external_ip: config.external_ip,
+            secrets: stun_secrets,
+            relay: config.relay.as_ref().map(|relay| relay_config(relay, config.external_ip, http_addr)),
+            seed: secrets::random()?,
+            inspections,
+        };
+        let stun = Stun::new(stun, setup, observer, dial_back_requests)?;
         let channels = StunChannels { observations, dial_backs };
         let (rendezvous, handle) = Rendezvous::new(
             config.limits,
@@ -227,6 +228,7 @@ impl Server {
         let app = App::new(http::Parts {
             service: Arc::clone(&service),
             rendezvous: handle,
+            relay: config.relay.is_some().then_some(relay),
             admin,
             fingerprint: info.fingerprint,
             warnings: info.warnings.clone(),

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use meetpoint_proto::{ClusterNetwork, NetworkType, SeedAddr};
+use meetpoint_turn::Cidr;
 
 /// Configuration of the rendezvous server. Each flag can be given as an environment variable too.
 #[derive(Debug, Clone, Args)]
@@ -15,6 +16,9 @@ pub struct ServeArgs {
     /// Where it listens.
     #[command(flatten)]
     pub listen: ListenArgs,
+    /// What it relays.
+    #[command(flatten)]
+    pub relay: RelayArgs,
     /// What cluster it serves.
     #[command(flatten)]
     pub cluster: ClusterArgs,
@@ -51,6 +55,50 @@ pub struct ListenArgs {
     /// (a cloud's 1:1 NAT, a forwarded port).
     #[arg(long, env = "MEETPOINT_EXTERNAL_IP", value_name = "IP", value_parser = ip)]
     pub external_ip: Option<IpAddr>,
+}
+
+/// What the server relays (TURN over UDP).
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Relay")]
+pub struct RelayArgs {
+    /// Address of this machine on which relayed addresses are opened; at most one per address family.
+    /// Without it nothing is relayed. Peers are told --external-ip instead if this one is not public.
+    #[arg(long = "relay-ip", env = "MEETPOINT_RELAY_IP", value_name = "IP", value_delimiter = ',', value_parser = ip)]
+    pub relay_ips: Vec<IpAddr>,
+    /// UDP ports of relayed addresses. Each allocation takes one, or two.
+    #[arg(long, env = "MEETPOINT_RELAY_PORTS", value_name = "MIN-MAX", default_value = "49152-65535", value_parser = ports)]
+    pub relay_ports: PortRange,
+    /// Peers to relay to although their addresses are not public, for example 10.0.0.0/8.
+    #[arg(
+        long = "relay-allow-peer",
+        env = "MEETPOINT_RELAY_ALLOW_PEER",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
+    pub relay_allow_peers: Vec<Cidr>,
+    /// Peers never to relay to, whatever else is said.
+    #[arg(
+        long = "relay-deny-peer",
+        env = "MEETPOINT_RELAY_DENY_PEER",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
+    pub relay_deny_peers: Vec<Cidr>,
+}
+
+/// Ports from the first to the last, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortRange {
+    /// At least 1.
+    pub first: u16,
+    /// At least [`Self::first`].
+    pub last: u16,
+}
+
+impl std::fmt::Display for PortRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
 }
 
 /// What cluster the server serves.
@@ -144,4 +192,12 @@ fn socket(text: &str) -> Result<SocketAddr, String> {
 
 fn ip(text: &str) -> Result<IpAddr, String> {
     text.parse().map_err(|_| "expected an IP address".to_owned())
+}
+
+fn ports(text: &str) -> Result<PortRange, String> {
+    let ends = text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+    match ends {
+        Some((first, last)) if (1..=last).contains(&first) => Ok(PortRange { first, last }),
+        _ => Err("expected MIN-MAX with 1 <= MIN <= MAX <= 65535, for example 49152-65535".to_owned()),
+    }
 }

@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 
 use meetpoint_proto::token::ParseTokenError;
 use meetpoint_proto::{AddressClass, ClusterNetwork, Code, JoinToken, NetworkType, SeedAddr, addr};
+use meetpoint_turn::{Cidr, MAX_PEER_BLOCKS};
 use thiserror::Error;
 
-pub use args::{AccessArgs, ClusterArgs, ListenArgs, Secret, ServeArgs, TlsArgs};
+pub use args::{AccessArgs, ClusterArgs, ListenArgs, PortRange, RelayArgs, Secret, ServeArgs, TlsArgs};
 
 /// An admin token shorter than this can be guessed.
 pub const MIN_ADMIN_TOKEN_LEN: usize = 16;
@@ -34,6 +35,8 @@ pub struct ServeConfig {
     pub stun_alt_port: u16,
     /// Under which address the world reaches this server.
     pub external_ip: Option<IpAddr>,
+    /// What is relayed, if anything.
+    pub relay: Option<RelaySettings>,
     /// The type of the cluster `default`, if given.
     pub cluster_network_type: Option<ClusterNetwork>,
     /// The seeds given.
@@ -52,6 +55,19 @@ pub struct ServeConfig {
     pub data: PathBuf,
     /// The broker's bounds.
     pub limits: meetpoint_broker::Limits,
+}
+
+/// How relaying is set up.
+#[derive(Debug, Clone)]
+pub struct RelaySettings {
+    /// At most one of each family.
+    pub ips: Vec<IpAddr>,
+    /// The ports of relayed addresses.
+    pub ports: PortRange,
+    /// Peers allowed although they are not public.
+    pub allow: Vec<Cidr>,
+    /// Peers denied in any case.
+    pub deny: Vec<Cidr>,
 }
 
 /// Certificate and key, as files.
@@ -96,6 +112,20 @@ pub enum ConfigError {
         flag: &'static str,
         /// Its value.
         addr: IpAddr,
+    },
+    /// Two relay addresses of one family.
+    #[error("--relay-ip {ip}: at most one address per family")]
+    TooManyRelayIps {
+        /// The second one.
+        ip: IpAddr,
+    },
+    /// Too many blocks of peers.
+    #[error("{flag}: at most {MAX_PEER_BLOCKS} blocks, {count} were given")]
+    TooManyPeerBlocks {
+        /// The flag.
+        flag: &'static str,
+        /// How many.
+        count: usize,
     },
     /// Two seeds of one name, or one address.
     #[error("--seed {seed}: the name or the address is given twice")]
@@ -207,6 +237,7 @@ impl ServeArgs {
         let ListenArgs { http, stun, stun_alt_port, external_ip } = self.listen;
         check_hosts(http, &stun, external_ip)?;
         let stun = stun_pairs(stun, stun_alt_port)?;
+        let relay = relay_settings(self.relay)?;
         check_seeds(&self.cluster.seeds)?;
         let join_token = self.access.join_token.map(|secret| secret.reveal().parse()).transpose()?;
         let tls = match (self.tls.tls_cert, self.tls.tls_key) {
@@ -218,6 +249,7 @@ impl ServeArgs {
             stun,
             stun_alt_port,
             external_ip,
+            relay,
             cluster_network_type: self.cluster.cluster_network_type,
             seeds: self.cluster.seeds,
             node_network_type: self.cluster.node_network_type,
@@ -263,6 +295,25 @@ fn stun_pairs(stun: Vec<SocketAddr>, alt_port: u16) -> Result<Vec<SocketAddr>, C
         }
     }
     Ok([v4, v6].concat())
+}
+
+fn relay_settings(args: RelayArgs) -> Result<Option<RelaySettings>, ConfigError> {
+    let RelayArgs { relay_ips: ips, relay_ports: ports, relay_allow_peers: allow, relay_deny_peers: deny } =
+        args;
+    for (index, &ip) in ips.iter().enumerate() {
+        if ip.is_multicast() || ip.is_unspecified() || ip == IpAddr::from([255; 4]) {
+            return Err(ConfigError::NotAHost { flag: "--relay-ip", addr: ip });
+        }
+        if ips[..index].iter().any(|other| other.is_ipv4() == ip.is_ipv4()) {
+            return Err(ConfigError::TooManyRelayIps { ip });
+        }
+    }
+    for (flag, blocks) in [("--relay-allow-peer", &allow), ("--relay-deny-peer", &deny)] {
+        if blocks.len() > MAX_PEER_BLOCKS {
+            return Err(ConfigError::TooManyPeerBlocks { flag, count: blocks.len() });
+        }
+    }
+    Ok((!ips.is_empty()).then_some(RelaySettings { ips, ports, allow, deny }))
 }
 
 fn check_seeds(seeds: &[SeedAddr]) -> Result<(), ConfigError> {

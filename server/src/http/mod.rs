@@ -11,6 +11,7 @@ mod gate;
 mod health;
 mod nodes;
 mod problem;
+mod relay;
 mod seeds;
 pub(crate) mod serve;
 mod status;
@@ -46,6 +47,7 @@ use utoipa_axum::routes;
 use crate::rendezvous::Handle;
 use crate::secrets::AdminToken;
 use crate::service::Service;
+use crate::udp::RelayHandle;
 
 /// Largest request body. The largest there is, a new join token, has under 1 KiB.
 const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -62,6 +64,8 @@ pub(crate) struct App(Arc<AppState>);
 pub(crate) struct AppState {
     pub(crate) service: Arc<Service>,
     pub(crate) rendezvous: Handle,
+    /// Nothing if this server does not relay.
+    pub(crate) relay: Option<RelayHandle>,
     pub(crate) admin: AdminToken,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) warnings: Vec<crate::Warning>,
@@ -81,6 +85,7 @@ pub(crate) struct AppState {
 pub(crate) struct Parts {
     pub(crate) service: Arc<Service>,
     pub(crate) rendezvous: Handle,
+    pub(crate) relay: Option<RelayHandle>,
     pub(crate) admin: AdminToken,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) warnings: Vec<crate::Warning>,
@@ -93,11 +98,22 @@ pub(crate) struct Parts {
 
 impl App {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { service, rendezvous, admin, fingerprint, warnings, tasks, shutdown, halt, stun_probe } =
-            parts;
+        let Parts {
+            service,
+            rendezvous,
+            relay,
+            admin,
+            fingerprint,
+            warnings,
+            tasks,
+            shutdown,
+            halt,
+            stun_probe,
+        } = parts;
         Self(Arc::new(AppState {
             service,
             rendezvous,
+            relay,
             admin,
             fingerprint,
             warnings,
@@ -134,6 +150,9 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(nodes::get, nodes::remove))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::get, tokens::revoke))
+        .routes(routes!(relay::create_credentials))
+        .routes(routes!(relay::list))
+        .routes(routes!(relay::end))
 }
 
 /// The REST contract, as YAML.

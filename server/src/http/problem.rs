@@ -57,6 +57,8 @@ problems! {
     UnknownNode = NOT_FOUND, "unknown_node", "GET /v1/clusters/{cluster}/nodes lists the registered nodes";
     UnknownSeed = NOT_FOUND, "unknown_seed", "GET /v1/clusters/{cluster}/seeds lists the seeds";
     UnknownToken = NOT_FOUND, "unknown_token", "GET /v1/clusters/{cluster}/join-tokens lists the join tokens";
+    UnknownRelaySession = NOT_FOUND, "unknown_relay_session", "GET /v1/relay/sessions lists the allocations";
+    RelayOff = CONFLICT, "relay_off", "start the server with --relay-ip";
     MethodNotAllowed = METHOD_NOT_ALLOWED, "method_not_allowed", "the Allow header lists the methods of this path";
     Timeout = REQUEST_TIMEOUT, "timeout", "send the request faster, or try again later";
     ClusterFull = CONFLICT, "cluster_full", "the cluster has as many of these as it may; remove some";

@@ -98,6 +98,11 @@ impl Service {
         known.ok_or(ServiceError::UnknownCluster)
     }
 
+    /// Mints STUN and TURN credentials.
+    pub(crate) fn mint(&self, user: &str, expires_unix_s: u64) -> (String, String) {
+        self.stun_secrets.mint(user, expires_unix_s)
+    }
+
     /// Proves that a write becomes durable.
     pub(crate) async fn probe(&self, now: UnixMs) -> Result<(), ServiceError> {
         Ok(self.store.probe(now.0).await?)

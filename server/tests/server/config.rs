@@ -56,6 +56,15 @@ async fn each_bad_flag_is_named() {
     check(&["--stun-alt-port", "70000"], &["--stun-alt-port", "70000"]).await;
     check(&["--external-ip", "here"], &["--external-ip", "IP address"]).await;
     check(&["--external-ip", "0.0.0.0"], &["--external-ip 0.0.0.0"]).await;
+    check(&["--relay-ip", "here"], &["--relay-ip", "IP address"]).await;
+    check(&["--relay-ip", "0.0.0.0"], &["--relay-ip 0.0.0.0", "not an address of one host"]).await;
+    check(&["--relay-ip", "20.255.255.1"], &["--relay-ip 20.255.255.1:0", "address of this machine"]).await;
+    check(&["--relay-ip", "127.0.0.1,127.0.0.2"], &["--relay-ip 127.0.0.2", "one address per family"]).await;
+    for ports in ["5", "0-5", "6-5", "1-65536", "a-b"] {
+        check(&["--relay-ports", ports], &["--relay-ports", ports, "MIN-MAX"]).await;
+    }
+    check(&["--relay-allow-peer", "10.0.0.1/8"], &["--relay-allow-peer", "behind its prefix"]).await;
+    check(&["--relay-deny-peer", "x"], &["--relay-deny-peer", "ADDRESS/BITS"]).await;
     check(&["--cluster-network-type", "OPEN"], &["--cluster-network-type", "OPEN", "PRIVATE|PUBLIC|DYNAMIC"])
         .await;
     check(&["--node-network-type", "X"], &["--node-network-type", "X", "PRIVATE|PUBLIC"]).await;

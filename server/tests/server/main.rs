@@ -9,6 +9,7 @@ mod control;
 mod lifecycle;
 mod node;
 mod offline;
+mod relay;
 mod rest;
 mod running;
 mod stun;

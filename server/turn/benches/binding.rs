@@ -5,6 +5,8 @@
 
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock; the crate it measures does not")]
 
+mod harness;
+
 use std::hint::black_box;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -19,13 +21,10 @@ use stun_types::message::{
     IntegrityAlgorithm, LongTermKeyCredentials, Message as TheirMessage, MessageIntegrityCredentials,
 };
 
+use harness::{extent, is_wanted, measure};
+
 const REALM: &str = "meetpoint";
 const NOW_UNIX_S: u64 = 1_800_000_000;
-/// Rounds and requests in each, when measuring.
-const MEASURED: (usize, u32) = (301, 2_000);
-/// The same when only shown to work, as `cargo test --all-targets` does.
-const SHOWN: (usize, u32) = (1, 10);
-
 struct Bench {
     server: StunServer,
     now: Instant,
@@ -59,9 +58,10 @@ impl Bench {
             realm: REALM.to_owned(),
             secrets: secrets(),
             limits,
+            relay: None,
         };
         let server = StunServer::new(config, [7; 32]).expect("a good configuration");
-        let (rounds, requests) = if std::env::args().any(|arg| arg == "--bench") { MEASURED } else { SHOWN };
+        let (rounds, requests) = extent();
         let mut bench =
             Self { server, now: Instant::now(), source: ([20, 0, 1, 1], 40000).into(), rounds, requests };
         let unix_ms = NOW_UNIX_S * 1000;
@@ -93,22 +93,6 @@ impl Bench {
         let outcome = if answered { "answered" } else { "dropped" };
         println!("{name:<44} {times}  {outcome}");
     }
-}
-
-fn is_wanted(name: &str) -> bool {
-    std::env::args().skip(1).all(|arg| arg.starts_with("--") || name.contains(&arg))
-}
-
-/// Nanoseconds each run took: the median and the best round.
-fn measure(rounds: usize, requests: u32, mut run: impl FnMut()) -> String {
-    let round = |_| {
-        let start = Instant::now();
-        (0..requests).for_each(|_| run());
-        start.elapsed().as_secs_f64() * 1e9 / f64::from(requests)
-    };
-    let mut times: Vec<f64> = (0..rounds).map(round).collect();
-    times.sort_by(f64::total_cmp);
-    format!("median {:>7.1} ns  best {:>7.1} ns", times[rounds / 2], times[0])
 }
 
 fn secrets() -> Secrets {

@@ -19,6 +19,30 @@ pub const UNKNOWN_ATTRIBUTES: u16 = 0x000A;
 pub const REALM: u16 = 0x0014;
 /// RFC 8489, section 14.10.
 pub const NONCE: u16 = 0x0015;
+/// RFC 8656, section 18.1.
+pub const CHANNEL_NUMBER: u16 = 0x000C;
+/// RFC 8656, section 18.2.
+pub const LIFETIME: u16 = 0x000D;
+/// RFC 8656, section 18.3.
+pub const XOR_PEER_ADDRESS: u16 = 0x0012;
+/// RFC 8656, section 18.4.
+pub const DATA: u16 = 0x0013;
+/// RFC 8656, section 18.5.
+pub const XOR_RELAYED_ADDRESS: u16 = 0x0016;
+/// RFC 8656, section 18.6.
+pub const REQUESTED_ADDRESS_FAMILY: u16 = 0x0017;
+/// RFC 8656, section 18.7.
+pub const EVEN_PORT: u16 = 0x0018;
+/// RFC 8656, section 18.8.
+pub const REQUESTED_TRANSPORT: u16 = 0x0019;
+/// RFC 8656, section 18.9.
+pub const DONT_FRAGMENT: u16 = 0x001A;
+/// RFC 8656, section 18.10.
+pub const RESERVATION_TOKEN: u16 = 0x0022;
+/// RFC 8656, section 18.11.
+pub const ADDITIONAL_ADDRESS_FAMILY: u16 = 0x8000;
+/// RFC 8656, section 18.12.
+pub const ADDRESS_ERROR_CODE: u16 = 0x8001;
 /// RFC 8489, section 14.6.
 pub const MESSAGE_INTEGRITY_SHA256: u16 = 0x001C;
 /// RFC 8489, section 14.12.
@@ -69,4 +93,23 @@ pub const fn is_known_in_binding(kind: u16) -> bool {
             | PADDING
             | RESPONSE_PORT
     )
+}
+
+/// True for the comprehension-required attributes this server understands in a message about
+/// relaying. DONT-FRAGMENT is one of them only where it can be done (RFC 8656, section 7.2).
+#[must_use]
+pub const fn is_known_in_turn(kind: u16, can_refuse_fragments: bool) -> bool {
+    match kind {
+        CHANNEL_NUMBER
+        | LIFETIME
+        | XOR_PEER_ADDRESS
+        | DATA
+        | XOR_RELAYED_ADDRESS
+        | REQUESTED_ADDRESS_FAMILY
+        | EVEN_PORT
+        | REQUESTED_TRANSPORT
+        | RESERVATION_TOKEN => true,
+        DONT_FRAGMENT => can_refuse_fragments,
+        _ => is_known_in_binding(kind),
+    }
 }

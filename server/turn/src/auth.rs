@@ -11,7 +11,7 @@
 use std::net::SocketAddr;
 
 use crate::attr;
-use crate::credentials::{PasswordAlgorithm, Secrets, expiry_unix_s, key_for};
+use crate::credentials::{PasswordAlgorithm, Secrets, expiry_unix_s, key_for, user_of};
 use crate::crypto::{IntegrityKey, IntegrityKind};
 use crate::message::Message;
 use crate::nonce::NonceKey;
@@ -46,23 +46,88 @@ pub(crate) struct Bearer<'a> {
 /// A user whose request verified, and the key that protects the answer.
 pub(crate) struct Proof<'a> {
     pub(crate) username: &'a str,
+    pub(crate) algorithm: PasswordAlgorithm,
     pub(crate) key: IntegrityKey,
+}
+
+impl<'a> Bearer<'a> {
+    /// The proof of a bearer whose key was known ([`Authenticator::is_known`]).
+    pub(crate) fn proof(&self, known: &KnownKey) -> Proof<'a> {
+        let username = std::str::from_utf8(self.username).unwrap_or_default();
+        Proof { username, algorithm: self.algorithm, key: known.key.clone() }
+    }
+}
+
+/// The key of a user who proved himself before: it saves deriving it from each secret for each of
+/// his requests.
+#[derive(Debug)]
+pub(crate) struct KnownKey {
+    username: Box<str>,
+    algorithm: PasswordAlgorithm,
+    key: IntegrityKey,
+    /// Which secrets it was derived from: dropping a secret drops what was derived from it.
+    generation: u32,
+}
+
+impl KnownKey {
+    pub(crate) const fn key(&self) -> &IntegrityKey {
+        &self.key
+    }
+
+    /// The part of the username that names somebody.
+    pub(crate) fn user(&self) -> &str {
+        user_of(&self.username)
+    }
 }
 
 /// Checks requests and writes challenges.
 pub(crate) struct Authenticator {
     realm: String,
     secrets: Secrets,
+    generation: u32,
     nonces: NonceKey,
 }
 
 impl Authenticator {
     pub(crate) fn new(realm: String, secrets: Secrets, nonce_key: &[u8; 32]) -> Self {
-        Self { realm, secrets, nonces: NonceKey::new(nonce_key) }
+        Self { realm, secrets, generation: 0, nonces: NonceKey::new(nonce_key) }
     }
 
     pub(crate) fn set_secrets(&mut self, secrets: Secrets) {
         self.secrets = secrets;
+        self.generation = self.generation.wrapping_add(1);
+    }
+
+    #[cfg(feature = "attack-tests")]
+    pub(crate) fn set_defences(&mut self, defences: crate::defence::Defences) {
+        self.nonces.set_defences(defences);
+    }
+
+    /// What to remember of a user who proved himself.
+    pub(crate) fn remember(&self, proof: &Proof<'_>) -> KnownKey {
+        KnownKey {
+            username: proof.username.into(),
+            algorithm: proof.algorithm,
+            key: proof.key.clone(),
+            generation: self.generation,
+        }
+    }
+
+    /// True if the bearer is the one whose key is known, and the message is his. The credentials
+    /// must not have expired at `valid_at`, if that is asked.
+    pub(crate) fn is_known(
+        &self,
+        message: &Message<'_>,
+        bearer: &Bearer<'_>,
+        known: &KnownKey,
+        valid_at: Option<u64>,
+    ) -> bool {
+        known.generation == self.generation
+            && bearer.username == known.username.as_bytes()
+            && bearer.realm == self.realm.as_bytes()
+            && bearer.algorithm == known.algorithm
+            && is_in_time(&known.username, valid_at)
+            && message.verify(&known.key)
     }
 
     /// Checks everything up to the credentials themselves, for a request that is not anonymous.
@@ -93,24 +158,26 @@ impl Authenticator {
         })
     }
 
-    /// Checks expiry and integrity, under each accepted secret.
+    /// Checks integrity, under each accepted secret, and that the credentials have not expired at
+    /// `valid_at`, if that is asked.
     pub(crate) fn prove<'a>(
         &self,
         message: &Message<'a>,
         bearer: &Bearer<'a>,
-        unix_s: u64,
+        valid_at: Option<u64>,
     ) -> Result<Proof<'a>, Refusal> {
         let username = Some(bearer.username)
             .filter(|name| name.len() <= MAX_USERNAME_LEN)
             .and_then(|name| std::str::from_utf8(name).ok())
-            .filter(|name| expiry_unix_s(name).is_some_and(|expiry| unix_s < expiry))
+            .filter(|name| is_in_time(name, valid_at))
             .filter(|_| bearer.realm == self.realm.as_bytes())
             .ok_or(Refusal::Unauthenticated)?;
+        let algorithm = bearer.algorithm;
         self.secrets
             .iter()
-            .map(|secret| key_for(secret, bearer.algorithm, bearer.kind, username, &self.realm))
+            .map(|secret| key_for(secret, algorithm, bearer.kind, username, &self.realm))
             .find(|key| message.verify(key))
-            .map(|key| Proof { username, key })
+            .map(|key| Proof { username, algorithm, key })
             .ok_or(Refusal::Unauthenticated)
     }
 
@@ -120,6 +187,12 @@ impl Authenticator {
         writer.attribute(attr::NONCE, &self.nonces.issue(source, unix_s));
         writer.attribute(attr::PASSWORD_ALGORITHMS, &PASSWORD_ALGORITHMS);
     }
+}
+
+/// True if a username is of our form and, if that is asked, has not expired at `valid_at`.
+fn is_in_time(username: &str, valid_at: Option<u64>) -> bool {
+    let Some(expiry) = expiry_unix_s(username) else { return false };
+    valid_at.is_none_or(|unix_s| unix_s < expiry)
 }
 
 /// True for a request that names nobody and proves nothing: it is answered like anybody's.

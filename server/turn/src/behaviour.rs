@@ -90,6 +90,10 @@ impl Listeners {
         })
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Listener> {
+        self.all.iter()
+    }
+
     pub(crate) fn get(&self, id: ListenerId) -> Option<&Listener> {
         self.all.get(usize::from(id.0))
     }

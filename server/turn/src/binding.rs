@@ -1,10 +1,8 @@
 //! Answers Binding requests: who asks, what he may have, and the bytes.
 
-use std::net::SocketAddr;
-use std::time::Instant;
-
+use crate::answer::{Fault, MAX_UNKNOWN, Request, seal, unknown_attributes};
 use crate::attr;
-use crate::auth::{Proof, Refusal, is_anonymous};
+use crate::auth::{Proof, is_anonymous};
 use crate::behaviour::{Change, response_port};
 use crate::budget::Party;
 use crate::config::Listener;
@@ -12,43 +10,12 @@ use crate::message::{ATTRIBUTE_HEADER_LEN, BINDING, Class, Message};
 use crate::server::{Output, StunServer};
 use crate::write::Writer;
 
-/// Unknown attributes told in a 420. One is enough to know; the rest is a courtesy, bounded
-/// because the sender chooses its length.
-const MAX_UNKNOWN: usize = 32;
 /// Length of a FINGERPRINT with its header.
 const FINGERPRINT_LEN: usize = ATTRIBUTE_HEADER_LEN + 4;
 /// The longest attribute value.
 const MAX_VALUE_LEN: usize = u16::MAX as usize;
 /// What PADDING is made of.
 static ZEROS: [u8; MAX_VALUE_LEN] = [0; MAX_VALUE_LEN];
-
-/// A Binding request and where it came from.
-pub(crate) struct Request<'a> {
-    now: Instant,
-    listener: Listener,
-    /// The source as the socket said it: where the answer goes.
-    source: SocketAddr,
-    /// The source as the rest of the world calls it.
-    seen: SocketAddr,
-    message: Message<'a>,
-    /// Loopback sources cannot be spoofed from outside, but only a listener that is itself on
-    /// loopback knows that it is not reachable from there.
-    is_exempt: bool,
-}
-
-impl<'a> Request<'a> {
-    pub(crate) fn new(now: Instant, listener: Listener, source: SocketAddr, message: Message<'a>) -> Self {
-        let seen = SocketAddr::new(source.ip().to_canonical(), source.port());
-        Self {
-            now,
-            listener,
-            source,
-            seen,
-            message,
-            is_exempt: listener.addr.ip().is_loopback() && seen.ip().is_loopback(),
-        }
-    }
-}
 
 /// What a request wants of RFC 5780.
 struct Wishes {
@@ -78,67 +45,25 @@ impl Wishes {
     }
 }
 
-/// What an error answer says.
-#[derive(Clone, Copy)]
-enum Fault<'l> {
-    /// 420, and these are the attributes.
-    UnknownAttributes(&'l [u16]),
-    /// What the credential mechanism says.
-    Refused(Refusal),
-}
-
-impl Fault<'_> {
-    const BAD_REQUEST: Self = Self::Refused(Refusal::BadRequest);
-
-    const fn code(self) -> u16 {
-        match self {
-            Self::Refused(Refusal::BadRequest) => 400,
-            Self::Refused(Refusal::Unauthenticated) => 401,
-            Self::UnknownAttributes(_) => 420,
-            Self::Refused(Refusal::StaleNonce) => 438,
-        }
-    }
-}
-
 impl StunServer {
     /// Finds out who asks and takes the answer out of his budget.
     pub(crate) fn binding(&mut self, request: &Request<'_>) {
         let message = &request.message;
-        let unproven = Party::Unproven(request.seen.ip());
         if is_anonymous(message) {
-            if self.take_source(request, unproven) {
+            if self.take_source(request, Party::Unproven(request.seen.ip())) {
                 self.answer(request, None);
             }
             return;
         }
-        let Some(unix_s) = self.unix_s(request.now) else {
-            self.counters.dropped.no_wall_time += 1;
-            return;
-        };
-        let claim = self.auth.claim(message, request.seen, unix_s);
-        let party = match claim {
-            Ok(_) => Party::Proven(request.seen),
-            Err(_) => unproven,
-        };
-        if !self.take_source(request, party) {
-            return;
+        if let Some(proof) = self.authenticated(request) {
+            self.answer(request, Some(&proof));
         }
-        match claim.and_then(|bearer| self.auth.prove(message, &bearer, unix_s)) {
-            Ok(proof) => self.answer(request, Some(&proof)),
-            Err(refusal) => self.fault(request, None, Fault::Refused(refusal)),
-        }
-    }
-
-    fn take_source(&mut self, request: &Request<'_>, party: Party) -> bool {
-        let taken = request.is_exempt || self.budgets.take_source(request.now, party);
-        self.counters.dropped.source_budget += u64::from(!taken);
-        taken
     }
 
     /// Answers a request whose sender is in order: anybody, or the user of `proof`.
     fn answer(&mut self, request: &Request<'_>, proof: Option<&Proof<'_>>) {
         let mut unknown = [0; MAX_UNKNOWN];
-        let unknown = unknown_attributes(&request.message, &mut unknown);
+        let unknown = unknown_attributes(&request.message, attr::is_known_in_binding, &mut unknown);
         if !unknown.is_empty() {
             return self.fault(request, proof, Fault::UnknownAttributes(unknown));
         }
@@ -214,52 +139,9 @@ impl StunServer {
         if wishes.padding {
             pad(&mut writer, question_len, tail_len);
         }
-        seal(&mut writer, &request.message, proof);
+        seal(&mut writer, proof.map(|proof| &proof.key), request.message.has_fingerprint());
         writer
     }
-
-    /// Sends an error response, if it may be longer than the question or is not.
-    fn fault(&mut self, request: &Request<'_>, proof: Option<&Proof<'_>>, fault: Fault<'_>) {
-        let message = &request.message;
-        let mut writer = Writer::new(Class::Error, BINDING, message.transaction_id());
-        writer.error_code(fault.code());
-        match fault {
-            Fault::Refused(Refusal::BadRequest) => {}
-            Fault::UnknownAttributes(kinds) => writer.unknown_attributes(kinds),
-            Fault::Refused(Refusal::Unauthenticated | Refusal::StaleNonce) => {
-                let unix_s = self.unix_s(request.now).unwrap_or_default();
-                self.auth.write_challenge(&mut writer, request.seen, unix_s);
-            }
-        }
-        seal(&mut writer, message, proof);
-        let is_free = writer.wire_len() <= message.wire_len() || proof.is_some() || request.is_exempt;
-        if !is_free && !self.budgets.take_amplified(request.now) {
-            self.counters.dropped.amplified_budget += 1;
-            return;
-        }
-        let errors = &mut self.counters.errors;
-        *match fault {
-            Fault::Refused(Refusal::BadRequest) => &mut errors.bad_request,
-            Fault::Refused(Refusal::Unauthenticated) => &mut errors.unauthenticated,
-            Fault::UnknownAttributes(_) => &mut errors.unknown_attribute,
-            Fault::Refused(Refusal::StaleNonce) => &mut errors.stale_nonce,
-        } += 1;
-        self.transmit(request.listener.id, request.source, writer.finish());
-    }
-}
-
-/// The distinct comprehension-required attributes this server does not know, in their order.
-fn unknown_attributes<'l>(message: &Message<'_>, list: &'l mut [u16; MAX_UNKNOWN]) -> &'l [u16] {
-    let mut count = 0;
-    for attribute in message.attributes() {
-        let kind = attribute.kind;
-        let is_unknown = attr::is_comprehension_required(kind) && !attr::is_known_in_binding(kind);
-        if is_unknown && count < MAX_UNKNOWN && !list[..count].contains(&kind) {
-            list[count] = kind;
-            count += 1;
-        }
-    }
-    &list[..count]
 }
 
 /// The length of what [`seal`] will add.
@@ -267,17 +149,6 @@ fn tail_len(question: &Message<'_>, proof: Option<&Proof<'_>>) -> usize {
     let integrity = proof.map_or(0, |proof| ATTRIBUTE_HEADER_LEN + proof.key.kind().value_len());
     let fingerprint = if question.has_fingerprint() { FINGERPRINT_LEN } else { 0 };
     integrity + fingerprint
-}
-
-/// Ends an answer as its question was ended: integrity of the same kind, FINGERPRINT if there
-/// was one.
-fn seal(writer: &mut Writer, question: &Message<'_>, proof: Option<&Proof<'_>>) {
-    if let Some(proof) = proof {
-        writer.integrity(&proof.key);
-    }
-    if question.has_fingerprint() {
-        writer.fingerprint();
-    }
 }
 
 /// Adds as much PADDING as keeps the answer no longer than the question: RFC 5780 suggests a

@@ -30,6 +30,8 @@ use std::time::Instant;
 
 use siphasher::sip::SipHasher13;
 
+use crate::defence::{Defence, Defences};
+
 const NANOS_PER_S: u64 = 1_000_000_000;
 
 /// A steady rate and how much may come at once.
@@ -89,6 +91,7 @@ pub(crate) struct Budgets {
     sources: SourceTable,
     amplified: Bucket,
     redirected: Bucket,
+    defences: Defences,
 }
 
 impl Budgets {
@@ -98,12 +101,24 @@ impl Budgets {
             sources: SourceTable::new(limits.source, limits.source_slots, key),
             amplified: Bucket::new(limits.amplified),
             redirected: Bucket::new(limits.redirected),
+            defences: Defences::default(),
         }
+    }
+
+    #[cfg(feature = "attack-tests")]
+    pub(crate) fn set_defences(&mut self, defences: Defences) {
+        self.defences = defences;
     }
 
     /// Takes one answer out of the party's budget.
     pub(crate) fn take_source(&mut self, now: Instant, party: Party) -> bool {
         let now_ns = self.nanos(now);
+        let party = match party {
+            Party::Proven(source) if !self.defences.stand(Defence::ProvenApart) => {
+                Party::Unproven(source.ip())
+            }
+            party => party,
+        };
         self.sources.take(now_ns, party)
     }
 

@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use crate::budget::Rate;
 use crate::credentials::Secrets;
+use crate::relay::{MAX_PEER_BLOCKS, RelayConfig, RelayLimits};
 
 /// Two addresses by two ports by two families.
 pub const MAX_LISTENERS: usize = 8;
@@ -59,6 +60,8 @@ pub struct Limits {
     /// Slots in each of the two rows of the source table, 8 bytes each; rounded up to a power
     /// of two.
     pub source_slots: u32,
+    /// Relaying.
+    pub relay: RelayLimits,
 }
 
 impl Default for Limits {
@@ -68,6 +71,7 @@ impl Default for Limits {
             amplified: Rate::new(1_000, 2_000),
             redirected: Rate::new(200, 400),
             source_slots: 1 << 15,
+            relay: RelayLimits::default(),
         }
     }
 }
@@ -83,6 +87,8 @@ pub struct Config {
     pub secrets: Secrets,
     /// The budgets.
     pub limits: Limits,
+    /// Relaying, if it is offered.
+    pub relay: Option<RelayConfig>,
 }
 
 /// Why a [`Config`] is refused. Nothing was started.
@@ -126,6 +132,18 @@ pub enum ConfigError {
     /// A budget that never allows anything.
     #[error("a budget allows at least one answer a second and a burst of one")]
     Budget,
+    /// There is no relay address, or one of another family, or one that is not a host's.
+    #[error("give a relay address of one host, each in its own family")]
+    RelayAddress,
+    /// The range of relay ports is empty or has port 0.
+    #[error("give a range of relay ports that starts at 1 or more and is not empty")]
+    RelayPorts,
+    /// Too many blocks of peers.
+    #[error("give at most {MAX_PEER_BLOCKS} blocks of allowed peers and as many of denied ones")]
+    PeerBlocks,
+    /// A limit that never allows anything.
+    #[error("each limit of the relay is at least 1")]
+    RelayLimits,
 }
 
 impl Config {
@@ -143,6 +161,6 @@ impl Config {
         if budgets.iter().any(|rate| !rate.is_usable()) {
             return Err(ConfigError::Budget);
         }
-        Ok(())
+        self.relay.as_ref().map_or(Ok(()), |relay| relay.validate(&limits.relay))
     }
 }

@@ -20,6 +20,8 @@ pub struct Counters {
     pub dropped: DropCounters,
     /// Dial-backs.
     pub dial_back: DialBackCounters,
+    /// Relaying.
+    pub relay: RelayCounters,
 }
 
 /// Success responses to Binding requests.
@@ -46,8 +48,103 @@ pub struct ErrorCounters {
     pub unauthenticated: u64,
     /// 420 Unknown Attribute.
     pub unknown_attribute: u64,
+    /// 403 Forbidden.
+    pub forbidden: u64,
+    /// 437 Allocation Mismatch.
+    pub allocation_mismatch: u64,
     /// 438 Stale Nonce.
     pub stale_nonce: u64,
+    /// 440 Address Family not Supported.
+    pub address_family_not_supported: u64,
+    /// 441 Wrong Credentials.
+    pub wrong_credentials: u64,
+    /// 442 Unsupported Transport Protocol.
+    pub unsupported_transport: u64,
+    /// 443 Peer Address Family Mismatch.
+    pub peer_family_mismatch: u64,
+    /// 486 Allocation Quota Reached.
+    pub allocation_quota_reached: u64,
+    /// 508 Insufficient Capacity.
+    pub insufficient_capacity: u64,
+}
+
+impl ErrorCounters {
+    /// Counts an answer by what it says.
+    pub(crate) const fn count(&mut self, code: u16) {
+        *match code {
+            401 => &mut self.unauthenticated,
+            403 => &mut self.forbidden,
+            420 => &mut self.unknown_attribute,
+            437 => &mut self.allocation_mismatch,
+            438 => &mut self.stale_nonce,
+            440 => &mut self.address_family_not_supported,
+            441 => &mut self.wrong_credentials,
+            442 => &mut self.unsupported_transport,
+            443 => &mut self.peer_family_mismatch,
+            486 => &mut self.allocation_quota_reached,
+            508 => &mut self.insufficient_capacity,
+            _ => &mut self.bad_request,
+        } += 1;
+    }
+}
+
+/// Good answers about relaying, and what was relayed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RelayCounters {
+    /// Success responses to Allocate, without those to retransmissions.
+    pub allocate: u64,
+    /// Success responses to Refresh.
+    pub refresh: u64,
+    /// Success responses to CreatePermission.
+    pub create_permission: u64,
+    /// Success responses to ChannelBind.
+    pub channel_bind: u64,
+    /// Allocations that ended, for whatever reason.
+    pub ended: u64,
+    /// From clients to peers.
+    pub to_peer: Traffic,
+    /// From peers to clients.
+    pub to_client: Traffic,
+    /// Of both: between two clients of this server, without leaving it.
+    pub inside: Traffic,
+    /// What was not relayed, by reason.
+    pub dropped: RelayDropCounters,
+}
+
+/// How much went one way: what was relayed, without what wraps it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Datagrams.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Traffic {
+    #[inline]
+    pub(crate) const fn count(&mut self, len: usize) {
+        self.packets += 1;
+        self.bytes += len as u64;
+    }
+}
+
+/// Datagrams that were not relayed, by reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RelayDropCounters {
+    /// The sender has no allocation, or the relayed address is nobody's.
+    pub no_allocation: u64,
+    /// The channel is not bound.
+    pub no_channel: u64,
+    /// There is no permission for the peer.
+    pub no_permission: u64,
+    /// The peer is none, by the rules for peers.
+    pub forbidden: u64,
+    /// The lengths of ChannelData or the attributes of a Send indication are wrong.
+    pub malformed: u64,
+    /// The allocation's rate was spent.
+    pub rate: u64,
 }
 
 /// Datagrams without an answer, by reason.

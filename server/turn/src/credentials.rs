@@ -148,6 +148,12 @@ pub(crate) fn expiry_unix_s(username: &str) -> Option<u64> {
     (is_number && !user.is_empty()).then(|| expiry.parse().ok())?
 }
 
+/// The part of a username that names somebody: what is behind its expiry. A newer timestamp is
+/// the same user.
+pub(crate) fn user_of(username: &str) -> &str {
+    username.split_once(':').map_or("", |(_, user)| user)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,4 +1,4 @@
-//! A STUN server as a pure state machine.
+//! A STUN and TURN server as a pure state machine.
 //!
 //! # The model
 //!
@@ -8,39 +8,51 @@
 //! 1. gives each datagram (and, about every second, the wall time) to [`StunServer::handle`];
 //! 2. calls [`StunServer::handle_timeout`] when [`StunServer::poll_timeout`] has come;
 //! 3. after either, takes [`StunServer::poll_output`] until it is empty, and does what it says;
-//! 4. reads [`StunServer::counters`] when somebody asks.
+//! 4. reads [`StunServer::counters`] and [`StunServer::sessions`] when somebody asks.
+//!
+//! If it relays ([`Config::relay`]), the shell also opens a socket for each [`Output::OpenRelay`],
+//! and gives what arrives there. For the way of a relayed packet it has [`StunServer::datagram`] and
+//! [`StunServer::relayed`] in place of the two inputs of that name: they return a [`Relay`] that
+//! borrows the packet.
 //!
 //! So a simulator runs the same server in virtual time, and one seed always gives one run.
 //!
 //! # The way of a datagram
 //!
-//! [`message`] reads it without copying: lengths, FINGERPRINT, and where the part ends that an
-//! integrity attribute protects. Whatever is not a Binding request is dropped in silence and
-//! counted (RFC 8489, section 6.3). Then `binding` finds out who asks:
+//! ChannelData is recognised by its first byte and relayed. Everything else is read by [`message`]
+//! without copying: lengths, FINGERPRINT, and where the part ends that an integrity attribute
+//! protects. Whatever is neither a request nor a Send indication is dropped in silence and counted
+//! (RFC 8489, section 6.3). Then `answer` finds out who asks:
 //!
-//! * a request without username and integrity is **anonymous** and is answered plainly;
-//! * one that names a user goes through the long-term mechanism (`auth`), in the order nonce,
-//!   budget, credentials. The nonce (`nonce`) is a MAC over the source's address and port, so the
+//! * a Binding request without username and integrity is **anonymous** and is answered plainly;
+//! * all others go through the long-term mechanism (`auth`), in the order nonce, budget,
+//!   credentials. The nonce (`nonce`) is a MAC over the source's address and port, so the
 //!   server remembers nothing about those it challenged, and a valid one proves that its bearer
-//!   receives where it sends from. A request that verifies is answered under the same key and
-//!   reported as [`Output::Observed`]: that is how the broker learns addresses it may punch to.
+//!   receives where it sends from. A request that verifies is answered under the same key. A
+//!   Binding is reported as [`Output::Observed`]: that is how the broker learns addresses it may
+//!   punch to.
 //!
-//! The answer may come from another listener or go to another port (`behaviour`, RFC 5780). Every
-//! answer is paid from a [`budget`]. Probes to find out who is publicly reachable (`dialback`)
-//! leave from the alternate address on a schedule; they are the machine's only timers.
+//! `binding` may answer from another listener or to another port (`behaviour`, RFC 5780). `relay`
+//! grants relayed addresses, permissions and channels (RFC 8656). Every answer is paid from a
+//! [`budget`]. Probes to find out who is publicly reachable (`dialback`) leave from the alternate
+//! address on a schedule.
 //!
 //! # Invariants
 //!
 //! * No answer without a question: each datagram yields at most one, to the question's source
 //!   address. Dial-backs go where the caller says, three times at most.
+//! * Nothing is relayed without a permission, nor to a peer that the rules forbid.
+//! * Nobody is granted a relayed address without credentials; there is no way to start without.
 //! * Memory does not depend on who sends: the source table has a fixed size, nonces are not
-//!   stored, the queue and the dial-backs are bounded.
+//!   stored, the queue and the dial-backs are bounded. Allocations are bounded by quotas, and each
+//!   in what it holds.
 //! * No response carries SOFTWARE or a reason phrase, and FINGERPRINT only if the question did.
-//! * The path of an anonymous Binding does not allocate.
+//! * The path of an anonymous Binding does not allocate, nor does that of a relayed packet.
 //! * Nothing from the network can panic.
 //!
-//! Deliberately absent: TCP framing, TLS, relaying, and every decision about clusters.
+//! Deliberately absent: TCP framing, TLS, and every decision about clusters.
 
+mod answer;
 pub mod attr;
 mod auth;
 mod behaviour;
@@ -50,10 +62,12 @@ mod config;
 mod counters;
 pub mod credentials;
 mod crypto;
+mod defence;
 mod dialback;
 pub mod message;
 mod nonce;
 mod payload;
+mod relay;
 mod server;
 mod write;
 
@@ -62,9 +76,18 @@ pub use config::{
     Config, ConfigError, Limits, Listener, ListenerId, ListenerRole, MAX_LISTENERS, MAX_REALM_LEN,
     MAX_SOURCE_SLOTS,
 };
-pub use counters::{BindingCounters, Counters, DialBackCounters, DropCounters, ErrorCounters};
+pub use counters::{
+    BindingCounters, Counters, DialBackCounters, DropCounters, ErrorCounters, RelayCounters,
+    RelayDropCounters, Traffic,
+};
 pub use credentials::{Secret, SecretError, Secrets};
 pub use crypto::{IntegrityKey, IntegrityKind};
+#[cfg(feature = "attack-tests")]
+pub use defence::Defence;
 pub use payload::Payload;
+pub use relay::{
+    ByteRate, Cidr, DEFAULT_PORTS, Family, Head, MAX_PEER_BLOCKS, ParseCidrError, Relay, RelayConfig,
+    RelayId, RelayIp, RelayLimits, Session, SessionId,
+};
 pub use server::{Input, MAX_OUTPUTS, Output, StunServer};
 pub use write::Writer;

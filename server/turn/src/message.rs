@@ -24,6 +24,18 @@ pub const ATTRIBUTE_HEADER_LEN: usize = 4;
 pub const MAGIC_COOKIE: [u8; 4] = [0x21, 0x12, 0xA4, 0x42];
 /// The Binding method (RFC 8489, section 18.2).
 pub const BINDING: u16 = 0x001;
+/// Asks for a relayed address (RFC 8656, section 17).
+pub const ALLOCATE: u16 = 0x003;
+/// Keeps or ends an allocation (RFC 8656, section 17).
+pub const REFRESH: u16 = 0x004;
+/// Indication: bytes for a peer (RFC 8656, section 17).
+pub const SEND: u16 = 0x006;
+/// Indication: bytes from a peer (RFC 8656, section 17).
+pub const DATA: u16 = 0x007;
+/// Lets peers' addresses in (RFC 8656, section 17).
+pub const CREATE_PERMISSION: u16 = 0x008;
+/// Gives a peer a number (RFC 8656, section 17).
+pub const CHANNEL_BIND: u16 = 0x009;
 
 /// The two class bits of a message type (RFC 8489, section 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,6 +11,7 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
 use crate::crypto::keyed;
+use crate::defence::{Defence, Defences};
 
 /// A nonce lives for the rest of its epoch and one more: 5 to 10 minutes. RFC 8656, section 5
 /// asks for at most one hour; a source that keeps a NAT mapping alive asks far more often.
@@ -31,11 +32,19 @@ const MAC_TEXT_LEN: usize = 11;
 pub(crate) const NONCE_LEN: usize = COOKIE.len() + MAC_TEXT_LEN;
 
 /// Makes and checks nonces.
-pub(crate) struct NonceKey(Hmac<Sha256>);
+pub(crate) struct NonceKey {
+    mac: Hmac<Sha256>,
+    defences: Defences,
+}
 
 impl NonceKey {
     pub(crate) fn new(key: &[u8; 32]) -> Self {
-        Self(keyed(key))
+        Self { mac: keyed(key), defences: Defences::default() }
+    }
+
+    #[cfg(feature = "attack-tests")]
+    pub(crate) fn set_defences(&mut self, defences: Defences) {
+        self.defences = defences;
     }
 
     /// The nonce for this source at this time.
@@ -72,9 +81,11 @@ impl NonceKey {
         };
         let mut input = [0; 26];
         input[..8].copy_from_slice(&epoch.to_be_bytes());
-        input[8..24].copy_from_slice(&ip.octets());
-        input[24..].copy_from_slice(&source.port().to_be_bytes());
-        let whole = self.0.clone().chain_update(input).finalize().into_bytes();
+        if self.defences.stand(Defence::BoundNonce) {
+            input[8..24].copy_from_slice(&ip.octets());
+            input[24..].copy_from_slice(&source.port().to_be_bytes());
+        }
+        let whole = self.mac.clone().chain_update(input).finalize().into_bytes();
         let mut mac = [0; MAC_LEN];
         mac.copy_from_slice(&whole[..MAC_LEN]);
         mac[MAC_LEN - 1] = mac[MAC_LEN - 1] & !1 | parity(epoch);

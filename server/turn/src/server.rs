@@ -8,17 +8,18 @@ use std::time::Instant;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+use crate::answer::Request;
 use crate::attr;
 use crate::auth::Authenticator;
 use crate::behaviour::Listeners;
-use crate::binding::Request;
 use crate::budget::Budgets;
 use crate::config::{Config, ConfigError, ListenerId};
 use crate::counters::Counters;
 use crate::credentials::Secrets;
 use crate::dialback::{DialBacks, Probe, is_one_host};
-use crate::message::{BINDING, Class, Message, ParseError, TransactionId};
+use crate::message::{BINDING, Class, Message, ParseError, SEND, TransactionId};
 use crate::payload::Payload;
+use crate::relay::{Relay, RelayId, Relays, Session, SessionId, is_channel_data, is_turn_request};
 use crate::write::Writer;
 
 /// Outputs that wait for the shell. A batch of 512 datagrams, each with an answer and an
@@ -26,6 +27,9 @@ use crate::write::Writer;
 pub const MAX_OUTPUTS: usize = 1024;
 /// What one datagram can add to the outputs.
 const OUTPUTS_PER_DATAGRAM: usize = 2;
+/// Allocations looked at in one call: a thousand of them that end together must not hold up the
+/// packets of others.
+const MAX_TIMEOUTS_AT_ONCE: usize = 256;
 
 /// What the shell tells the server.
 #[derive(Debug)]
@@ -54,6 +58,28 @@ pub enum Input<'a> {
     },
     /// These secrets hold from now on.
     Secrets(Secrets),
+    /// A datagram arrived at a relay socket.
+    Relayed {
+        /// Which.
+        at: RelayId,
+        /// From whom, as the socket says.
+        peer: SocketAddr,
+        /// The whole of it.
+        payload: &'a [u8],
+    },
+    /// A socket of [`Output::OpenRelay`] is open.
+    RelayOpened {
+        /// Which.
+        id: RelayId,
+    },
+    /// A socket of [`Output::OpenRelay`] could not be opened, most likely because its port is in
+    /// use. Another one is tried.
+    RelayFailed {
+        /// Which.
+        id: RelayId,
+    },
+    /// An operator ends this allocation.
+    EndSession(SessionId),
 }
 
 /// What the server wants done.
@@ -85,6 +111,31 @@ pub enum Output {
         /// The nonce that was to be sent.
         nonce: [u8; 16],
     },
+    /// Send a datagram from a relay socket. Shells that use [`StunServer::datagram`] get
+    /// [`Relay::ToPeer`] instead, which is not copied.
+    TransmitRelayed {
+        /// From which socket.
+        from: RelayId,
+        /// To whom.
+        to: SocketAddr,
+        /// The whole of it.
+        payload: Payload,
+        /// It must not be fragmented.
+        dont_fragment: bool,
+    },
+    /// Open a UDP socket on exactly this address, and answer with [`Input::RelayOpened`] or
+    /// [`Input::RelayFailed`]. It takes no other port.
+    OpenRelay {
+        /// Its name from now on.
+        id: RelayId,
+        /// Where.
+        bind: SocketAddr,
+    },
+    /// Close a relay socket, or forget that it was to be opened.
+    CloseRelay {
+        /// Which.
+        id: RelayId,
+    },
 }
 
 /// Wall time, known at a moment of the steady clock and carried on by it.
@@ -100,8 +151,9 @@ pub struct StunServer {
     pub(crate) auth: Authenticator,
     pub(crate) budgets: Budgets,
     pub(crate) counters: Counters,
+    pub(crate) relays: Option<Relays>,
+    pub(crate) random: ChaCha20Rng,
     dial_backs: DialBacks,
-    random: ChaCha20Rng,
     wall: Option<Wall>,
     outputs: VecDeque<Output>,
 }
@@ -119,8 +171,11 @@ impl StunServer {
         random.fill_bytes(&mut nonce_key);
         let mut budget_key = [0; 16];
         random.fill_bytes(&mut budget_key);
+        let listeners = Listeners::new(config.listeners)?;
+        let relay = config.relay.as_ref();
         Ok(Self {
-            listeners: Listeners::new(config.listeners)?,
+            relays: relay.map(|relay| Relays::new(relay, config.limits.relay, &listeners)),
+            listeners,
             auth: Authenticator::new(config.realm, config.secrets, &nonce_key),
             budgets: Budgets::new(&config.limits, &budget_key),
             counters: Counters::default(),
@@ -134,7 +189,22 @@ impl StunServer {
     /// Takes an input; what follows from it waits at [`Self::poll_output`].
     pub fn handle(&mut self, now: Instant, input: Input<'_>) {
         match input {
-            Input::Datagram { listener, source, payload } => self.datagram(now, listener, source, payload),
+            Input::Datagram { listener, source, payload } => {
+                if let Some(relay) = self.datagram(now, listener, source, payload) {
+                    self.push_relay(&relay);
+                }
+            }
+            Input::Relayed { at, peer, payload } => {
+                if let Some(relay) = self.relayed(now, at, peer, payload) {
+                    self.push_relay(&relay);
+                }
+            }
+            Input::RelayOpened { id } => self.relay_opened(now, id),
+            Input::RelayFailed { id } => self.relay_failed(id),
+            Input::EndSession(id) => {
+                let is_ended = self.relays.as_mut().is_some_and(|relays| relays.end(id));
+                self.counters.relay.ended += u64::from(is_ended);
+            }
             Input::Wall { unix_ms } => self.wall = Some(Wall { at: now, unix_ms }),
             Input::DialBack { to, nonce } => self.dial_back(now, to, nonce),
             Input::Secrets(secrets) => self.auth.set_secrets(secrets),
@@ -144,6 +214,7 @@ impl StunServer {
     /// Does what is due. To be called when [`Self::poll_timeout`] has come; calling it early or
     /// late is harmless.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.handle_relay_timeout(now);
         while self.outputs.len() < MAX_OUTPUTS {
             let Some(probe) = self.dial_backs.next_due(now) else {
                 return;
@@ -152,15 +223,49 @@ impl StunServer {
         }
     }
 
+    /// Ends what has run out.
+    fn handle_relay_timeout(&mut self, now: Instant) {
+        let Some(relays) = &mut self.relays else { return };
+        for _ in 0..MAX_TIMEOUTS_AT_ONCE {
+            let Some(is_ended) = relays.handle_timeout(now) else { return };
+            self.counters.relay.ended += u64::from(is_ended);
+        }
+    }
+
     /// When [`Self::handle_timeout`] is next due.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.dial_backs.poll_timeout()
+        let relays = self.relays.as_ref().and_then(Relays::poll_timeout);
+        [self.dial_backs.poll_timeout(), relays].into_iter().flatten().min()
     }
 
     /// The next thing to do, oldest first. To be called until there is none.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        // Sockets first: who is told of a relayed address sends there at once.
+        let order = self.relays.as_mut().and_then(Relays::poll_order);
+        order.or_else(|| self.outputs.pop_front())
+    }
+
+    /// The allocations there are, in no particular order.
+    pub fn sessions(&self, now: Instant) -> impl Iterator<Item = Session<'_>> {
+        self.relays.iter().flat_map(move |relays| relays.sessions(now))
+    }
+
+    /// How many allocations, relay sockets, reservations and timers of these there are.
+    #[must_use]
+    pub fn relay_sizes(&self) -> [usize; 4] {
+        self.relays.as_ref().map_or([0; 4], Relays::sizes)
+    }
+
+    /// Switches a defence off, to show what it is for.
+    #[cfg(feature = "attack-tests")]
+    pub fn switch_off(&mut self, defence: crate::defence::Defence) {
+        let defences = crate::defence::Defences { off: Some(defence) };
+        self.auth.set_defences(defences);
+        self.budgets.set_defences(defences);
+        if let Some(relays) = &mut self.relays {
+            relays.set_defences(defences);
+        }
     }
 
     /// What happened so far.
@@ -169,27 +274,93 @@ impl StunServer {
         &self.counters
     }
 
+    /// Takes a datagram that arrived at a listener, like [`Input::Datagram`]. If it is to be relayed
+    /// it is the caller who sends it on: then it is copied nowhere and nothing is allocated.
+    ///
     /// Sorts out whatever is not a question to this server (RFC 8489, section 6.3): all of it is
     /// dropped in silence, and so is a method that the server does not have.
-    fn datagram(&mut self, now: Instant, at: ListenerId, source: SocketAddr, payload: &[u8]) {
+    #[must_use = "what is to be relayed is sent by the caller"]
+    pub fn datagram<'a>(
+        &mut self,
+        now: Instant,
+        listener: ListenerId,
+        source: SocketAddr,
+        payload: &'a [u8],
+    ) -> Option<Relay<'a>> {
         self.counters.datagrams_in += 1;
         self.counters.bytes_in += payload.len() as u64;
+        if let Some(relays) = &mut self.relays
+            && payload.first().is_some_and(|first| is_channel_data(*first))
+        {
+            return relays.channel_data(now, listener, source, payload, &mut self.counters.relay);
+        }
+        let message = Message::parse(payload);
+        if let (Ok(message), Some(relays)) = (&message, &mut self.relays)
+            && (message.class(), message.method()) == (Class::Indication, SEND)
+        {
+            return relays.send(now, listener, source, message, &mut self.counters.relay);
+        }
+        self.request(now, listener, source, message);
+        None
+    }
+
+    /// Takes a datagram that arrived at a relay socket, like [`Input::Relayed`], as
+    /// [`Self::datagram`] does.
+    #[must_use = "what is to be relayed is sent by the caller"]
+    pub fn relayed<'a>(
+        &mut self,
+        now: Instant,
+        at: RelayId,
+        peer: SocketAddr,
+        payload: &'a [u8],
+    ) -> Option<Relay<'a>> {
+        let relays = self.relays.as_mut()?;
+        relays.inbound(now, at, peer, payload, &mut self.counters.relay)
+    }
+
+    fn push_relay(&mut self, relay: &Relay<'_>) {
+        let mut owned = Payload::new();
+        match relay {
+            Relay::ToPeer { from, to, payload, dont_fragment } => {
+                owned.push(payload);
+                let (from, to, dont_fragment) = (*from, *to, *dont_fragment);
+                self.push(Output::TransmitRelayed { from, to, payload: owned, dont_fragment });
+            }
+            Relay::ToClient { listener, to, head, payload, tail } => {
+                for part in [&**head, payload, tail] {
+                    owned.push(part);
+                }
+                self.push(Output::Transmit { listener: *listener, to: *to, payload: owned });
+            }
+        }
+    }
+
+    fn request(
+        &mut self,
+        now: Instant,
+        at: ListenerId,
+        source: SocketAddr,
+        message: Result<Message<'_>, ParseError>,
+    ) {
+        let has_relays = self.relays.is_some();
         let dropped = &mut self.counters.dropped;
-        let reason = match (self.listeners.get(at), Message::parse(payload)) {
+        let reason = match (self.listeners.get(at), message) {
             (None, _) => &mut dropped.unknown_listener,
             _ if !is_one_host(source) => &mut dropped.unusable_source,
             _ if self.outputs.len() + OUTPUTS_PER_DATAGRAM > MAX_OUTPUTS => &mut dropped.outputs_full,
             (_, Err(ParseError::NotStun)) => &mut dropped.not_stun,
             (_, Err(ParseError::Malformed)) => &mut dropped.malformed,
             (_, Err(ParseError::Fingerprint)) => &mut dropped.fingerprint,
-            (Some(listener), Ok(message)) => match message.class() {
-                Class::Indication => &mut dropped.indication,
-                Class::Success | Class::Error => &mut dropped.response,
-                Class::Request if message.method() != BINDING => &mut dropped.unsupported_method,
-                Class::Request => {
-                    let request = Request::new(now, *listener, source, message);
-                    return self.binding(&request);
+            (Some(listener), Ok(message)) => match (message.class(), message.method()) {
+                (Class::Indication, _) => &mut dropped.indication,
+                (Class::Success | Class::Error, _) => &mut dropped.response,
+                (Class::Request, BINDING) => {
+                    return self.binding(&Request::new(now, *listener, source, message));
                 }
+                (Class::Request, method) if has_relays && is_turn_request(method) => {
+                    return self.turn(&Request::new(now, *listener, source, message));
+                }
+                (Class::Request, _) => &mut dropped.unsupported_method,
             },
         };
         *reason += 1;

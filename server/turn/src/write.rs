@@ -6,11 +6,7 @@ use crate::attr;
 use crate::crypto::{IntegrityKey, IntegrityKind, fingerprint};
 use crate::message::{Class, HEADER_LEN, MAGIC_COOKIE, TransactionId, message_type};
 use crate::payload::Payload;
-
-/// Address family byte for IPv4 (RFC 8489, section 14.1).
-const FAMILY_IPV4: u8 = 0x01;
-/// Address family byte for IPv6 (RFC 8489, section 14.1).
-const FAMILY_IPV6: u8 = 0x02;
+use crate::relay::Family;
 
 /// A message being written. [`Writer::finish`] sets the length.
 #[derive(Clone)]
@@ -70,13 +66,13 @@ impl Writer {
         let port = [port_high ^ mask[0], port_low ^ mask[1]];
         match addr.ip() {
             IpAddr::V4(ip) => {
-                let mut value = [0, FAMILY_IPV4, port[0], port[1], 0, 0, 0, 0];
+                let mut value = [0, Family::V4.number(), port[0], port[1], 0, 0, 0, 0];
                 xor(&mut value[4..], &ip.octets(), mask);
                 self.attribute(kind, &value);
             }
             IpAddr::V6(ip) => {
                 let mut value = [0; 20];
-                value[..4].copy_from_slice(&[0, FAMILY_IPV6, port[0], port[1]]);
+                value[..4].copy_from_slice(&[0, Family::V6.number(), port[0], port[1]]);
                 xor(&mut value[4..], &ip.octets(), mask);
                 self.attribute(kind, &value);
             }
@@ -87,6 +83,13 @@ impl Writer {
     /// section 14.8), and every byte of it could be sent to somebody who did not ask.
     pub fn error_code(&mut self, code: u16) {
         self.attribute(attr::ERROR_CODE, &[0, 0, (code / 100) as u8, (code % 100) as u8]);
+    }
+
+    /// Adds ADDRESS-ERROR-CODE: why a relayed address of this family was not given (RFC 8656,
+    /// section 18.12).
+    pub fn address_error_code(&mut self, family: Family, code: u16) {
+        let value = [family.number(), 0, (code / 100) as u8, (code % 100) as u8];
+        self.attribute(attr::ADDRESS_ERROR_CODE, &value);
     }
 
     /// Adds UNKNOWN-ATTRIBUTES (RFC 8489, section 14.13).

@@ -196,6 +196,9 @@ impl World {
                 Out::DialBackImpossible { to, .. } => {
                     self.violations.push(format!("no alternate address for {to}"));
                 }
+                Out::TransmitRelayed { .. } | Out::OpenRelay { .. } | Out::CloseRelay { .. } => {
+                    self.violations.push("a relay's output from a server without one".to_owned());
+                }
             }
         }
     }
@@ -214,6 +217,7 @@ pub(super) fn stun_machine(secrets: Secrets, seed: [u8; 32]) -> StunMachine {
         secrets,
         // The table of sources is half a megabyte by default, and here two nodes ask.
         limits: meetpoint_turn::Limits { source_slots: 64, ..Default::default() },
+        relay: None,
     };
     StunMachine::new(config, seed).expect("a good configuration")
 }

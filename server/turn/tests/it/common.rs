@@ -66,6 +66,7 @@ pub(crate) fn config(listeners: Vec<Listener>) -> Config {
         realm: REALM.to_owned(),
         secrets: secrets(&["the first secret", "the other secret"]),
         limits: Limits::default(),
+        relay: None,
     }
 }
 
@@ -187,10 +188,18 @@ pub(crate) fn login(rig: &mut Rig, source: &str) -> Login {
 }
 
 pub(crate) fn login_with(rig: &mut Rig, source: &str, of: &str, expires_unix_s: u64) -> Login {
+    login_of(rig, source, of, "node", expires_unix_s)
+}
+
+pub(crate) fn login_as(rig: &mut Rig, source: &str, user: &str, expires_unix_s: u64) -> Login {
+    login_of(rig, source, "the first secret", user, expires_unix_s)
+}
+
+fn login_of(rig: &mut Rig, source: &str, of: &str, user: &str, expires_unix_s: u64) -> Login {
     let question = request_with(&[(attr::USERNAME, b"1:somebody")]);
     let challenge = rig.ask(source, &question).expect("a challenge");
     assert_eq!(error(&challenge), Some(401));
-    let (username, password) = mint(&secret(of), "node", expires_unix_s);
+    let (username, password) = mint(&secret(of), user, expires_unix_s);
     let mut login = Login {
         username,
         password,

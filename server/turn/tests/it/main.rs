@@ -1,6 +1,8 @@
-//! Black-box tests of the STUN server: bytes and times in, outputs out.
+//! Black-box tests of the STUN and TURN server: bytes and times in, outputs out.
 
+mod allocate;
 mod allocation;
+mod attacks;
 mod binding;
 mod budget;
 mod common;
@@ -9,4 +11,7 @@ mod credentials;
 mod dial_back;
 mod discovery;
 mod garbage;
+mod relaying;
+mod sequences;
+mod turn;
 mod vectors;

@@ -1,16 +1,22 @@
-//! The sockets around the STUN machine: one task owns the machine, nothing is shared.
+//! The sockets around the STUN and TURN machine: one task owns the machine, nothing is shared.
 //!
 //! What it observes goes to the broker by a bounded channel and is dropped if that is full: a node
 //! repeats its Bindings anyway, and a flood of them must not fill memory.
 
+mod inspect;
+mod relay;
+
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use meetpoint_proto::id::DialBackNonce;
 use meetpoint_proto::{SessionId, stun};
-use meetpoint_turn::{Config, Input, Limits, Listener, ListenerId, Output, Secrets, StunServer};
+use meetpoint_turn::{
+    Config, Input, Limits, Listener, ListenerId, Output, Relay, RelayConfig, RelayId, Secrets, StunServer,
+};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -20,9 +26,14 @@ use crate::clock;
 use crate::listen::{StunSocket, as_seen};
 use crate::service::UnixMs;
 
-/// Longer than any Binding request over an ordinary path. The rest of a longer one is cut off,
-/// which its own length field then contradicts.
-const DATAGRAM_BYTES: usize = 2048;
+use relay::RelaySockets;
+
+use inspect::Inspection;
+pub(crate) use inspect::{RelayHandle, SessionInfo};
+pub(crate) use relay::relay_config;
+
+/// The longest datagram there is: what is relayed must not be cut off.
+const DATAGRAM_BYTES: usize = 65_536;
 /// Datagrams taken from one socket before the others have their turn.
 const BURST: usize = 64;
 /// The machines learn the wall time this often.
@@ -49,8 +60,21 @@ pub(crate) struct Stun {
     machine: StunServer,
     /// Each at the index its [`ListenerId`] says.
     sockets: Vec<UdpSocket>,
+    relays: RelaySockets,
+    /// Where a datagram for a client is put together.
+    datagram: Vec<u8>,
     observations: mpsc::Sender<Observed>,
     requests: mpsc::Receiver<DialBack>,
+    inspections: mpsc::Receiver<Inspection>,
+}
+
+/// What the machine is set up with.
+pub(crate) struct Setup {
+    pub(crate) external_ip: Option<IpAddr>,
+    pub(crate) secrets: Secrets,
+    pub(crate) relay: Option<RelayConfig>,
+    pub(crate) seed: [u8; 32],
+    pub(crate) inspections: mpsc::Receiver<Inspection>,
 }
 
 /// Why the STUN server can't start.
@@ -68,30 +92,40 @@ pub enum StunError {
 impl Stun {
     pub(crate) fn new(
         bound: Vec<StunSocket>,
-        external: Option<std::net::IpAddr>,
-        secrets: Secrets,
-        seed: [u8; 32],
+        setup: Setup,
         observations: mpsc::Sender<Observed>,
         requests: mpsc::Receiver<DialBack>,
     ) -> Result<Self, StunError> {
+        let Setup { external_ip, secrets, relay, seed, inspections } = setup;
         let listeners = bound.iter().zip(0_u8..).map(|(socket, id)| Listener {
             id: ListenerId(id),
             role: socket.role,
-            addr: as_seen_from_outside(socket, external),
+            addr: as_seen_from_outside(socket, external_ip),
         });
         let config = Config {
             listeners: listeners.collect(),
             realm: stun::REALM.to_owned(),
             secrets,
             limits: Limits::default(),
+            relay,
         };
         let machine = StunServer::new(config, seed)?;
         let sockets = bound.into_iter().map(|bound| UdpSocket::from_std(bound.socket));
-        Ok(Self { machine, sockets: sockets.collect::<io::Result<_>>()?, observations, requests })
+        Ok(Self {
+            machine,
+            sockets: sockets.collect::<io::Result<_>>()?,
+            relays: RelaySockets::default(),
+            datagram: Vec::with_capacity(DATAGRAM_BYTES),
+            observations,
+            requests,
+            inspections,
+        })
     }
 
     /// Serves until told to stop.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
+        // Before the first datagram: without it a login is not answered.
+        self.tell_wall_time();
         let mut wall = tokio::time::interval(WALL_INTERVAL);
         let mut buffer = vec![0; DATAGRAM_BYTES];
         loop {
@@ -99,28 +133,35 @@ impl Stun {
             tokio::select! {
                 () = stop.cancelled() => return,
                 index = readable(&self.sockets) => self.receive(index, &mut buffer).await,
+                id = self.relays.readable() => self.receive_relayed(id, &mut buffer),
                 Some(DialBack { to, nonce }) = self.requests.recv() => {
                     let nonce = *nonce.as_bytes();
                     self.machine.handle(Instant::now(), Input::DialBack { to, nonce });
                 }
-                _ = wall.tick() => {
-                    let unix_ms = UnixMs::now().unsigned();
-                    self.machine.handle(Instant::now(), Input::Wall { unix_ms });
-                }
+                Some(inspection) = self.inspections.recv() => inspection.answer(&mut self.machine),
+                _ = wall.tick() => self.tell_wall_time(),
                 () = clock::sleep_until(due) => self.machine.handle_timeout(Instant::now()),
             }
             self.flush();
         }
     }
 
+    fn tell_wall_time(&mut self) {
+        let unix_ms = UnixMs::now().unsigned();
+        self.machine.handle(Instant::now(), Input::Wall { unix_ms });
+    }
+
     async fn receive(&mut self, index: usize, buffer: &mut [u8]) {
-        let (Some(socket), Ok(id)) = (self.sockets.get(index), u8::try_from(index)) else { return };
+        let Ok(id) = u8::try_from(index) else { return };
         for _ in 0..BURST {
+            let Some(socket) = self.sockets.get(index) else { return };
             match socket.try_recv_from(buffer) {
                 Ok((len, source)) => {
                     let payload = buffer.get(..len).unwrap_or_default();
-                    let datagram = Input::Datagram { listener: ListenerId(id), source, payload };
-                    self.machine.handle(Instant::now(), datagram);
+                    let relay = self.machine.datagram(Instant::now(), ListenerId(id), source, payload);
+                    if let Some(relay) = relay {
+                        self.relay(&relay);
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => {
@@ -130,6 +171,57 @@ impl Stun {
                 }
             }
         }
+    }
+
+    fn receive_relayed(&mut self, id: RelayId, buffer: &mut [u8]) {
+        let Some(socket) = self.relays.get(id).map(Arc::clone) else { return };
+        for _ in 0..BURST {
+            match socket.try_recv_from(buffer) {
+                Ok((len, peer)) => {
+                    let payload = buffer.get(..len).unwrap_or_default();
+                    if let Some(relay) = self.machine.relayed(Instant::now(), id, peer, payload) {
+                        self.relay(&relay);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // Such as a peer's "port unreachable": it is taken from the socket by this.
+                Err(error) => trace!(%error, "receiving on a relay socket failed"),
+            }
+        }
+        self.relays.wait(id);
+    }
+
+    /// Sends a packet on. What can't be sent now is lost, as anywhere on the way.
+    fn relay(&mut self, relay: &Relay<'_>) {
+        match relay {
+            Relay::ToPeer { from, to, payload, .. } => self.transmit_relayed(*from, *to, payload),
+            Relay::ToClient { listener, to, head, payload, tail } => {
+                self.datagram.clear();
+                for part in [&**head, payload, tail] {
+                    self.datagram.extend_from_slice(part);
+                }
+                self.transmit(*listener, *to, &self.datagram);
+            }
+        }
+    }
+
+    fn transmit_relayed(&self, from: RelayId, to: SocketAddr, payload: &[u8]) {
+        let Some(socket) = self.relays.get(from) else { return };
+        if let Err(error) = socket.try_send_to(payload, to) {
+            trace!(%error, %to, "a relayed datagram was not sent");
+        }
+    }
+
+    fn open_relay(&mut self, id: RelayId, bind: SocketAddr) {
+        let opened = self.relays.open(id, bind);
+        let input = match opened {
+            Ok(()) => Input::RelayOpened { id },
+            Err(error) => {
+                debug!(%error, %bind, "a relay socket was not opened");
+                Input::RelayFailed { id }
+            }
+        };
+        self.machine.handle(Instant::now(), input);
     }
 
     fn flush(&mut self) {
@@ -145,6 +237,11 @@ impl Stun {
                 }
                 // The broker hears no answer, as from a node that can't be reached.
                 Output::DialBackImpossible { to, .. } => trace!(%to, "no place to dial back from"),
+                Output::TransmitRelayed { from, to, payload, .. } => {
+                    self.transmit_relayed(from, to, &payload);
+                }
+                Output::OpenRelay { id, bind } => self.open_relay(id, bind),
+                Output::CloseRelay { id } => self.relays.close(id),
             }
         }
     }
@@ -159,7 +256,7 @@ impl Stun {
 }
 
 /// The address clients know a listener by.
-fn as_seen_from_outside(socket: &StunSocket, external: Option<std::net::IpAddr>) -> SocketAddr {
+fn as_seen_from_outside(socket: &StunSocket, external: Option<IpAddr>) -> SocketAddr {
     use meetpoint_turn::ListenerRole::{AlternateAlt, AlternateMain, PrimaryAlt, PrimaryMain};
     match socket.role {
         PrimaryMain | PrimaryAlt => as_seen(socket.addr, external),

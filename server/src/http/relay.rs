@@ -1,0 +1,191 @@
+//! The relay: credentials for it, and what goes through it.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use meetpoint_turn::Traffic;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::App;
+use super::extract::{Admin, Body, PageQuery, Path, Query};
+use super::problem::{Problem, ProblemCode};
+use crate::service::UnixMs;
+use crate::udp::{RelayHandle, SessionInfo};
+
+/// Half a day: long enough for a meeting, short enough for a leak.
+const DEFAULT_LIFETIME_S: u64 = 12 * 60 * 60;
+/// A week. Credentials can't be taken back one by one.
+const MAX_LIFETIME_S: u64 = 7 * 24 * 60 * 60;
+/// Leaves room for the expiry in a username (RFC 8489, section 14.3).
+const MAX_USER_LEN: usize = 128;
+
+/// For whom credentials are to be.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewCredentials {
+    /// Whose allocations they are: quotas count by it. 1 to 128 visible ASCII characters.
+    #[schema(min_length = 1, max_length = 128, example = "alice")]
+    user: String,
+    /// Seconds they can be used; half a day if absent.
+    #[schema(minimum = 1, maximum = 604_800, example = 43_200)]
+    lifetime_s: Option<u64>,
+}
+
+/// Credentials for STUN and TURN.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Credentials {
+    /// Expiry and user.
+    #[schema(example = "1800000000:alice")]
+    username: String,
+    /// It is shown here, once, and kept nowhere.
+    password: String,
+    /// When they end.
+    expires_unix_ms: i64,
+}
+
+/// What went one way.
+#[derive(Serialize, ToSchema)]
+pub(super) struct TrafficView {
+    /// Datagrams.
+    packets: u64,
+    /// Their bytes, without what wraps them.
+    bytes: u64,
+}
+
+/// An allocation on the relay.
+#[derive(Serialize, ToSchema)]
+pub(super) struct SessionView {
+    /// Names it while it lasts.
+    id: String,
+    /// Whose it is.
+    user: String,
+    /// Where its client is.
+    #[schema(example = "20.0.0.7:40001")]
+    client: String,
+    /// Its relayed addresses.
+    relayed: Vec<String>,
+    /// How long it lasts if its client is silent.
+    lifetime_left_s: u64,
+    /// From the client to peers.
+    to_peer: TrafficView,
+    /// From peers to the client.
+    to_client: TrafficView,
+}
+
+/// A page of allocations.
+#[derive(Serialize, ToSchema)]
+pub(super) struct SessionPage {
+    /// By id.
+    items: Vec<SessionView>,
+    /// Give it as `after` for the next page. Absent on the last one.
+    next: Option<String>,
+}
+
+impl From<Traffic> for TrafficView {
+    fn from(traffic: Traffic) -> Self {
+        Self { packets: traffic.packets, bytes: traffic.bytes }
+    }
+}
+
+impl From<SessionInfo> for SessionView {
+    fn from(session: SessionInfo) -> Self {
+        Self {
+            id: session.id.to_string(),
+            user: session.user,
+            client: session.client.to_string(),
+            relayed: session.relayed.iter().map(ToString::to_string).collect(),
+            lifetime_left_s: session.lifetime_left.as_secs(),
+            to_peer: session.to_peer.into(),
+            to_client: session.to_client.into(),
+        }
+    }
+}
+
+/// Mints credentials for STUN and TURN. They end by themselves and can't be taken back.
+#[utoipa::path(
+    post, path = "/v1/relay/credentials", tag = "relay", operation_id = "create_relay_credentials", security(("admin" = [])),
+    request_body = NewCredentials,
+    responses(
+        (status = OK, body = Credentials, description = "The credentials"),
+        (status = "default", body = Problem, content_type = "application/problem+json", description = "Refused")
+    )
+)]
+pub(super) async fn create_credentials(
+    _: Admin,
+    State(app): State<App>,
+    Body(body): Body<NewCredentials>,
+) -> Result<Json<Credentials>, Problem> {
+    relay(&app)?;
+    let is_visible = body.user.bytes().all(|b| b.is_ascii_graphic());
+    if !(1..=MAX_USER_LEN).contains(&body.user.len()) || !is_visible {
+        return Err(Problem::new(ProblemCode::Invalid, "user: 1 to 128 visible ASCII characters"));
+    }
+    let lifetime_s = body.lifetime_s.unwrap_or(DEFAULT_LIFETIME_S);
+    if !(1..=MAX_LIFETIME_S).contains(&lifetime_s) {
+        return Err(Problem::new(ProblemCode::Invalid, "lifetime_s: from 1 to 604800 (a week)"));
+    }
+    let expires_unix_s = UnixMs::now().unsigned() / 1000 + lifetime_s;
+    let (username, password) = app.service.mint(&body.user, expires_unix_s);
+    let expires_unix_ms = i64::try_from(expires_unix_s * 1000).unwrap_or(i64::MAX);
+    Ok(Json(Credentials { username, password, expires_unix_ms }))
+}
+
+/// Lists the allocations there are.
+#[utoipa::path(
+    get, path = "/v1/relay/sessions", tag = "relay", operation_id = "list_relay_sessions", security(("admin" = [])),
+    params(PageQuery),
+    responses(
+        (status = OK, body = SessionPage, description = "A page of allocations"),
+        (status = "default", body = Problem, content_type = "application/problem+json", description = "Refused")
+    )
+)]
+pub(super) async fn list(
+    _: Admin,
+    State(app): State<App>,
+    Query(page): Query<PageQuery>,
+) -> Result<Json<SessionPage>, Problem> {
+    let (after, limit) = page.parse::<u64>()?;
+    let limit = limit as usize;
+    // One more than asked for tells whether there is another page.
+    let mut rows = relay(&app)?.sessions(after, limit + 1).await.ok_or_else(going_away)?;
+    let has_more = rows.len() > limit;
+    rows.truncate(limit);
+    let next = rows.last().filter(|_| has_more).map(|row| row.id.to_string());
+    Ok(Json(SessionPage { items: rows.into_iter().map(SessionView::from).collect(), next }))
+}
+
+/// Ends an allocation. Its client may make another one as long as its credentials hold.
+#[utoipa::path(
+    delete, path = "/v1/relay/sessions/{id}", tag = "relay", operation_id = "end_relay_session", security(("admin" = [])),
+    params(("id" = String, Path, description = "The allocation's id")),
+    responses(
+        (status = NO_CONTENT, description = "Ended"),
+        (status = "default", body = Problem, content_type = "application/problem+json", description = "Refused")
+    )
+)]
+pub(super) async fn end(
+    _: Admin,
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let relay = relay(&app)?;
+    let is_ended = match id.parse() {
+        Ok(id) => relay.end(id).await.ok_or_else(going_away)?,
+        Err(_) => false,
+    };
+    if is_ended {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(Problem::new(ProblemCode::UnknownRelaySession, "there is no such allocation"))
+    }
+}
+
+fn relay(app: &App) -> Result<&RelayHandle, Problem> {
+    let off = || Problem::new(ProblemCode::RelayOff, "this server does not relay");
+    app.relay.as_ref().ok_or_else(off)
+}
+
+fn going_away() -> Problem {
+    Problem::new(ProblemCode::Overloaded, "the server is going away")
+}

@@ -1,0 +1,99 @@
+//! The operator's view of the relay: what goes on, and an end to it. Asked of the task that owns the
+//! machine, by a bounded channel.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use meetpoint_turn::{Input, Session, SessionId, StunServer, Traffic};
+use tokio::sync::{mpsc, oneshot};
+
+/// Questions that wait. There is one operator or a few.
+const QUEUE: usize = 64;
+
+/// An allocation, as it was when it was asked for.
+#[derive(Debug)]
+pub(crate) struct SessionInfo {
+    pub(crate) id: u64,
+    pub(crate) user: String,
+    pub(crate) client: SocketAddr,
+    pub(crate) relayed: Vec<SocketAddr>,
+    pub(crate) lifetime_left: Duration,
+    pub(crate) to_peer: Traffic,
+    pub(crate) to_client: Traffic,
+}
+
+impl From<Session<'_>> for SessionInfo {
+    fn from(session: Session<'_>) -> Self {
+        Self {
+            id: session.id.number(),
+            user: session.user.to_owned(),
+            client: session.client,
+            relayed: session.relayed.into_iter().flatten().collect(),
+            lifetime_left: session.lifetime_left,
+            to_peer: session.to_peer,
+            to_client: session.to_client,
+        }
+    }
+}
+
+/// A question to the task.
+#[derive(Debug)]
+pub(crate) enum Inspection {
+    /// At most so many sessions behind this one, by number.
+    Sessions { after: Option<u64>, limit: usize, reply: oneshot::Sender<Vec<SessionInfo>> },
+    /// End one; the answer is whether there was one.
+    End { id: u64, reply: oneshot::Sender<bool> },
+}
+
+impl Inspection {
+    /// Answers it. Whoever has stopped waiting misses nothing.
+    pub(super) fn answer(self, machine: &mut StunServer) {
+        let now = Instant::now();
+        match self {
+            Self::Sessions { after, limit, reply } => {
+                let is_behind = |session: &Session<'_>| after.is_none_or(|after| session.id.number() > after);
+                let mut ids: Vec<_> =
+                    machine.sessions(now).filter(is_behind).map(|session| session.id).collect();
+                ids.sort_unstable_by_key(|id| id.number());
+                ids.truncate(limit);
+                let is_listed = |session: &Session<'_>| {
+                    ids.binary_search_by_key(&session.id.number(), |id| id.number()).is_ok()
+                };
+                let mut page: Vec<_> =
+                    machine.sessions(now).filter(is_listed).map(SessionInfo::from).collect();
+                page.sort_unstable_by_key(|session| session.id);
+                let _ = reply.send(page);
+            }
+            Self::End { id, reply } => {
+                let before = machine.counters().relay.ended;
+                machine.handle(now, Input::EndSession(SessionId::from_number(id)));
+                let _ = reply.send(machine.counters().relay.ended > before);
+            }
+        }
+    }
+}
+
+/// Asks the task.
+#[derive(Debug, Clone)]
+pub(crate) struct RelayHandle(mpsc::Sender<Inspection>);
+
+impl RelayHandle {
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Inspection>) {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        (Self(sender), receiver)
+    }
+
+    /// Nothing if the server is going away.
+    pub(crate) async fn sessions(&self, after: Option<u64>, limit: usize) -> Option<Vec<SessionInfo>> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Inspection::Sessions { after, limit, reply }).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Nothing if the server is going away.
+    pub(crate) async fn end(&self, id: u64) -> Option<bool> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Inspection::End { id, reply }).await.ok()?;
+        answer.await.ok()
+    }
+}

@@ -1,0 +1,41 @@
+//! Which defences stand. Outside of tests all of them do, and asking costs nothing.
+
+/// A defence that a test can switch off, to show the attack it is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(feature = "attack-tests"), expect(unreachable_pub, reason = "only tests name it"))]
+pub enum Defence {
+    /// A nonce is bound to its source, and so proves that its bearer receives there.
+    BoundNonce,
+    /// Peers that are not globally routable are refused.
+    PeerRules,
+    /// A peer is judged as the address that its form stands for.
+    Canonical,
+    /// This machine is no peer.
+    OwnPorts,
+    /// Allocations are counted by user, source and in all.
+    Quotas,
+    /// A source that proved itself has a budget of its own.
+    ProvenApart,
+}
+
+/// The defences of a server.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Defences {
+    #[cfg(feature = "attack-tests")]
+    pub(crate) off: Option<Defence>,
+}
+
+impl Defences {
+    #[inline]
+    #[cfg_attr(not(feature = "attack-tests"), expect(clippy::unused_self, reason = "one signature"))]
+    pub(crate) fn stand(self, which: Defence) -> bool {
+        #[cfg(feature = "attack-tests")]
+        let stands = self.off != Some(which);
+        #[cfg(not(feature = "attack-tests"))]
+        let stands = {
+            let _ = which;
+            true
+        };
+        stands
+    }
+}

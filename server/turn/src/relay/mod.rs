@@ -1,0 +1,346 @@
+//! Relaying (TURN over UDP, RFC 8656): what clients ask for, what they are granted, and the way of
+//! each packet.
+//!
+//! * `request` answers Allocate, Refresh, CreatePermission and ChannelBind;
+//! * `table` holds the allocations, who has how many, and when each is to be looked at again;
+//! * `allocation` is one of them: its permissions, channels and rate;
+//! * `ports` knows which relayed address is whose;
+//! * `peers` says who may be a peer at all;
+//! * `data` is the way of a packet. It searches three ordered tables and allocates nothing.
+//!
+//! # What a relayed packet needs
+//!
+//! A permission its client installed for the peer, a peer that the rules allow, and what is left of
+//! the allocation's rate. A peer that is itself one of the server's relayed addresses is handed to
+//! its client inside the machine, and only if that client has a permission for exactly the
+//! relayed address the packet comes from.
+//!
+//! Two things are stricter than the RFC. A channel carries data towards a peer only while there is
+//! a permission as well (section 12 asks for one only in the other direction). And a permission for
+//! an address of this server holds for the one port it names, because all clients' relayed
+//! addresses differ in nothing else.
+//!
+//! Not here: TCP allocations (RFC 6062), mobility (RFC 8016), ICMP (section 11.5).
+
+mod allocation;
+mod cidr;
+mod data;
+mod peers;
+mod ports;
+mod request;
+mod slab;
+mod table;
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+pub use cidr::{Cidr, ParseCidrError};
+pub(crate) use data::is_channel_data;
+pub(crate) use request::is_turn_request;
+pub(crate) use table::Relays;
+
+use crate::config::{ConfigError, ListenerId};
+use crate::counters::Traffic;
+use slab::Key;
+
+/// The ports relayed addresses have if nothing else is said (RFC 8656, section 7.2: the dynamic
+/// ports of RFC 6335).
+pub const DEFAULT_PORTS: RangeInclusive<u16> = 49152..=65535;
+/// Blocks in each of the two lists of peers: each is compared with every new peer.
+pub const MAX_PEER_BLOCKS: usize = 256;
+/// No lifetime is shorter than this unless the client ends it (RFC 8656, section 7.2).
+pub(crate) const DEFAULT_LIFETIME: Duration = Duration::from_secs(600);
+/// No lifetime is longer than this (RFC 8656, section 7.2 recommends it).
+pub(crate) const MAX_LIFETIME: Duration = Duration::from_secs(3600);
+/// How long a permission lasts (RFC 8656, section 9).
+pub(crate) const PERMISSION_LIFETIME: Duration = Duration::from_secs(300);
+/// How long a channel stays bound (RFC 8656, section 12).
+pub(crate) const CHANNEL_LIFETIME: Duration = Duration::from_secs(600);
+/// How long a reserved port waits (RFC 8656, section 7.2: at least 30 seconds).
+pub(crate) const RESERVATION_LIFETIME: Duration = Duration::from_secs(30);
+/// How long the shell may take to open a socket. It takes microseconds; whoever waits longer than
+/// this has given up asking.
+pub(crate) const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Ports to try if the shell can't open one: another program may use a port of the range.
+pub(crate) const MAX_OPEN_ATTEMPTS: u8 = 8;
+
+/// An address family (RFC 8656, section 18.6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    pub(crate) const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// Its number on the wire (RFC 8489, section 14.1).
+    pub(crate) const fn number(self) -> u8 {
+        match self {
+            Self::V4 => 0x01,
+            Self::V6 => 0x02,
+        }
+    }
+
+    pub(crate) const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            0x01 => Some(Self::V4),
+            0x02 => Some(Self::V6),
+            _ => None,
+        }
+    }
+
+    pub(crate) const fn of(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
+    pub(crate) const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// The address relayed addresses of a family have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RelayIp {
+    /// The one to open sockets on.
+    pub bind: IpAddr,
+    /// The one peers know, which is another behind a cloud's 1:1 NAT.
+    pub seen: IpAddr,
+}
+
+/// What relaying needs to know. How much is given to whom is in [`RelayLimits`].
+#[derive(Debug, Clone, Default)]
+pub struct RelayConfig {
+    /// Where relayed IPv4 addresses are, if there are any.
+    pub ipv4: Option<RelayIp>,
+    /// Where relayed IPv6 addresses are, if there are any.
+    pub ipv6: Option<RelayIp>,
+    /// Their ports; [`DEFAULT_PORTS`] if nothing is said.
+    pub ports: Option<RangeInclusive<u16>>,
+    /// Addresses of this machine, as far as the shell knows them. Nobody is a peer there, except
+    /// other clients at their relayed addresses. Those of listeners and relayed addresses need
+    /// not be repeated.
+    pub own_ips: Vec<IpAddr>,
+    /// Where this machine listens besides [`crate::Config::listeners`]. No list allows these.
+    pub own_listeners: Vec<SocketAddr>,
+    /// Peers that are allowed although the rules deny them.
+    pub allow: Vec<Cidr>,
+    /// Peers that are denied, whatever else is said.
+    pub deny: Vec<Cidr>,
+    /// The shell can send a datagram that must not be fragmented. Without it DONT-FRAGMENT is
+    /// answered as an attribute the server does not know (RFC 8656, section 7.2).
+    pub dont_fragment: bool,
+}
+
+impl RelayConfig {
+    pub(crate) fn validate(&self, limits: &RelayLimits) -> Result<(), ConfigError> {
+        let is_of = |ip: Option<RelayIp>, family| {
+            ip.is_none_or(|ip| {
+                [ip.bind, ip.seen].iter().all(|ip| Family::of(*ip) == family)
+                    && !ip.seen.is_unspecified()
+                    && !ip.seen.is_multicast()
+            })
+        };
+        let is_any = self.ipv4.is_some() || self.ipv6.is_some();
+        if !is_any || !is_of(self.ipv4, Family::V4) || !is_of(self.ipv6, Family::V6) {
+            return Err(ConfigError::RelayAddress);
+        }
+        if self.ports.as_ref().is_some_and(|ports| ports.is_empty() || *ports.start() == 0) {
+            return Err(ConfigError::RelayPorts);
+        }
+        if self.allow.len() > MAX_PEER_BLOCKS || self.deny.len() > MAX_PEER_BLOCKS {
+            return Err(ConfigError::PeerBlocks);
+        }
+        if limits.is_usable() { Ok(()) } else { Err(ConfigError::RelayLimits) }
+    }
+}
+
+/// How much relaying is given to whom. None of these is unlimited by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RelayLimits {
+    /// Allocations of one user, who is the part of a username behind its expiry. A browser opens
+    /// one for each interface and transport it tries.
+    pub allocations_per_user: u32,
+    /// Allocations of one source, which is an IPv4 address or an IPv6 /64: a carrier's NAT has
+    /// many clients.
+    pub allocations_per_source: u32,
+    /// Allocations of all. At 2 KB and a socket each, the default is what a small machine holds.
+    pub allocations: u32,
+    /// Permissions of one allocation.
+    pub permissions: u16,
+    /// Channels of one allocation.
+    pub channels: u16,
+    /// What one allocation relays, both ways together.
+    pub rate: ByteRate,
+}
+
+impl Default for RelayLimits {
+    fn default() -> Self {
+        Self {
+            allocations_per_user: 16,
+            allocations_per_source: 512,
+            allocations: 8192,
+            permissions: 128,
+            channels: 128,
+            rate: ByteRate::new(12_500_000, 2_500_000),
+        }
+    }
+}
+
+impl RelayLimits {
+    const fn is_usable(&self) -> bool {
+        self.allocations_per_user > 0
+            && self.allocations_per_source > 0
+            && self.allocations > 0
+            && self.permissions > 0
+            && self.channels > 0
+            && self.rate.per_s > 0
+            && self.rate.burst > 0
+    }
+}
+
+/// Bytes a second, and how many may come at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ByteRate {
+    per_s: u64,
+    burst: u64,
+}
+
+impl ByteRate {
+    /// `per_s` bytes a second, `burst` of them at once. Bursts are counted up to 4 GiB.
+    #[must_use]
+    pub const fn new(per_s: u64, burst: u64) -> Self {
+        const MAX_BURST: u64 = u32::MAX as u64;
+        Self { per_s, burst: if burst < MAX_BURST { burst } else { MAX_BURST } }
+    }
+
+    /// How long the rate takes for so many bytes.
+    const fn nanos(self, bytes: u64) -> u64 {
+        const NANOS_PER_S: u64 = 1_000_000_000;
+        // At most 4 GiB times 10^9, which fits.
+        bytes * NANOS_PER_S / self.per_s
+    }
+
+    /// The time at which a bucket that drains at the rate is empty after `bytes` more, or nothing
+    /// if it would overflow.
+    pub(crate) const fn next(self, empty_ns: u64, now_ns: u64, bytes: u64) -> Option<u64> {
+        let start_ns = if empty_ns > now_ns { empty_ns } else { now_ns };
+        let end_ns = start_ns.saturating_add(self.nanos(bytes));
+        if end_ns - now_ns <= self.nanos(self.burst) { Some(end_ns) } else { None }
+    }
+}
+
+/// Names a relay socket of the shell, from the order to open it until it is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RelayId(pub(crate) Key);
+
+impl RelayId {
+    /// Smaller than the number of sockets that were ever open at once: an index for the shell.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0.index as usize
+    }
+}
+
+/// Names an allocation while it lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(u64);
+
+impl SessionId {
+    /// The session of this number, if there is one.
+    #[must_use]
+    pub const fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// A number to tell others.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    const fn of(key: Key) -> Self {
+        Self((key.generation as u64) << 32 | key.index as u64)
+    }
+
+    const fn key(self) -> Key {
+        Key { index: self.0 as u32, generation: (self.0 >> 32) as u32 }
+    }
+}
+
+/// An allocation, as an operator sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session<'a> {
+    /// Its name, for [`crate::Input::EndSession`].
+    pub id: SessionId,
+    /// Whose it is, without the expiry.
+    pub user: &'a str,
+    /// Where its client is.
+    pub client: SocketAddr,
+    /// The listener its client uses.
+    pub listener: ListenerId,
+    /// Its relayed addresses, IPv4 first.
+    pub relayed: [Option<SocketAddr>; 2],
+    /// How long it lasts if its client is silent.
+    pub lifetime_left: Duration,
+    /// From the client to peers.
+    pub to_peer: Traffic,
+    /// From peers to the client.
+    pub to_client: Traffic,
+}
+
+/// Where a packet goes next. It borrows the packet, so that it is copied once at most: into the
+/// kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relay<'a> {
+    /// From a relayed address to a peer.
+    ToPeer {
+        /// The socket it leaves from.
+        from: RelayId,
+        /// The peer.
+        to: SocketAddr,
+        /// The whole datagram.
+        payload: &'a [u8],
+        /// The client wants it whole or not at all (RFC 8656, section 18.9).
+        dont_fragment: bool,
+    },
+    /// From a listener to a client: `head`, `payload` and `tail` in one datagram.
+    ToClient {
+        /// The socket it leaves from.
+        listener: ListenerId,
+        /// The client.
+        to: SocketAddr,
+        /// What wraps the payload.
+        head: Head,
+        /// What the peer sent.
+        payload: &'a [u8],
+        /// Zeros that fill up the last attribute.
+        tail: &'static [u8],
+    },
+}
+
+/// The longest [`Head`]: a STUN header, XOR-PEER-ADDRESS with an IPv6 address, and the header of
+/// DATA.
+const MAX_HEAD_LEN: usize = 20 + 24 + 4;
+
+/// What stands before relayed bytes: a ChannelData header, or a Data indication up to its DATA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    bytes: [u8; MAX_HEAD_LEN],
+    len: u8,
+}
+
+impl std::ops::Deref for Head {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
