@@ -47,3 +47,10 @@ pub fn skip(name: &str, reason: &str) {
             .map(|mut file| file.write_all(line.as_bytes()));
     }
 }
+
+/// True if this program is in the search path.
+#[must_use]
+pub fn is_installed(program: &str) -> bool {
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
+}

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use meetpoint_cli::lab::probe::{Dependence, Measurement, measure};
 use meetpoint_cli::lab::punch::{Senders, attempt};
 use meetpoint_cli::lab::{Lab, NatKind, Process, SERVER_ADDRS};
-use meetpoint_tests::lab::{lab_or_skip, skip};
+use meetpoint_tests::lab::{is_installed, lab_or_skip, skip};
 
 use NatKind::{
     AddressRestricted, DoubleNat, FullCone, Open, PortRestricted, PortRestrictedEarlyInbound, Remap,
@@ -76,11 +76,6 @@ const fn in_coturns_words(dependence: Dependence) -> &'static str {
         Dependence::Address => "Address Dependent",
         Dependence::AddressAndPort => "Address and Port Dependent",
     }
-}
-
-fn is_installed(program: &str) -> bool {
-    std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
 }
 
 /// Starts coturn on the lab's server and waits until it answers on both addresses.

@@ -23,10 +23,10 @@ const MAX_RELAYED_LEN: usize = 65_507 - MAX_HEAD_LEN - ZEROS.len();
 /// What fills up DATA.
 static ZEROS: [u8; 3] = [0; 3];
 
-/// True for the first byte of ChannelData (RFC 8656, section 12).
+/// True for the first byte of ChannelData (RFC 8656, section 12; RFC 5766, section 11 for the upper part).
 #[inline]
 pub(crate) const fn is_channel_data(first: u8) -> bool {
-    first & 0xF0 == 0x40
+    first & 0xC0 == 0x40
 }
 
 fn dropped<T>(counter: &mut u64) -> Option<T> {
