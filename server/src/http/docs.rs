@@ -32,7 +32,8 @@ const UI_POLICY: &str =
         (name = "status", description = "What it is. Public, and without addresses."),
         (name = "clusters", description = "Clusters and their seeds."),
         (name = "nodes", description = "Registered nodes, and which of them are present."),
-        (name = "join-tokens", description = "The right to join a cluster.")
+        (name = "join-tokens", description = "The right to join a cluster."),
+        (name = "relay", description = "TURN: credentials, and what is relayed. Nothing without --relay-ip.")
     )
 )]
 struct Head;
