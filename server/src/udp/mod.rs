@@ -3,6 +3,7 @@
 //! What it observes goes to the broker by a bounded channel and is dropped if that is full: a node
 //! repeats its Bindings anyway, and a flood of them must not fill memory.
 
+mod inbox;
 mod inspect;
 mod relay;
 
