@@ -7,7 +7,7 @@ use std::time::Duration;
 use meetpoint_proto::id::Fingerprint;
 use meetpoint_proto::wire::StunServer;
 use meetpoint_proto::{AddressClass, ClusterNetwork, EffectiveNetwork, JoinToken, addr};
-use meetpoint_turn::{ListenerRole, Secrets as StunSecrets};
+use meetpoint_turn::{Limits, ListenerRole, Secrets as StunSecrets};
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -208,15 +208,14 @@ impl Server {
         let (observer, observations) = mpsc::channel(STUN_QUEUE);
         let (dial_backs, dial_back_requests) = mpsc::channel(STUN_QUEUE);
         let Sockets { http, http_addr, stun } = sockets;
-        let (relay, inspections) = RelayHandle::new();
         let setup = Setup {
             external_ip: config.external_ip,
             secrets: stun_secrets,
             relay: config.relay.as_ref().map(|relay| relay_config(relay, config.external_ip, http_addr)),
+            limits: Limits::default(),
             seed: secrets::random()?,
-            inspections,
         };
-        let stun = Stun::new(stun, setup, observer, dial_back_requests)?;
+        let stun = Stun::new(stun, setup, &observer, dial_back_requests)?;
         let channels = StunChannels { observations, dial_backs };
         let (rendezvous, handle) = Rendezvous::new(
             config.limits,
@@ -228,7 +227,7 @@ impl Server {
         let app = App::new(http::Parts {
             service: Arc::clone(&service),
             rendezvous: handle,
-            relay: config.relay.is_some().then_some(relay),
+            relay: config.relay.is_some().then(|| RelayHandle::new(stun.inboxes())),
             admin,
             fingerprint: info.fingerprint,
             warnings: info.warnings.clone(),

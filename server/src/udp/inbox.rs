@@ -10,6 +10,9 @@ use meetpoint_turn::ListenerId;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc;
 
+use super::DialBack;
+use super::inspect::Inspection;
+
 /// Messages that wait for a shard. A connection's reader waits when it is full, and so TCP slows its
 /// sender down.
 const QUEUE: usize = 1024;
@@ -31,6 +34,12 @@ pub(crate) enum StreamInput {
 pub(crate) enum Message {
     /// From a connection.
     Stream(StreamInput),
+    /// From the broker.
+    DialBack(DialBack),
+    /// From the operator.
+    Inspect(Inspection),
+    /// The end.
+    Stop,
 }
 
 /// The shard is gone: the server is ending.
@@ -72,7 +81,7 @@ impl Inbox {
 
     /// An eventfd refuses only what would overflow 64 bits, and then its reader is awake.
     fn wake(&self) {
-        let _ = self.wake.arm();
+        let _ = self.wake.write(1);
     }
 }
 
@@ -92,6 +101,11 @@ impl Arrivals {
             self.receiver.try_recv().ok()
         })
     }
+
+    /// True if nobody is left who could send anything.
+    pub(super) fn is_closed(&self) -> bool {
+        self.receiver.is_closed()
+    }
 }
 
 impl AsFd for Arrivals {
@@ -107,6 +121,11 @@ pub(crate) struct Inboxes(Arc<[Inbox]>);
 impl Inboxes {
     pub(crate) fn new(inboxes: Vec<Inbox>) -> Self {
         Self(inboxes.into())
+    }
+
+    /// All of them, by their shards' ids.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Inbox> {
+        self.0.iter()
     }
 
     /// The shard that serves a connection from there.
