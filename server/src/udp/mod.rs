@@ -5,6 +5,7 @@
 //! repeats its Bindings anyway, and a flood of them must not fill memory.
 
 mod batch;
+mod errors;
 mod inbox;
 mod inspect;
 mod relay;

@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use meetpoint_proto::{AddressClass, addr};
 use meetpoint_turn::{RelayConfig, RelayId, RelayIp};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::{Ipv4RecvErr, Ipv6RecvErr};
 use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 use tracing::debug;
 
@@ -24,6 +26,18 @@ pub(super) struct RelaySocket {
 impl RelaySocket {
     pub(super) const fn is_ipv6(&self) -> bool {
         self.is_ipv6
+    }
+
+    /// Has the kernel keep what the network says of datagrams sent (RFC 8656, section 11.5).
+    fn ask_for_errors(&self) {
+        let set = if self.is_ipv6 {
+            setsockopt(&self.socket, Ipv6RecvErr, &true)
+        } else {
+            setsockopt(&self.socket, Ipv4RecvErr, &true)
+        };
+        if let Err(error) = set {
+            debug!(%error, "a relay socket does not report errors");
+        }
     }
 
     /// Sets whether datagrams may be fragmented on their way (RFC 8656, sections 12 and 15).
@@ -62,6 +76,7 @@ impl RelaySockets {
         // Linux begins with path MTU discovery, which would set DF on small datagrams only.
         let mut relay = RelaySocket { id, socket, is_ipv6: bind.is_ipv6(), dont_fragment: true };
         relay.set_dont_fragment(false);
+        relay.ask_for_errors();
         let index = id.index();
         if self.0.len() <= index {
             self.0.resize_with(index + 1, || None);

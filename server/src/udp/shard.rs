@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, trace};
 
 use super::batch::{BATCH, Outbox, Receiver, Via};
+use super::errors::{self, Undelivered};
 use super::inbox::{Arrivals, Message, StreamInput};
 use super::relay::RelaySockets;
 use super::{DialBack, Observed, WALL_INTERVAL};
@@ -27,6 +28,8 @@ use crate::service::UnixMs;
 const EVENTS: usize = 256;
 /// Messages taken in one round: packets don't wait for a flood of them.
 const MESSAGES: usize = 256;
+/// Errors taken from a relay socket in one round.
+const ERRORS: usize = 16;
 /// Batches taken from a listener in one round.
 const BATCHES: usize = 4;
 /// After an error that is not about one datagram, so that it can't spin.
@@ -219,8 +222,23 @@ impl Serving {
         }
     }
 
-    /// What routers and peers say about datagrams sent from a relay socket.
-    fn receive_errors(&mut self, _now: Instant, _index: usize) {}
+    /// What routers and peers say of datagrams sent from a relay socket.
+    fn receive_errors(&mut self, now: Instant, index: usize) {
+        for _ in 0..ERRORS {
+            let Some((id, socket)) = self.ways.relays.at(index) else { return };
+            match errors::next(socket.as_fd()) {
+                Ok(Some(Undelivered { peer, kind, code, data })) => {
+                    self.machine.handle(now, Input::Icmp { at: id, peer, kind, code, data });
+                }
+                Ok(None) => {}
+                Err(Errno::EAGAIN) => return,
+                Err(error) => {
+                    trace!(%error, "reading a relay socket's errors failed");
+                    return;
+                }
+            }
+        }
+    }
 
     fn read_inbox(&mut self, now: Instant) {
         for _ in 0..MESSAGES {
@@ -253,6 +271,7 @@ impl Serving {
             }
             StreamInput::Closed { listener, source } => {
                 self.ways.out.streams.remove(&(listener, source));
+                self.machine.handle(now, Input::Disconnected { listener, source });
             }
         }
     }
