@@ -89,8 +89,14 @@ impl Stun {
             role: socket.role,
             addr: as_seen_from_outside(socket, external_ip),
         });
-        let config =
-            Config { listeners: listeners.collect(), realm: stun::REALM.to_owned(), secrets, limits, relay };
+        let config = Config {
+            listeners: listeners.collect(),
+            streams: Vec::new(),
+            realm: stun::REALM.to_owned(),
+            secrets,
+            limits,
+            relay,
+        };
         let mut shards = Vec::new();
         let mut inboxes = Vec::new();
         for sockets in dealt(bound) {
