@@ -298,3 +298,99 @@ fn alike(messages: &[Outgoing]) -> (usize, Option<u16>) {
     }
     (count, segment)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    fn socket() -> (UdpSocket, SocketAddr) {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let addr = socket.local_addr().unwrap();
+        (socket, addr)
+    }
+
+    /// What waits at a socket. On loopback all of it has arrived when the sending call returns.
+    fn arrived(receiver: &mut Receiver, socket: &UdpSocket) -> Vec<Vec<u8>> {
+        let mut all = Vec::new();
+        while receiver.receive(socket.as_fd(), false, |_, payload| all.push(payload.to_vec())).unwrap() > 0 {}
+        all
+    }
+
+    fn check(can_segment: bool, lens: &[usize]) {
+        let (from, _) = socket();
+        let targets = [socket(), socket()];
+        let mut outbox = Outbox::new();
+        outbox.sender.can_segment = can_segment;
+        let payload = |at: usize, len: usize| vec![at as u8; len];
+        // Two flows, interleaved.
+        for (at, &len) in lens.iter().enumerate() {
+            for (_, to) in &targets {
+                outbox.push(Via::Listener(0), *to, [&payload(at, len), b"", b""]);
+            }
+        }
+        outbox.flush(|_| Some(from.as_raw_fd()));
+        let mut receiver = Receiver::new();
+        let expected: Vec<_> = lens.iter().enumerate().map(|(at, &len)| payload(at, len)).collect();
+        for (target, _) in &targets {
+            assert_eq!(arrived(&mut receiver, target), expected, "{can_segment} {lens:?}");
+        }
+    }
+
+    #[test]
+    fn each_flow_arrives_whole_and_in_order() {
+        for can_segment in [false, true] {
+            check(can_segment, &[120]);
+            check(can_segment, &[120; 3]);
+            check(can_segment, &[120, 120, 7, 120, 120]);
+            check(can_segment, &[0, 1, 0, 1]);
+            check(can_segment, &[7, 120, 1200, 1200, 1200, 30]);
+            check(can_segment, &[1452; 50]);
+            check(can_segment, &[1453; 3]);
+            check(can_segment, &[20_000, 20_000, 60_000]);
+            check(can_segment, &[64; 2 * MAX_SEGMENTS + 1]);
+        }
+    }
+
+    #[test]
+    fn a_datagram_that_cant_be_sent_costs_the_others_nothing() {
+        let (from, _) = socket();
+        let (target, to) = socket();
+        let mut outbox = Outbox::new();
+        let unreachable = "240.0.0.1:9".parse().unwrap();
+        for at in 0..3 {
+            outbox.push(Via::Listener(0), unreachable, [&[at], b"", b""]);
+            outbox.push(Via::Listener(0), to, [&[at], b"", b""]);
+            outbox.push(Via::Relay { index: 1, dont_fragment: false }, to, [b"closed", b"", b""]);
+        }
+        outbox.flush(|via| (via == Via::Listener(0)).then(|| from.as_raw_fd()));
+        assert_eq!(arrived(&mut Receiver::new(), &target), [[0], [1], [2]]);
+        assert!(!outbox.is_full() && outbox.packets.is_empty());
+    }
+
+    #[test]
+    fn parts_make_one_datagram() {
+        let (from, _) = socket();
+        let (target, to) = socket();
+        let mut outbox = Outbox::new();
+        outbox.push(Via::Listener(0), to, [b"head", b"payload", b"tail"]);
+        outbox.flush(|_| Some(from.as_raw_fd()));
+        assert_eq!(arrived(&mut Receiver::new(), &target), [b"headpayloadtail"]);
+    }
+
+    #[test]
+    fn an_ipv6_source_is_read_whole_after_an_ipv4_one() {
+        let mut receiver = Receiver::new();
+        for (bind, is_ipv6) in
+            [("127.0.0.1:0", false), ("[::1]:0", true), ("127.0.0.1:0", false), ("[::1]:0", true)]
+        {
+            let (target, from) = (UdpSocket::bind(bind).unwrap(), UdpSocket::bind(bind).unwrap());
+            from.send_to(b"x", target.local_addr().unwrap()).unwrap();
+            let mut sources = Vec::new();
+            receiver.receive(target.as_fd(), is_ipv6, |source, _| sources.push(source)).unwrap();
+            assert_eq!(sources, [from.local_addr().unwrap()]);
+        }
+    }
+}

@@ -19,7 +19,7 @@ const ORIGIN_ICMP6: u8 = 3;
 const FRAGMENTATION_NEEDED: (u8, u8) = (3, 4);
 const PACKET_TOO_BIG: (u8, u8) = (2, 0);
 /// Room for the error and the address of who reports it.
-const CONTROL_BYTES: usize = 128;
+const CONTROL_BYTES: usize = 64;
 
 /// A datagram that did not arrive, by ICMP's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub(super) struct Undelivered {
 /// # Errors
 /// `EAGAIN` if there is none, or what else the socket says.
 pub(super) fn next(socket: BorrowedFd<'_>) -> Result<Option<Undelivered>, Errno> {
-    let mut control = Vec::with_capacity(CONTROL_BYTES);
+    let mut control = nix::cmsg_space!([u8; CONTROL_BYTES]);
     // The datagram itself is of no interest.
     let mut none: [u8; 0] = [];
     let mut slices = [IoSliceMut::new(&mut none)];
