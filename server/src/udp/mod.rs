@@ -202,6 +202,7 @@ impl Stun {
                 }
                 self.transmit(*listener, *to, &self.datagram);
             }
+            Relay::ToShard { to, .. } => trace!(%to, "there is one shard"),
         }
     }
 
@@ -242,6 +243,8 @@ impl Stun {
                 }
                 Output::OpenRelay { id, bind } => self.open_relay(id, bind),
                 Output::CloseRelay { id } => self.relays.close(id),
+                Output::HandOver { id, .. } => self.relays.close(id),
+                Output::ToShard { .. } => trace!("there is one shard"),
             }
         }
     }

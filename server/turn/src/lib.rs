@@ -69,6 +69,7 @@ mod nonce;
 mod payload;
 mod relay;
 mod server;
+mod shared;
 mod write;
 
 pub use budget::Rate;
@@ -77,7 +78,7 @@ pub use config::{
     MAX_SOURCE_SLOTS,
 };
 pub use counters::{
-    BindingCounters, Counters, DialBackCounters, DropCounters, ErrorCounters, RelayCounters,
+    BindingCounters, Counters, DialBackCounters, DropCounters, ErrorCounters, QuotaCounters, RelayCounters,
     RelayDropCounters, Traffic,
 };
 pub use credentials::{Secret, SecretError, Secrets};
@@ -87,7 +88,8 @@ pub use defence::Defence;
 pub use payload::Payload;
 pub use relay::{
     ByteRate, Cidr, DEFAULT_PORTS, Family, Head, MAX_PEER_BLOCKS, ParseCidrError, Relay, RelayConfig,
-    RelayId, RelayIp, RelayLimits, Session, SessionId,
+    RelayId, RelayIp, RelayLimits, Session, SessionId, ShardMessage,
 };
 pub use server::{Input, MAX_OUTPUTS, Output, StunServer};
+pub use shared::{MAX_SHARDS, ShardId, Shared};
 pub use write::Writer;
