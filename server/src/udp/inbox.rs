@@ -2,15 +2,16 @@
 //! the thread, which waits for its sockets in `epoll` and not in the runtime.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use meetpoint_turn::ListenerId;
+use meetpoint_turn::{ListenerId, ShardId, ShardMessage};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc;
 
 use super::DialBack;
+use super::inside::Batch;
 use super::inspect::Inspection;
 
 /// Messages that wait for a shard. A connection's reader waits when it is full, and so TCP slows its
@@ -38,6 +39,12 @@ pub(crate) enum Message {
     DialBack(DialBack),
     /// From the operator.
     Inspect(Inspection),
+    /// Packets from a client of another shard to clients of this one.
+    Inside(Batch),
+    /// From another shard's machine.
+    FromShard(ShardMessage),
+    /// The same, with the relay socket it is about.
+    Adopt(UdpSocket, ShardMessage),
     /// The end.
     Stop,
 }
@@ -126,6 +133,10 @@ impl Inboxes {
     /// All of them, by their shards' ids.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Inbox> {
         self.0.iter()
+    }
+
+    pub(super) fn at(&self, shard: ShardId) -> Option<&Inbox> {
+        self.0.get(usize::from(shard.0))
     }
 
     /// The shard that serves a connection from there.

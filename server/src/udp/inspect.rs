@@ -95,12 +95,10 @@ impl RelayHandle {
 
     /// Whether there was such a session. Nothing if the server is going away.
     pub(crate) async fn end(&self, id: u64) -> Option<bool> {
-        for inbox in self.0.iter() {
-            if asked(inbox, |reply| Inspection::End { id, reply }).await? {
-                return Some(true);
-            }
+        match self.0.at(SessionId::from_number(id).shard()) {
+            Some(inbox) => asked(inbox, |reply| Inspection::End { id, reply }).await,
+            None => Some(false),
         }
-        Some(false)
     }
 }
 

@@ -7,17 +7,20 @@
 mod batch;
 mod errors;
 mod inbox;
+mod inside;
 mod inspect;
 mod relay;
 mod shard;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use meetpoint_proto::id::DialBackNonce;
 use meetpoint_proto::{SessionId, stun};
-use meetpoint_turn::{Config, Limits, Listener, ListenerId, RelayConfig, Secrets, StunServer};
+use meetpoint_turn::{
+    Config, Limits, Listener, ListenerId, RelayConfig, Secrets, ShardId, Shared, StunServer,
+};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
@@ -99,13 +102,20 @@ impl Stun {
         };
         let mut shards = Vec::new();
         let mut inboxes = Vec::new();
-        for sockets in dealt(bound) {
+        let mut ends = Vec::new();
+        let dealt = dealt(bound);
+        for _ in &dealt {
             let (inbox, arrivals) = Inbox::new()?;
             inboxes.push(inbox);
-            let machine = StunServer::new(config.clone(), seed)?;
-            shards.push(Shard::new(machine, sockets, arrivals, observations.clone())?);
+            ends.push(arrivals);
         }
-        Ok(Self { shards, inboxes: Inboxes::new(inboxes), requests })
+        let inboxes = Inboxes::new(inboxes);
+        let shared = Shared::new(&config, seed, Instant::now(), dealt.len() as u8)?;
+        for ((sockets, arrivals), id) in dealt.into_iter().zip(ends).zip(0..) {
+            let machine = StunServer::shard(config.clone(), &shared, ShardId(id))?;
+            shards.push(Shard::new(machine, sockets, arrivals, inboxes.clone(), observations.clone())?);
+        }
+        Ok(Self { shards, inboxes, requests })
     }
 
     /// Where its shards are reached.

@@ -1,6 +1,5 @@
 //! The relay's sockets: one for each relayed address, opened and closed as the machine orders.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
@@ -12,7 +11,7 @@ use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 use tracing::debug;
 
 use crate::config::RelaySettings;
-use crate::listen::{as_seen, bind_relay, machine_ips};
+use crate::listen::{as_seen, machine_ips};
 
 /// A relay socket.
 pub(super) struct RelaySocket {
@@ -70,28 +69,24 @@ impl AsFd for RelaySocket {
 pub(super) struct RelaySockets(Vec<Option<RelaySocket>>);
 
 impl RelaySockets {
-    /// Opens a socket. It may fail because somebody else has the port.
-    pub(super) fn open(&mut self, id: RelayId, bind: SocketAddr) -> io::Result<&RelaySocket> {
-        let socket = bind_relay(bind)?;
+    /// Keeps a socket under this id.
+    pub(super) fn insert(&mut self, id: RelayId, socket: UdpSocket) {
+        let is_ipv6 = socket.local_addr().is_ok_and(|addr| addr.is_ipv6());
         // Linux begins with path MTU discovery, which would set DF on small datagrams only.
-        let mut relay = RelaySocket { id, socket, is_ipv6: bind.is_ipv6(), dont_fragment: true };
+        let mut relay = RelaySocket { id, socket, is_ipv6, dont_fragment: true };
         relay.set_dont_fragment(false);
         relay.ask_for_errors();
         let index = id.index();
         if self.0.len() <= index {
             self.0.resize_with(index + 1, || None);
         }
-        Ok(self.0[index].insert(relay))
+        self.0[index] = Some(relay);
     }
 
-    pub(super) fn close(&mut self, id: RelayId) {
-        if self.has(id) {
-            self.0[id.index()] = None;
-        }
-    }
-
-    pub(super) fn has(&self, id: RelayId) -> bool {
-        self.at(id.index()).is_some_and(|(open, _)| open == id)
+    pub(super) fn take(&mut self, id: RelayId) -> Option<UdpSocket> {
+        let place = self.0.get_mut(id.index())?;
+        let relay = place.take_if(|relay| relay.id == id)?;
+        Some(relay.socket)
     }
 
     pub(super) fn at(&self, index: usize) -> Option<(RelayId, &RelaySocket)> {

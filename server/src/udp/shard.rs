@@ -11,7 +11,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
-use meetpoint_turn::{Input, ListenerId, Output, Relay, RelayId, StunServer};
+use meetpoint_turn::{Input, ListenerId, Output, Relay, RelayId, ShardMessage, StunServer};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use tokio::sync::mpsc;
@@ -19,9 +19,11 @@ use tracing::{debug, trace};
 
 use super::batch::{BATCH, Outbox, Receiver, Via};
 use super::errors::{self, Undelivered};
-use super::inbox::{Arrivals, Message, StreamInput};
+use super::inbox::{Arrivals, Inboxes, Message, StreamInput};
+use super::inside::Neighbours;
 use super::relay::RelaySockets;
 use super::{DialBack, Observed, WALL_INTERVAL};
+use crate::listen::bind_relay;
 use crate::service::UnixMs;
 
 /// Sockets named by one `epoll` call.
@@ -51,6 +53,7 @@ pub(super) struct Shard {
     epoll: Epoll,
     listeners: Vec<ListenerSocket>,
     arrivals: Arrivals,
+    inboxes: Inboxes,
     observations: mpsc::Sender<Observed>,
 }
 
@@ -76,6 +79,7 @@ struct Ways {
 /// What is on its way out.
 struct Out {
     outbox: Outbox,
+    neighbours: Neighbours,
     /// Connections over TCP and TLS, by listener and remote address. Looked up, never iterated.
     streams: HashMap<(ListenerId, SocketAddr), mpsc::Sender<Vec<u8>>>,
     /// The listeners from this one on are for streams.
@@ -88,6 +92,7 @@ impl Shard {
         machine: StunServer,
         listeners: Vec<ListenerSocket>,
         arrivals: Arrivals,
+        inboxes: Inboxes,
         observations: mpsc::Sender<Observed>,
     ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
@@ -95,14 +100,19 @@ impl Shard {
             epoll.add(&listener.socket, EpollEvent::new(EpollFlags::EPOLLIN, index))?;
         }
         epoll.add(&arrivals, EpollEvent::new(EpollFlags::EPOLLIN, INBOX))?;
-        Ok(Self { machine, epoll, listeners, arrivals, observations })
+        Ok(Self { machine, epoll, listeners, arrivals, inboxes, observations })
     }
 
     /// Serves until it is told to stop.
     pub(super) fn run(self) {
-        let Self { machine, epoll, listeners, arrivals, observations } = self;
+        let Self { machine, epoll, listeners, arrivals, inboxes, observations } = self;
         let first_stream = listeners.len() as u8;
-        let out = Out { outbox: Outbox::new(), streams: HashMap::new(), first_stream };
+        let out = Out {
+            outbox: Outbox::new(),
+            neighbours: Neighbours::new(inboxes),
+            streams: HashMap::new(),
+            first_stream,
+        };
         let serving = Serving {
             machine,
             epoll,
@@ -252,6 +262,16 @@ impl Serving {
                     let nonce = *nonce.as_bytes();
                     self.machine.handle(now, Input::DialBack { to, nonce });
                 }
+                Some(Message::Inside(batch)) => {
+                    let Self { machine, ways, .. } = self;
+                    batch.unpack(|from, holder, to, payload| {
+                        if let Some(relay) = machine.from_shard(now, from, holder, to, payload) {
+                            ways.out.relay(&relay);
+                        }
+                    });
+                }
+                Some(Message::FromShard(message)) => self.machine.handle(now, Input::FromShard(message)),
+                Some(Message::Adopt(socket, message)) => self.adopt(now, socket, message),
                 Some(Message::Inspect(inspection)) => inspection.answer(&mut self.machine),
                 Some(Message::Stream(input)) => self.stream(now, input),
             }
@@ -291,7 +311,16 @@ impl Serving {
                     self.ways.out.relay(&relay);
                 }
                 Output::OpenRelay { id, bind } => self.open_relay(now, id, bind),
-                Output::CloseRelay { id } => self.close_relay(id),
+                Output::CloseRelay { id } => drop(self.take_relay(id)),
+                Output::ToShard { shard, message } => {
+                    self.ways.out.neighbours.tell(shard, Message::FromShard(message));
+                }
+                Output::HandOver { id, shard, message } => {
+                    if let Some(socket) = self.take_relay(id) {
+                        let _ = self.epoll.delete(&socket);
+                        self.ways.out.neighbours.tell(shard, Message::Adopt(socket, message));
+                    }
+                }
             }
         }
     }
@@ -305,23 +334,37 @@ impl Serving {
     }
 
     fn open_relay(&mut self, now: Instant, id: RelayId, bind: SocketAddr) {
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, RELAY | id.index() as u64);
-        let opened = self.ways.relays.open(id, bind).and_then(|socket| Ok(self.epoll.add(socket, event)?));
+        let opened = bind_relay(bind).and_then(|socket| self.watch(id, socket));
         let input = match opened {
             Ok(()) => Input::RelayOpened { id },
             Err(error) => {
                 debug!(%error, %bind, "a relay socket was not opened");
-                self.ways.relays.close(id);
                 Input::RelayFailed { id }
             }
         };
         self.machine.handle(now, input);
     }
 
-    fn close_relay(&mut self, id: RelayId) {
+    /// Takes a relay socket out; it is closed unless the caller keeps it.
+    fn take_relay(&mut self, id: RelayId) -> Option<UdpSocket> {
         // What is still to leave from it leaves first.
         self.ways.flush();
-        self.ways.relays.close(id);
+        self.ways.relays.take(id)
+    }
+
+    /// Takes in a relay socket that another shard had.
+    fn adopt(&mut self, now: Instant, socket: UdpSocket, message: ShardMessage) {
+        let Some(id) = self.machine.adopt(now, message) else { return };
+        if let Err(error) = self.watch(id, socket) {
+            debug!(%error, "a relay socket of another shard can't be used");
+        }
+    }
+
+    fn watch(&mut self, id: RelayId, socket: UdpSocket) -> io::Result<()> {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, RELAY | id.index() as u64);
+        self.epoll.add(&socket, event)?;
+        self.ways.relays.insert(id, socket);
+        Ok(())
     }
 }
 
@@ -332,6 +375,7 @@ impl Ways {
             Via::Listener(index) => Some(listeners.get(usize::from(index))?.socket.as_raw_fd()),
             Via::Relay { index, dont_fragment } => relays.ready_to_send(index, dont_fragment),
         });
+        out.neighbours.flush();
     }
 }
 
@@ -342,6 +386,9 @@ impl Out {
             Relay::ToPeer { from, to, payload, dont_fragment } => {
                 let via = Via::Relay { index: from.index() as u32, dont_fragment: *dont_fragment };
                 self.outbox.push(via, *to, [payload, &[], &[]]);
+            }
+            Relay::ToShard { shard, from, holder, to, payload } => {
+                self.neighbours.push(*shard, (*from, *holder), *to, payload);
             }
             Relay::ToClient { listener, to, head, payload, tail } => {
                 self.to_client(*listener, *to, [head, payload, tail]);

@@ -196,7 +196,11 @@ impl World {
                 Out::DialBackImpossible { to, .. } => {
                     self.violations.push(format!("no alternate address for {to}"));
                 }
-                Out::TransmitRelayed { .. } | Out::OpenRelay { .. } | Out::CloseRelay { .. } => {
+                Out::TransmitRelayed { .. }
+                | Out::OpenRelay { .. }
+                | Out::CloseRelay { .. }
+                | Out::ToShard { .. }
+                | Out::HandOver { .. } => {
                     self.violations.push("a relay's output from a server without one".to_owned());
                 }
             }

@@ -96,6 +96,7 @@ impl World {
                 assert!(self.has_permission(client, self.relayed[&other]));
                 assert!(self.has_permission(other, self.relayed[&client]));
             }
+            Some(other @ Relayed::Across { .. }) => panic!("{other:?}"),
         }
     }
 
