@@ -8,6 +8,7 @@
 //! * `http` listens, answers the REST interface and carries the control channel's frames;
 //! * `rendezvous` is the one task that holds the broker;
 //! * `udp` is the one task that holds the STUN server;
+//! * `identity` is the certificate of all listeners, and is reloaded while they run;
 //! * `service` has the use cases, `store` the SQL and the one task that writes.
 //!
 //! Tasks talk by bounded channels. The unexpected end of any of them ends the server with an error.
@@ -36,7 +37,7 @@ pub use config::{
     RelayArgs, RelaySettings, Secret, ServeArgs, ServeConfig, TlsArgs, TlsFiles,
 };
 pub use data_dir::DataError;
-pub use identity::IdentityError;
+pub use identity::{IdentityError, Reload};
 pub use secrets::SecretsError;
 pub use server::{Info, RunError, Server, StartError};
 pub use store::OpenError;

@@ -19,7 +19,7 @@ use crate::config::{ConfigError, Secret, ServeConfig};
 use crate::data_dir::{DataDir, DataError};
 use crate::http::serve::Listener;
 use crate::http::{self, App};
-use crate::identity::{self, Identity, IdentityError};
+use crate::identity::{Identity, IdentityError, Reload, Reloader};
 use crate::listen::{Sockets, listening_ips, machine_ips};
 use crate::rendezvous::{Rendezvous, StunChannels};
 use crate::secrets::{self, AdminToken, SecretsError};
@@ -142,13 +142,14 @@ pub struct Server {
     rendezvous: Rendezvous,
     app: App,
     listener: Listener,
+    reloader: Reloader,
     tasks: Tasks,
-    _data: DataDir,
+    _data: Arc<DataDir>,
 }
 
 /// Who owns which task, and who tells it to end.
 struct Tasks {
-    /// The four that must not end: writer, STUN, broker, listener.
+    /// Those that must not end: writer, STUN, broker, listener, watch over the certificate.
     core: TaskTracker,
     /// Connections and joins.
     work: TaskTracker,
@@ -166,16 +167,16 @@ impl Server {
     /// [`StartError`]; its exit code is [`StartError::exit_code`].
     pub async fn bind(config: ServeConfig) -> Result<Self, StartError> {
         let sockets = Sockets::bind(&config)?;
-        let given_identity = config.tls.as_ref().map(identity::load).transpose()?;
+        let given_identity = config.tls.as_ref().map(Identity::load).transpose()?;
         let (kind, verdict) = decide(&config, &sockets).await?;
         let data = DataDir::open(&config.data)?;
-        let identity = given_identity.map_or_else(|| identity::load_or_make(&data), Ok)?;
+        let identity = Arc::new(given_identity.map_or_else(|| Identity::load_or_make(&data), Ok)?);
         let tasks = Tasks::new();
         let (store, writer_ended) = Store::open(&data.file(DATABASE), &tasks.core).await?;
         let started = UnixMs::now();
         let stun_secrets = secrets::credential_secret(&data)?;
         let service = open_service(&config, &sockets, &store, (kind, &verdict), stun_secrets.clone()).await?;
-        let join_token = secrets::join_token(&config, &data, identity.fingerprint)?;
+        let join_token = secrets::join_token(&config, &data, identity.fingerprint())?;
         let is_usable = register_join_token(&service, started, &join_token).await?;
         let (admin, new_admin_token) = AdminToken::establish(&config, &data)?;
         let info = Info {
@@ -185,7 +186,7 @@ impl Server {
             stun: sockets.stun_servers(config.external_ip),
             effective: verdict.effective,
             kind,
-            fingerprint: identity.fingerprint,
+            fingerprint: identity.fingerprint(),
             join_token: is_usable.then_some(join_token),
             new_admin_token,
             warnings: warnings(&config, &sockets, &verdict, is_usable),
@@ -230,7 +231,7 @@ impl Server {
             rendezvous: handle,
             relay: config.relay.is_some().then_some(relay),
             admin,
-            fingerprint: info.fingerprint,
+            identity: Arc::clone(&identity),
             warnings: info.warnings.clone(),
             tasks: tasks.work.clone(),
             shutdown: tasks.soft.clone(),
@@ -239,12 +240,14 @@ impl Server {
         });
         let listener = Listener {
             socket: tokio::net::TcpListener::from_std(http)?,
-            tls: identity.tls,
+            tls: identity.server_config(&http::serve::PROTOCOLS)?,
             router: http::router(app.clone()),
             tasks: tasks.work.clone(),
             stop: tasks.soft.clone(),
             halt: tasks.hard.clone(),
         };
+        let data = Arc::new(data);
+        let reloader = Reloader { identity, data: Arc::clone(&data), requests: Reload::default() };
         Ok(Self {
             info,
             started,
@@ -255,9 +258,16 @@ impl Server {
             rendezvous,
             app,
             listener,
+            reloader,
             tasks,
             _data: data,
         })
+    }
+
+    /// By which the running server is asked to read its certificate again.
+    #[must_use]
+    pub fn reload(&self) -> Reload {
+        self.reloader.requests.clone()
     }
 
     /// What the operator is told.
@@ -285,6 +295,7 @@ impl Server {
             rendezvous,
             app,
             listener,
+            reloader,
             tasks,
             _data,
             ..
@@ -293,12 +304,14 @@ impl Server {
         let stun = core.spawn(stun.run(hard.clone()));
         let broker = core.spawn(rendezvous.run(soft.clone(), hard.clone()));
         let http = core.spawn(listener.run());
+        let reloader = core.spawn(reloader.run(soft.clone()));
         let prune = core.spawn(forget_unseen(Arc::clone(&service), started, soft.clone()));
         let outcome = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
             _ = stun => Err(RunError::TaskEnded("STUN server")),
             _ = broker => Err(RunError::TaskEnded("broker")),
             _ = http => Err(RunError::TaskEnded("listener")),
+            _ = reloader => Err(RunError::TaskEnded("watch over the certificate")),
             _ = &mut writer_ended => Err(RunError::TaskEnded("registry")),
         };
         info!("shutting down");
@@ -326,7 +339,7 @@ struct Core {
     writer_ended: store::Ended,
     service: Arc<Service>,
     admin: AdminToken,
-    identity: Identity,
+    identity: Arc<Identity>,
     started: UnixMs,
 }
 

@@ -152,7 +152,8 @@ pub struct AccessArgs {
 #[command(next_help_heading = "TLS")]
 pub struct TlsArgs {
     /// Certificate chain, PEM. Without it the first start makes a self-signed identity in DIR/tls,
-    /// whose fingerprint every join token carries.
+    /// whose fingerprint every join token carries. A renewed one is taken without a restart: within
+    /// half a minute, or at once on SIGHUP.
     #[arg(long, env = "MEETPOINT_TLS_CERT", value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
     /// Private key of the certificate, PEM.
