@@ -26,6 +26,7 @@ use crate::secrets::{self, AdminToken, SecretsError};
 use crate::seeds::{self, Here, Verdict};
 use crate::service::{self, Cluster, DEFAULT_CLUSTER, NewToken, Service, ServiceError, UnixMs};
 use crate::store::{self, OpenError, Store};
+use crate::stream::Transport;
 use crate::udp::{RelayHandle, Setup, Stun, StunError, relay_config};
 use crate::warning::Warning;
 
@@ -117,6 +118,10 @@ pub struct Info {
     pub url: String,
     /// The STUN servers, as nodes are told.
     pub stun: Vec<StunServer>,
+    /// Where STUN and TURN are answered over TCP.
+    pub stun_tcp: Vec<SocketAddr>,
+    /// Where they are answered over TLS.
+    pub stun_tls: Vec<SocketAddr>,
     /// What the cluster amounts to.
     pub effective: EffectiveNetwork,
     /// The cluster's type.
@@ -184,6 +189,8 @@ impl Server {
             http_ips: reachable_ips(&sockets),
             url: url(&config, &sockets, &verdict),
             stun: sockets.stun_servers(config.external_ip),
+            stun_tcp: sockets.streams.addrs(Transport::Tcp),
+            stun_tls: sockets.streams.addrs(Transport::Tls),
             effective: verdict.effective,
             kind,
             fingerprint: identity.fingerprint(),
@@ -208,7 +215,7 @@ impl Server {
         let stun_probe = probe_address(&sockets);
         let (observer, observations) = mpsc::channel(STUN_QUEUE);
         let (dial_backs, dial_back_requests) = mpsc::channel(STUN_QUEUE);
-        let Sockets { http, http_addr, stun } = sockets;
+        let Sockets { http, http_addr, stun, streams: _ } = sockets;
         let (relay, inspections) = RelayHandle::new();
         let setup = Setup {
             external_ip: config.external_ip,
@@ -408,6 +415,7 @@ async fn register_join_token(service: &Service, now: UnixMs, token: &JoinToken) 
 
 fn warnings(config: &ServeConfig, sockets: &Sockets, verdict: &Verdict, token_usable: bool) -> Vec<Warning> {
     let mut warnings = Vec::new();
+    warnings.extend(sockets.streams.missing.iter().cloned());
     let is_public = verdict.effective == EffectiveNetwork::Public;
     if !is_public {
         warnings.push(Warning::PrivateOnly { no_seed: config.seeds.is_empty() });

@@ -72,6 +72,12 @@ fn introduce(info: &Info) {
             (addresses.map(|ip| ip.to_string()).collect(), ports.map(|port| port.to_string()).collect());
         println!("listening stun {} port {}", addresses.join(" and "), ports.join(" and "));
     }
+    for addr in &info.stun_tcp {
+        println!("listening stun-tcp {addr}");
+    }
+    for addr in &info.stun_tls {
+        println!("listening stun-tls {addr}");
+    }
     println!("fingerprint {}", info.fingerprint);
     if !std::io::stdout().is_terminal() {
         return;

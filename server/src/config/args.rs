@@ -10,6 +10,8 @@ use clap::Args;
 use meetpoint_proto::{ClusterNetwork, NetworkType, SeedAddr};
 use meetpoint_turn::Cidr;
 
+use super::StreamAddr;
+
 /// Configuration of the rendezvous server. Each flag can be given as an environment variable too.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
@@ -51,6 +53,14 @@ pub struct ListenArgs {
     /// Second UDP port on each STUN address. Port 0 takes a free one.
     #[arg(long, env = "MEETPOINT_STUN_ALT_PORT", value_name = "PORT", default_value_t = 3479)]
     pub stun_alt_port: u16,
+    /// TCP address of the STUN and TURN server, at most two per address family, or `off`. Without it
+    /// the addresses of --stun are taken. Port 0 takes a free one.
+    #[arg(long, env = "MEETPOINT_STUN_TCP", value_name = "IP:PORT|off", value_delimiter = ',')]
+    pub stun_tcp: Vec<StreamAddr>,
+    /// TLS address of the STUN and TURN server, at most two per address family, or `off`. Without it
+    /// port 5349 on the addresses of --stun is taken. The certificate is that of --http.
+    #[arg(long, env = "MEETPOINT_STUN_TLS", value_name = "IP:PORT|off", value_delimiter = ',')]
+    pub stun_tls: Vec<StreamAddr>,
     /// Address under which the world reaches this server, if none of its own addresses is that one
     /// (a cloud's 1:1 NAT, a forwarded port).
     #[arg(long, env = "MEETPOINT_EXTERNAL_IP", value_name = "IP", value_parser = ip)]

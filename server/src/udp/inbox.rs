@@ -72,7 +72,7 @@ impl Inbox {
 
     /// An eventfd refuses only what would overflow 64 bits, and then its reader is awake.
     fn wake(&self) {
-        let _ = self.wake.arm();
+        let _ = self.wake.write(1);
     }
 }
 

@@ -29,6 +29,9 @@ use crate::service::UnixMs;
 
 use relay::RelaySockets;
 
+#[cfg(test)]
+pub(crate) use inbox::Arrivals;
+pub(crate) use inbox::{Gone, Inbox, Inboxes, Message, StreamInput};
 use inspect::Inspection;
 pub(crate) use inspect::{RelayHandle, SessionInfo};
 pub(crate) use relay::relay_config;
