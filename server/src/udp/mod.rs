@@ -108,6 +108,7 @@ impl Stun {
         });
         let config = Config {
             listeners: listeners.collect(),
+            streams: Vec::new(),
             realm: stun::REALM.to_owned(),
             secrets,
             limits: Limits::default(),

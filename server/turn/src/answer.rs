@@ -6,10 +6,11 @@ use std::time::Instant;
 
 use crate::attr;
 use crate::auth::{Proof, Refusal};
+use crate::behaviour::Place;
 use crate::budget::Party;
-use crate::config::Listener;
 use crate::crypto::IntegrityKey;
 use crate::message::{ALLOCATE, BINDING, Class, Message, REFRESH};
+use crate::nonce::Origin;
 use crate::server::StunServer;
 use crate::write::Writer;
 
@@ -20,7 +21,7 @@ pub(crate) const MAX_UNKNOWN: usize = 32;
 /// A request and where it came from.
 pub(crate) struct Request<'a> {
     pub(crate) now: Instant,
-    pub(crate) listener: Listener,
+    pub(crate) listener: Place,
     /// The source as the socket said it: where the answer goes.
     pub(crate) source: SocketAddr,
     /// The source as the rest of the world calls it.
@@ -32,7 +33,7 @@ pub(crate) struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    pub(crate) fn new(now: Instant, listener: Listener, source: SocketAddr, message: Message<'a>) -> Self {
+    pub(crate) fn new(now: Instant, listener: Place, source: SocketAddr, message: Message<'a>) -> Self {
         let seen = SocketAddr::new(source.ip().to_canonical(), source.port());
         Self {
             now,
@@ -42,6 +43,26 @@ impl<'a> Request<'a> {
             message,
             is_exempt: listener.addr.ip().is_loopback() && seen.ip().is_loopback(),
         }
+    }
+
+    /// Whose budget a request is paid from that proves nothing itself. TCP's handshake has proven
+    /// the source of what arrives on a stream.
+    pub(crate) fn stranger(&self) -> Party {
+        if self.listener.transport.is_stream() {
+            Party::Proven(self.seen)
+        } else {
+            Party::Unproven(self.seen.ip())
+        }
+    }
+
+    /// Where the request's nonce comes from and is good for.
+    pub(crate) fn origin(&self) -> Origin {
+        Origin { source: self.seen, is_stream: self.listener.transport.is_stream() }
+    }
+
+    /// True if nobody else can have sent it in this name: then a long answer hits who asked.
+    pub(crate) fn is_unspoofed(&self) -> bool {
+        self.is_exempt || self.listener.transport.is_stream()
     }
 }
 
@@ -109,10 +130,10 @@ impl StunServer {
             self.counters.dropped.no_wall_time += 1;
             return None;
         };
-        let claim = self.auth.claim(message, request.seen, unix_s);
+        let claim = self.auth.claim(message, request.origin(), unix_s);
         let party = match claim {
             Ok(_) => Party::Proven(request.seen),
-            Err(_) => Party::Unproven(request.seen.ip()),
+            Err(_) => request.stranger(),
         };
         if !self.take_source(request, party) {
             return None;
@@ -145,11 +166,11 @@ impl StunServer {
             Fault::UnknownAttributes(kinds) => writer.unknown_attributes(kinds),
             Fault::Refused(Refusal::Unauthenticated | Refusal::StaleNonce) => {
                 let unix_s = self.unix_s(request.now).unwrap_or_default();
-                self.auth.write_challenge(&mut writer, request.seen, unix_s);
+                self.auth.write_challenge(&mut writer, request.origin(), unix_s);
             }
         }
         seal(&mut writer, proof.map(|proof| &proof.key), message.has_fingerprint());
-        let is_free = writer.wire_len() <= message.wire_len() || proof.is_some() || request.is_exempt;
+        let is_free = writer.wire_len() <= message.wire_len() || proof.is_some() || request.is_unspoofed();
         if !is_free && !self.budgets.take_amplified(request.now) {
             self.counters.dropped.amplified_budget += 1;
             return;

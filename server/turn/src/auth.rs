@@ -8,13 +8,11 @@
 //! Not here: usernames by hash. The server stores no users, so it cannot look one up, does not
 //! announce the feature, and answers USERHASH as an unknown user.
 
-use std::net::SocketAddr;
-
 use crate::attr;
 use crate::credentials::{PasswordAlgorithm, Secrets, expiry_unix_s, key_for, user_of};
 use crate::crypto::{IntegrityKey, IntegrityKind};
 use crate::message::Message;
-use crate::nonce::NonceKey;
+use crate::nonce::{NonceKey, Origin};
 use crate::write::Writer;
 
 /// Usernames are shorter than 509 bytes (RFC 8489, section 14.3).
@@ -134,7 +132,7 @@ impl Authenticator {
     pub(crate) fn claim<'a>(
         &self,
         message: &Message<'a>,
-        source: SocketAddr,
+        origin: Origin,
         unix_s: u64,
     ) -> Result<Bearer<'a>, Refusal> {
         let kind = message.integrity().ok_or(Refusal::Unauthenticated)?;
@@ -145,7 +143,7 @@ impl Authenticator {
         else {
             return Err(Refusal::BadRequest);
         };
-        if !self.nonces.is_valid(nonce, source, unix_s) {
+        if !self.nonces.is_valid(nonce, origin, unix_s) {
             return Err(Refusal::StaleNonce);
         }
         let algorithm = password_algorithm(message).ok_or(Refusal::BadRequest)?;
@@ -182,9 +180,9 @@ impl Authenticator {
     }
 
     /// Adds what a client needs to try again (RFC 8489, section 9.2.4).
-    pub(crate) fn write_challenge(&self, writer: &mut Writer, source: SocketAddr, unix_s: u64) {
+    pub(crate) fn write_challenge(&self, writer: &mut Writer, origin: Origin, unix_s: u64) {
         writer.attribute(attr::REALM, self.realm.as_bytes());
-        writer.attribute(attr::NONCE, &self.nonces.issue(source, unix_s));
+        writer.attribute(attr::NONCE, &self.nonces.issue(origin, unix_s));
         writer.attribute(attr::PASSWORD_ALGORITHMS, &PASSWORD_ALGORITHMS);
     }
 }

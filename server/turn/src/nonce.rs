@@ -31,6 +31,14 @@ const MAC_TEXT_LEN: usize = 11;
 /// Length of a nonce.
 pub(crate) const NONCE_LEN: usize = COOKIE.len() + MAC_TEXT_LEN;
 
+/// Where a nonce is sent, and has to come back from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin {
+    pub(crate) source: SocketAddr,
+    /// Behind a NAT the same address and port are somebody else's in UDP than in TCP.
+    pub(crate) is_stream: bool,
+}
+
 /// Makes and checks nonces.
 pub(crate) struct NonceKey {
     mac: Hmac<Sha256>,
@@ -47,17 +55,17 @@ impl NonceKey {
         self.defences = defences;
     }
 
-    /// The nonce for this source at this time.
-    pub(crate) fn issue(&self, source: SocketAddr, unix_s: u64) -> [u8; NONCE_LEN] {
-        let mac = self.mac(source, unix_s / EPOCH_S);
+    /// The nonce for this origin at this time.
+    pub(crate) fn issue(&self, origin: Origin, unix_s: u64) -> [u8; NONCE_LEN] {
+        let mac = self.mac(origin, unix_s / EPOCH_S);
         let mut nonce = [0; NONCE_LEN];
         nonce[..COOKIE.len()].copy_from_slice(COOKIE);
         BASE64URL_NOPAD.encode_mut(&mac, &mut nonce[COOKIE.len()..]);
         nonce
     }
 
-    /// True if `nonce` was issued to this source in this epoch or the one before.
-    pub(crate) fn is_valid(&self, nonce: &[u8], source: SocketAddr, unix_s: u64) -> bool {
+    /// True if `nonce` was issued to this origin in this epoch or the one before.
+    pub(crate) fn is_valid(&self, nonce: &[u8], origin: Origin, unix_s: u64) -> bool {
         let epoch = unix_s / EPOCH_S;
         let Some(mac_text) = nonce.strip_prefix(COOKIE).filter(|t| t.len() == MAC_TEXT_LEN) else {
             return false;
@@ -71,19 +79,20 @@ impl NonceKey {
         let Some(epoch) = epoch.checked_sub(u64::from(!is_current)) else {
             return false;
         };
-        self.mac(source, epoch).ct_eq(&mac).into()
+        self.mac(origin, epoch).ct_eq(&mac).into()
     }
 
-    fn mac(&self, source: SocketAddr, epoch: u64) -> [u8; MAC_LEN] {
-        let ip = match source.ip() {
+    fn mac(&self, origin: Origin, epoch: u64) -> [u8; MAC_LEN] {
+        let ip = match origin.source.ip() {
             IpAddr::V4(ip) => ip.to_ipv6_mapped(),
             IpAddr::V6(ip) => ip,
         };
-        let mut input = [0; 26];
+        let mut input = [0; 27];
         input[..8].copy_from_slice(&epoch.to_be_bytes());
         if self.defences.stand(Defence::BoundNonce) {
             input[8..24].copy_from_slice(&ip.octets());
-            input[24..].copy_from_slice(&source.port().to_be_bytes());
+            input[24..26].copy_from_slice(&origin.source.port().to_be_bytes());
+            input[26] = u8::from(origin.is_stream);
         }
         let whole = self.mac.clone().chain_update(input).finalize().into_bytes();
         let mut mac = [0; MAC_LEN];
@@ -113,11 +122,11 @@ mod tests {
         const T: u64 = 1_700_000_100;
         let start = T - T % EPOCH_S;
         let key = NonceKey::new(&[1; 32]);
-        let source: SocketAddr = "20.0.0.1:4000".parse().unwrap();
+        let origin = |source: &str| Origin { source: source.parse().unwrap(), is_stream: false };
+        let source = origin("20.0.0.1:4000");
         let nonce = key.issue(source, start);
         let check = |source: &str, at: u64, valid: bool| {
-            let source = source.parse().unwrap();
-            assert_eq!(key.is_valid(&nonce, source, at), valid, "{source} {at}");
+            assert_eq!(key.is_valid(&nonce, origin(source), at), valid, "{source} {at}");
         };
         check("20.0.0.1:4000", start, true);
         check("20.0.0.1:4000", start + 2 * EPOCH_S - 1, true);
@@ -126,6 +135,7 @@ mod tests {
         check("20.0.0.1:4001", start, false);
         check("20.0.0.2:4000", start, false);
         check("[::20.0.0.1]:4000", start, false);
+        assert!(!key.is_valid(&nonce, Origin { is_stream: true, ..source }, start));
 
         assert!(!NonceKey::new(&[2; 32]).is_valid(&nonce, source, start));
         assert!(!key.is_valid(&nonce[..NONCE_LEN - 1], source, start));

@@ -213,6 +213,7 @@ impl World {
 pub(super) fn stun_machine(secrets: Secrets, seed: [u8; 32]) -> StunMachine {
     let config = meetpoint_turn::Config {
         listeners: listeners().to_vec(),
+        streams: Vec::new(),
         realm: meetpoint_proto::stun::REALM.to_owned(),
         secrets,
         // The table of sources is half a megabyte by default, and here two nodes ask.

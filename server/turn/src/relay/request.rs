@@ -10,6 +10,7 @@ use crate::answer::{Fault, MAX_UNKNOWN, Request, TurnError, seal, unknown_attrib
 use crate::attr;
 use crate::auth::{KnownKey, Proof};
 use crate::credentials::user_of;
+use crate::holder::Holder;
 use crate::message::{
     ALLOCATE, CHANNEL_BIND, CREATE_PERMISSION, Class, MAGIC_COOKIE, Message, REFRESH, TransactionId,
 };
@@ -128,6 +129,7 @@ impl Relays {
         }
         let lifetime = read_lifetime(message)?.unwrap_or(DEFAULT_LIFETIME);
         let ask = self.read_allocate(message)?;
+        let holder = Holder::of(known.user()).ok_or(TurnError::Forbidden)?;
         if let Ask::Reserved(token) = ask {
             let reservation = self.reservations.get(&token);
             if reservation.is_none_or(|reservation| *reservation.user != *known.user()) {
@@ -138,8 +140,10 @@ impl Relays {
         let lifetime = lifetime.clamp(DEFAULT_LIFETIME, MAX_LIFETIME);
         let beginning = Beginning {
             listener: request.listener.id,
+            transport: request.listener.transport,
             source: request.source,
             known,
+            holder,
             transaction_id: message.transaction_id(),
             has_fingerprint: message.has_fingerprint(),
             lifetime_s: lifetime.as_secs() as u32,

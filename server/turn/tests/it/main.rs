@@ -13,5 +13,6 @@ mod discovery;
 mod garbage;
 mod relaying;
 mod sequences;
+mod streams;
 mod turn;
 mod vectors;
