@@ -26,7 +26,7 @@ use crate::secrets::{self, AdminToken, SecretsError};
 use crate::seeds::{self, Here, Verdict};
 use crate::service::{self, Cluster, DEFAULT_CLUSTER, NewToken, Service, ServiceError, UnixMs};
 use crate::store::{self, OpenError, Store};
-use crate::stream::Transport;
+use crate::stream::{StreamKind, Streams};
 use crate::udp::{RelayHandle, Setup, Stun, StunError, relay_config};
 use crate::warning::Warning;
 
@@ -189,8 +189,8 @@ impl Server {
             http_ips: reachable_ips(&sockets),
             url: url(&config, &sockets, &verdict),
             stun: sockets.stun_servers(config.external_ip),
-            stun_tcp: sockets.streams.addrs(Transport::Tcp),
-            stun_tls: sockets.streams.addrs(Transport::Tls),
+            stun_tcp: sockets.streams.addrs(StreamKind::Tcp),
+            stun_tls: sockets.streams.addrs(StreamKind::Tls),
             effective: verdict.effective,
             kind,
             fingerprint: identity.fingerprint(),

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, trace, warn};
 
-use super::Transport;
+use super::StreamKind;
 use super::connection::{self, Origin};
 use super::places::{Bounds, Place, Places};
 use crate::udp::Inboxes;
@@ -48,7 +48,7 @@ pub(super) struct Shared {
 pub(super) struct Acceptor {
     pub(super) socket: TcpListener,
     pub(super) listener: ListenerId,
-    pub(super) transport: Transport,
+    pub(super) kind: StreamKind,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -106,13 +106,13 @@ impl Acceptor {
                 return;
             }
         };
-        let (listener, transport) = (self.listener, self.transport);
+        let (listener, kind) = (self.listener, self.kind);
         let shared = Arc::clone(&self.shared);
         self.shared.tasks.spawn(async move {
             let origin = Origin { listener, source };
-            let served = match transport {
-                Transport::Tcp => shared.serve_plain(stream, origin).await,
-                Transport::Tls => shared.serve_encrypted(stream, origin, &place).await,
+            let served = match kind {
+                StreamKind::Tcp => shared.serve_plain(stream, origin).await,
+                StreamKind::Tls => shared.serve_encrypted(stream, origin, &place).await,
             };
             if let Err(error) = served {
                 trace!(%source, %error, "a connection did not begin");

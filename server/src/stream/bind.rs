@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::Transport;
+use super::StreamKind;
 use crate::config::{ConfigError, StreamAddrs};
 use crate::warning::Warning;
 
@@ -15,7 +15,7 @@ const BACKLOG: i32 = 1024;
 /// A bound socket.
 pub(crate) struct StreamSocket {
     pub(crate) socket: TcpListener,
-    pub(crate) transport: Transport,
+    pub(crate) kind: StreamKind,
     /// The bound address.
     pub(crate) addr: SocketAddr,
 }
@@ -33,26 +33,26 @@ impl StreamSockets {
     /// has never heard of it.
     pub(crate) fn bind(tcp: &StreamAddrs, tls: &StreamAddrs) -> Result<Self, ConfigError> {
         let mut sockets = Self::default();
-        sockets.bind_all("--stun-tcp", Transport::Tcp, tcp)?;
-        sockets.bind_all("--stun-tls", Transport::Tls, tls)?;
+        sockets.bind_all("--stun-tcp", StreamKind::Tcp, tcp)?;
+        sockets.bind_all("--stun-tls", StreamKind::Tls, tls)?;
         Ok(sockets)
     }
 
-    /// The bound addresses of one transport.
-    pub(crate) fn addrs(&self, transport: Transport) -> Vec<SocketAddr> {
-        let of_it = self.bound.iter().filter(|socket| socket.transport == transport);
+    /// The bound addresses of one kind.
+    pub(crate) fn addrs(&self, kind: StreamKind) -> Vec<SocketAddr> {
+        let of_it = self.bound.iter().filter(|socket| socket.kind == kind);
         of_it.map(|socket| socket.addr).collect()
     }
 
     fn bind_all(
         &mut self,
         flag: &'static str,
-        transport: Transport,
+        kind: StreamKind,
         wanted: &StreamAddrs,
     ) -> Result<(), ConfigError> {
         for &addr in &wanted.addrs {
             match bind(addr) {
-                Ok((socket, addr)) => self.bound.push(StreamSocket { socket, transport, addr }),
+                Ok((socket, addr)) => self.bound.push(StreamSocket { socket, kind, addr }),
                 Err(source) if wanted.is_given => return Err(ConfigError::Bind { flag, addr, source }),
                 Err(error) => {
                     self.missing.push(Warning::NoStream { flag, addr, reason: error.to_string() });

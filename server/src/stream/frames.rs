@@ -1,6 +1,6 @@
 //! Cuts frames out of what a connection sends.
 
-use super::frame::{FrameError, MAX_FRAME_LEN, frame_len};
+use meetpoint_turn::frame::{FrameError, MAX_FRAME_LEN, frame_len};
 
 /// What is read at once: several packets. A buffer of this size stays with an idle connection.
 const READ_BYTES: usize = 4096;

@@ -24,17 +24,16 @@
 mod accept;
 mod bind;
 mod connection;
-mod frame;
 mod frames;
 mod places;
 #[cfg(test)]
 mod tests;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use meetpoint_turn::ListenerId;
+use meetpoint_turn::{ListenerId, StreamListener, Transport};
 use rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -52,11 +51,20 @@ const PROTOCOLS: [&[u8]; 2] = [b"stun.turn", b"stun.nat-discovery"];
 
 /// What carries the frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Transport {
+pub(crate) enum StreamKind {
     /// In the clear.
     Tcp,
     /// Encrypted.
     Tls,
+}
+
+impl From<StreamKind> for Transport {
+    fn from(kind: StreamKind) -> Self {
+        match kind {
+            StreamKind::Tcp => Self::Tcp,
+            StreamKind::Tls => Self::Tls,
+        }
+    }
 }
 
 /// The listeners for TCP and TLS, which do not accept yet.
@@ -91,20 +99,18 @@ impl Streams {
         Ok(Self { sockets: ids.zip(sockets).collect(), tls, bounds: Bounds::default() })
     }
 
-    /// What the machine is told about them: id, transport, and the address clients know each by.
-    /// Behind a 1:1 NAT that is the external one for the first address of a family.
-    pub(crate) fn listeners(
-        &self,
-        external: Option<IpAddr>,
-    ) -> impl Iterator<Item = (ListenerId, Transport, SocketAddr)> {
-        self.sockets.iter().enumerate().map(move |(index, (id, socket))| {
-            let is_of_its_kind = |other: &StreamSocket| {
-                other.transport == socket.transport && other.addr.is_ipv4() == socket.addr.is_ipv4()
+    /// What the machine is told about them, with the addresses by which clients know them. Behind a
+    /// 1:1 NAT that is the external one for the first address of a family.
+    pub(crate) fn listeners(&self, external: Option<IpAddr>) -> Vec<StreamListener> {
+        let listener = |(index, (id, socket)): (usize, &(ListenerId, StreamSocket))| {
+            let is_alike = |other: &StreamSocket| {
+                other.kind == socket.kind && other.addr.is_ipv4() == socket.addr.is_ipv4()
             };
-            let is_first = !self.sockets.iter().take(index).any(|(_, other)| is_of_its_kind(other));
+            let is_first = !self.sockets.iter().take(index).any(|(_, other)| is_alike(other));
             let addr = as_seen(socket.addr, external.filter(|_| is_first));
-            (*id, socket.transport, addr)
-        })
+            StreamListener { id: *id, transport: socket.kind.into(), addr }
+        };
+        self.sockets.iter().enumerate().map(listener).collect()
     }
 
     /// Accepts until told to stop.
@@ -115,9 +121,9 @@ impl Streams {
         let Surroundings { inboxes, tasks, stop } = surroundings;
         let shared = Arc::new(Shared::new(inboxes, self.tls, self.bounds, tasks, stop));
         let accepting = TaskTracker::new();
-        for (listener, StreamSocket { socket, transport, .. }) in self.sockets {
+        for (listener, StreamSocket { socket, kind, .. }) in self.sockets {
             let socket = tokio::net::TcpListener::from_std(socket)?;
-            let acceptor = Acceptor { socket, listener, transport, shared: Arc::clone(&shared) };
+            let acceptor = Acceptor { socket, listener, kind, shared: Arc::clone(&shared) };
             accepting.spawn(acceptor.run());
         }
         accepting.close();

@@ -6,10 +6,11 @@ mod sockets;
 mod time;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use meetpoint_turn::{
-    Config, Limits, Listener, ListenerId, ListenerRole, Output, Secret, Secrets, StunServer,
+    Config, Limits, Listener, ListenerId, ListenerRole, Output, Secret, Secrets, StreamListener, StunServer,
+    Transport,
 };
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
@@ -20,7 +21,15 @@ use tokio_util::task::TaskTracker;
 use super::connection::{self, End, Origin};
 use crate::udp::{Arrivals, Inbox, Message, StreamInput};
 
-const LISTENER: ListenerId = ListenerId(0);
+/// The machine's listeners: one for datagrams, which nobody uses, then one for each kind of stream.
+const LISTENER: ListenerId = ListenerId(1);
+const STREAMS: [StreamListener; 2] = {
+    let addr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(20, 0, 0, 1)), 3478);
+    [
+        StreamListener { id: LISTENER, transport: Transport::Tcp, addr },
+        StreamListener { id: ListenerId(2), transport: Transport::Tls, addr },
+    ]
+};
 const MAGIC_COOKIE: [u8; 4] = [0x21, 0x12, 0xA4, 0x42];
 
 fn source() -> SocketAddr {
@@ -51,12 +60,13 @@ impl Shard {
     fn new() -> (Inbox, Self) {
         let (inbox, arrivals) = Inbox::new().unwrap();
         let listener = Listener {
-            id: LISTENER,
+            id: ListenerId(0),
             role: ListenerRole::PrimaryMain,
             addr: SocketAddr::from(([20, 0, 0, 1], 3478)),
         };
         let config = Config {
             listeners: vec![listener],
+            streams: STREAMS.to_vec(),
             realm: "meetpoint".to_owned(),
             secrets: Secrets::new(vec![Secret::new(&[7; 32]).unwrap()]).unwrap(),
             limits: Limits::default(),
@@ -82,9 +92,8 @@ impl Shard {
             StreamInput::Frame { listener, source, bytes } => {
                 self.frames += 1;
                 let now = std::time::Instant::now();
-                // The machine knows one listener only; its answers go where the question came from.
-                assert!(self.machine.datagram(now, LISTENER, source, &bytes).is_none());
-                while let Some(Output::Transmit { to, payload, .. }) = self.machine.poll_output() {
+                assert!(self.machine.datagram(now, listener, source, &bytes).is_none());
+                while let Some(Output::Transmit { listener, to, payload }) = self.machine.poll_output() {
                     let _ = self.replies[&(listener, to)].try_send(payload.into());
                 }
             }

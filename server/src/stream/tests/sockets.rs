@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use meetpoint_turn::ListenerId;
+use meetpoint_turn::StreamListener;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -18,11 +18,11 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Shard, binding, is_answer};
+use super::{LISTENER, STREAMS, Shard, binding, is_answer};
 use crate::config::{StreamAddrs, TlsFiles};
 use crate::identity::Identity;
 use crate::stream::places::Bounds;
-use crate::stream::{StreamSockets, Streams, Surroundings, Transport};
+use crate::stream::{StreamKind, StreamSockets, Streams, Surroundings};
 use crate::udp::Inboxes;
 
 /// TCP and TLS listeners on loopback, and the shard behind them.
@@ -52,11 +52,12 @@ impl Rig {
 
         let here = StreamAddrs { addrs: vec![SocketAddr::new(ip.into(), 0)], is_given: true };
         let sockets = StreamSockets::bind(&here, &here).unwrap();
-        let (tcp, tls) = (sockets.addrs(Transport::Tcp)[0], sockets.addrs(Transport::Tls)[0]);
-        let mut streams = Streams::new(sockets.bound, ListenerId(4), &identity).unwrap();
+        let (tcp, tls) = (sockets.addrs(StreamKind::Tcp)[0], sockets.addrs(StreamKind::Tls)[0]);
+        let mut streams = Streams::new(sockets.bound, LISTENER, &identity).unwrap();
         streams.bounds = bounds;
-        let listeners: Vec<_> = streams.listeners(None).collect();
-        assert_eq!(listeners, [(ListenerId(4), Transport::Tcp, tcp), (ListenerId(5), Transport::Tls, tls)]);
+        let expected =
+            [StreamListener { addr: tcp, ..STREAMS[0] }, StreamListener { addr: tls, ..STREAMS[1] }];
+        assert_eq!(streams.listeners(None), expected);
 
         let (inbox, mut shard) = Shard::new();
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
