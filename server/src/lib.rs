@@ -8,6 +8,8 @@
 //! * `http` listens, answers the REST interface and carries the control channel's frames;
 //! * `rendezvous` is the one task that holds the broker;
 //! * `udp` is the one task that holds the STUN server;
+//! * `stream` carries STUN and TURN over TCP and TLS to it;
+//! * `identity` is the certificate of all listeners, and is reloaded while they run;
 //! * `service` has the use cases, `store` the SQL and the one task that writes.
 //!
 //! Tasks talk by bounded channels. The unexpected end of any of them ends the server with an error.
@@ -28,15 +30,16 @@ mod seeds;
 mod server;
 mod service;
 mod store;
+mod stream;
 mod udp;
 mod warning;
 
 pub use config::{
     AccessArgs, ClusterArgs, ConfigError, ListenArgs, MAX_ADMIN_TOKEN_LEN, MIN_ADMIN_TOKEN_LEN, PortRange,
-    RelayArgs, RelaySettings, Secret, ServeArgs, ServeConfig, TlsArgs, TlsFiles,
+    RelayArgs, RelaySettings, Secret, ServeArgs, ServeConfig, StreamAddr, StreamAddrs, TlsArgs, TlsFiles,
 };
 pub use data_dir::DataError;
-pub use identity::IdentityError;
+pub use identity::{IdentityError, Reload};
 pub use secrets::SecretsError;
 pub use server::{Info, RunError, Server, StartError};
 pub use store::OpenError;

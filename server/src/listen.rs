@@ -10,6 +10,7 @@ use meetpoint_turn::ListenerRole;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::config::{ConfigError, ServeConfig};
+use crate::stream::StreamSockets;
 
 /// Connections that wait for accept; the kernel caps it at its own bound.
 const BACKLOG: i32 = 1024;
@@ -23,6 +24,7 @@ pub(crate) struct Sockets {
     pub(crate) http: TcpListener,
     pub(crate) http_addr: SocketAddr,
     pub(crate) stun: Vec<StunSocket>,
+    pub(crate) streams: StreamSockets,
 }
 
 /// A STUN listener and its place.
@@ -48,7 +50,8 @@ impl Sockets {
             let addr = SocketAddr::new(ip, 0);
             UdpSocket::bind(addr).map_err(|source| ConfigError::Bind { flag: "--relay-ip", addr, source })?;
         }
-        Ok(Self { http, http_addr, stun })
+        let streams = StreamSockets::bind(&config.stun_tcp, &config.stun_tls)?;
+        Ok(Self { http, http_addr, stun, streams })
     }
 
     /// The STUN servers as nodes are told about them: one entry a family.

@@ -66,6 +66,13 @@ pub(crate) fn join_token(
     Ok(token)
 }
 
+/// Puts another fingerprint into the stored join token, if there is one.
+pub(crate) fn repin_join_token(data: &DataDir, fingerprint: Fingerprint) -> Result<(), SecretsError> {
+    let Some(stored) = data.read(JOIN_FILE)? else { return Ok(()) };
+    let token = stored.parse::<JoinToken>()?.with_fingerprint(fingerprint);
+    Ok(data.write_secret(JOIN_FILE, &format!("{}\n", token.reveal()))?)
+}
+
 /// The secret that STUN and relay credentials are made with: the one stored, or a new one, which is
 /// stored, so that credentials outlive a restart.
 pub(crate) fn credential_secret(data: &DataDir) -> Result<meetpoint_turn::Secrets, SecretsError> {

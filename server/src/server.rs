@@ -7,7 +7,7 @@ use std::time::Duration;
 use meetpoint_proto::id::Fingerprint;
 use meetpoint_proto::wire::StunServer;
 use meetpoint_proto::{AddressClass, ClusterNetwork, EffectiveNetwork, JoinToken, addr};
-use meetpoint_turn::{Limits, ListenerRole, Secrets as StunSecrets};
+use meetpoint_turn::{Limits, ListenerId, ListenerRole, Secrets as StunSecrets};
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -19,13 +19,14 @@ use crate::config::{ConfigError, Secret, ServeConfig};
 use crate::data_dir::{DataDir, DataError};
 use crate::http::serve::Listener;
 use crate::http::{self, App};
-use crate::identity::{self, Identity, IdentityError};
+use crate::identity::{Identity, IdentityError, Reload, Reloader};
 use crate::listen::{Sockets, listening_ips, machine_ips};
 use crate::rendezvous::{Rendezvous, StunChannels};
 use crate::secrets::{self, AdminToken, SecretsError};
 use crate::seeds::{self, Here, Verdict};
 use crate::service::{self, Cluster, DEFAULT_CLUSTER, NewToken, Service, ServiceError, UnixMs};
 use crate::store::{self, OpenError, Store};
+use crate::stream::{StreamKind, Streams, Surroundings};
 use crate::udp::{RelayHandle, Setup, Stun, StunError, relay_config};
 use crate::warning::Warning;
 
@@ -117,6 +118,10 @@ pub struct Info {
     pub url: String,
     /// The STUN servers, as nodes are told.
     pub stun: Vec<StunServer>,
+    /// Where STUN and TURN are answered over TCP.
+    pub stun_tcp: Vec<SocketAddr>,
+    /// Where they are answered over TLS.
+    pub stun_tls: Vec<SocketAddr>,
     /// What the cluster amounts to.
     pub effective: EffectiveNetwork,
     /// The cluster's type.
@@ -139,16 +144,18 @@ pub struct Server {
     writer_ended: store::Ended,
     service: Arc<Service>,
     stun: Stun,
+    streams: Streams,
     rendezvous: Rendezvous,
     app: App,
     listener: Listener,
+    reloader: Reloader,
     tasks: Tasks,
-    _data: DataDir,
+    _data: Arc<DataDir>,
 }
 
 /// Who owns which task, and who tells it to end.
 struct Tasks {
-    /// The four that must not end: writer, STUN, broker, listener.
+    /// Those that must not end: writer, STUN, broker, listener, watch over the certificate.
     core: TaskTracker,
     /// Connections and joins.
     work: TaskTracker,
@@ -166,16 +173,16 @@ impl Server {
     /// [`StartError`]; its exit code is [`StartError::exit_code`].
     pub async fn bind(config: ServeConfig) -> Result<Self, StartError> {
         let sockets = Sockets::bind(&config)?;
-        let given_identity = config.tls.as_ref().map(identity::load).transpose()?;
+        let given_identity = config.tls.as_ref().map(Identity::load).transpose()?;
         let (kind, verdict) = decide(&config, &sockets).await?;
         let data = DataDir::open(&config.data)?;
-        let identity = given_identity.map_or_else(|| identity::load_or_make(&data), Ok)?;
+        let identity = Arc::new(given_identity.map_or_else(|| Identity::load_or_make(&data), Ok)?);
         let tasks = Tasks::new();
         let (store, writer_ended) = Store::open(&data.file(DATABASE), &tasks.core).await?;
         let started = UnixMs::now();
         let stun_secrets = secrets::credential_secret(&data)?;
         let service = open_service(&config, &sockets, &store, (kind, &verdict), stun_secrets.clone()).await?;
-        let join_token = secrets::join_token(&config, &data, identity.fingerprint)?;
+        let join_token = secrets::join_token(&config, &data, identity.fingerprint())?;
         let is_usable = register_join_token(&service, started, &join_token).await?;
         let (admin, new_admin_token) = AdminToken::establish(&config, &data)?;
         let info = Info {
@@ -183,9 +190,11 @@ impl Server {
             http_ips: reachable_ips(&sockets),
             url: url(&config, &sockets, &verdict),
             stun: sockets.stun_servers(config.external_ip),
+            stun_tcp: sockets.streams.addrs(StreamKind::Tcp),
+            stun_tls: sockets.streams.addrs(StreamKind::Tls),
             effective: verdict.effective,
             kind,
-            fingerprint: identity.fingerprint,
+            fingerprint: identity.fingerprint(),
             join_token: is_usable.then_some(join_token),
             new_admin_token,
             warnings: warnings(&config, &sockets, &verdict, is_usable),
@@ -207,9 +216,11 @@ impl Server {
         let stun_probe = probe_address(&sockets);
         let (observer, observations) = mpsc::channel(STUN_QUEUE);
         let (dial_backs, dial_back_requests) = mpsc::channel(STUN_QUEUE);
-        let Sockets { http, http_addr, stun } = sockets;
+        let Sockets { http, http_addr, stun, streams } = sockets;
+        let streams = Streams::new(streams.bound, ListenerId(stun.len() as u8), &identity)?;
         let setup = Setup {
             external_ip: config.external_ip,
+            streams: streams.listeners(config.external_ip),
             secrets: stun_secrets,
             relay: config.relay.as_ref().map(|relay| relay_config(relay, config.external_ip, http_addr)),
             limits: Limits::default(),
@@ -229,7 +240,7 @@ impl Server {
             rendezvous: handle,
             relay: config.relay.is_some().then(|| RelayHandle::new(stun.inboxes())),
             admin,
-            fingerprint: info.fingerprint,
+            identity: Arc::clone(&identity),
             warnings: info.warnings.clone(),
             tasks: tasks.work.clone(),
             shutdown: tasks.soft.clone(),
@@ -238,12 +249,14 @@ impl Server {
         });
         let listener = Listener {
             socket: tokio::net::TcpListener::from_std(http)?,
-            tls: identity.tls,
+            tls: identity.server_config(&http::serve::PROTOCOLS)?,
             router: http::router(app.clone()),
             tasks: tasks.work.clone(),
             stop: tasks.soft.clone(),
             halt: tasks.hard.clone(),
         };
+        let data = Arc::new(data);
+        let reloader = Reloader { identity, data: Arc::clone(&data), requests: Reload::default() };
         Ok(Self {
             info,
             started,
@@ -251,12 +264,20 @@ impl Server {
             writer_ended,
             service,
             stun,
+            streams,
             rendezvous,
             app,
             listener,
+            reloader,
             tasks,
             _data: data,
         })
+    }
+
+    /// By which the running server is asked to read its certificate again.
+    #[must_use]
+    pub fn reload(&self) -> Reload {
+        self.reloader.requests.clone()
     }
 
     /// What the operator is told.
@@ -281,23 +302,30 @@ impl Server {
             mut writer_ended,
             service,
             stun,
+            streams,
             rendezvous,
             app,
             listener,
+            reloader,
             tasks,
             _data,
             ..
         } = self;
         let Tasks { core, work, soft, hard } = tasks;
+        let surroundings = Surroundings { inboxes: stun.inboxes(), tasks: work.clone(), stop: soft.clone() };
+        let streams = core.spawn(streams.run(surroundings));
         let stun = core.spawn(stun.run(hard.clone()));
         let broker = core.spawn(rendezvous.run(soft.clone(), hard.clone()));
         let http = core.spawn(listener.run());
+        let reloader = core.spawn(reloader.run(soft.clone()));
         let prune = core.spawn(forget_unseen(Arc::clone(&service), started, soft.clone()));
         let outcome = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
             _ = stun => Err(RunError::TaskEnded("STUN server")),
+            _ = streams => Err(RunError::TaskEnded("STUN server over TCP")),
             _ = broker => Err(RunError::TaskEnded("broker")),
             _ = http => Err(RunError::TaskEnded("listener")),
+            _ = reloader => Err(RunError::TaskEnded("watch over the certificate")),
             _ = &mut writer_ended => Err(RunError::TaskEnded("registry")),
         };
         info!("shutting down");
@@ -325,7 +353,7 @@ struct Core {
     writer_ended: store::Ended,
     service: Arc<Service>,
     admin: AdminToken,
-    identity: Identity,
+    identity: Arc<Identity>,
     started: UnixMs,
 }
 
@@ -394,6 +422,7 @@ async fn register_join_token(service: &Service, now: UnixMs, token: &JoinToken) 
 
 fn warnings(config: &ServeConfig, sockets: &Sockets, verdict: &Verdict, token_usable: bool) -> Vec<Warning> {
     let mut warnings = Vec::new();
+    warnings.extend(sockets.streams.missing.iter().cloned());
     let is_public = verdict.effective == EffectiveNetwork::Public;
     if !is_public {
         warnings.push(Warning::PrivateOnly { no_seed: config.seeds.is_empty() });

@@ -1,6 +1,7 @@
 //! What the operator should know although the server runs.
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use meetpoint_proto::SeedAddr;
 
@@ -23,6 +24,15 @@ pub enum Warning {
     JoinTokenRevoked,
     /// With one STUN address nobody can be proven publicly reachable.
     NoAlternateStun,
+    /// An address that nobody named, but that is listened on unless it is switched off, can't be had.
+    NoStream {
+        /// `--stun-tcp` or `--stun-tls`.
+        flag: &'static str,
+        /// Where.
+        addr: SocketAddr,
+        /// Why.
+        reason: String,
+    },
 }
 
 impl Warning {
@@ -36,6 +46,7 @@ impl Warning {
             Self::NotASeed => "not_a_seed",
             Self::JoinTokenRevoked => "join_token_revoked",
             Self::NoAlternateStun => "no_alternate_stun",
+            Self::NoStream { .. } => "no_stun_stream",
         }
     }
 }
@@ -63,6 +74,11 @@ impl fmt::Display for Warning {
             Self::NoAlternateStun => f.write_str(
                 "there is one STUN address only, so nodes can't tell NAT mappings apart nor be proven reachable; \
                  give a second one by another --stun",
+            ),
+            Self::NoStream { flag, addr, reason } => write!(
+                f,
+                "STUN and TURN are not answered at {addr}, where {flag} is if nothing is said ({reason}); \
+                 give another address by {flag} IP:PORT, or {flag} off",
             ),
         }
     }

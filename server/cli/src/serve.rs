@@ -3,15 +3,16 @@
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 
-use meetpoint_server::{Info, ServeArgs, Server};
+use meetpoint_server::{Info, Reload, ServeArgs, Server};
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::Failure;
-use crate::signals::Stop;
+use crate::signals::{Hangup, Hangups, Stop};
 
-/// Serves until SIGINT or SIGTERM.
+/// Serves until SIGINT or SIGTERM. SIGHUP has the certificate read again.
 pub(crate) async fn run(args: ServeArgs) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
+    let mut hangups = Hangups::new()?;
     let config = args.validate().map_err(Failure::usage)?;
     allow_many_connections();
     let server = Server::bind(config).await.map_err(|error| match error.exit_code() {
@@ -19,12 +20,13 @@ pub(crate) async fn run(args: ServeArgs) -> Result<(), Failure> {
         _ => Failure::failed(error),
     })?;
     introduce(server.info());
+    let reload = server.reload();
     let shutdown = CancellationToken::new();
     let ended = tokio::spawn(server.run(shutdown.clone()));
     tokio::pin!(ended);
     let outcome = tokio::select! {
         outcome = &mut ended => outcome,
-        () = stop.wait() => {
+        () = told_to_stop(&mut stop, &mut hangups, &reload) => {
             shutdown.cancel();
             // A second signal does not wait for the nodes' goodbyes.
             tokio::select! {
@@ -34,6 +36,18 @@ pub(crate) async fn run(args: ServeArgs) -> Result<(), Failure> {
         }
     };
     outcome.map_err(|error| Failure::failed(format!("the server broke: {error}")))?.map_err(Failure::failed)
+}
+
+async fn told_to_stop(stop: &mut Stop, hangups: &mut Hangups, reload: &Reload) {
+    loop {
+        tokio::select! {
+            () = stop.wait() => return,
+            hangup = hangups.next() => match hangup {
+                Hangup::Reload => reload.request(),
+                Hangup::Goodbye => return,
+            },
+        }
+    }
 }
 
 /// Each node holds a descriptor, and the usual soft limit of 1,024 would end the server's growth there.
@@ -57,6 +71,12 @@ fn introduce(info: &Info) {
         let (addresses, ports): (Vec<String>, Vec<String>) =
             (addresses.map(|ip| ip.to_string()).collect(), ports.map(|port| port.to_string()).collect());
         println!("listening stun {} port {}", addresses.join(" and "), ports.join(" and "));
+    }
+    for addr in &info.stun_tcp {
+        println!("listening stun-tcp {addr}");
+    }
+    for addr in &info.stun_tls {
+        println!("listening stun-tls {addr}");
     }
     println!("fingerprint {}", info.fingerprint);
     if !std::io::stdout().is_terminal() {

@@ -11,7 +11,7 @@ use clap::Args;
 use meetpoint_proto::{ClusterNetwork, NetworkType, SeedAddr};
 use meetpoint_turn::Cidr;
 
-use super::MAX_STUN_THREADS;
+use super::{MAX_STUN_THREADS, StreamAddr};
 
 /// Configuration of the rendezvous server. Each flag can be given as an environment variable too.
 #[derive(Debug, Clone, Args)]
@@ -57,6 +57,14 @@ pub struct ListenArgs {
     /// Threads that serve STUN and the relay, at most 64. One for each core if nothing is said.
     #[arg(long, env = "MEETPOINT_STUN_THREADS", value_name = "N", value_parser = threads)]
     pub stun_threads: Option<NonZeroU8>,
+    /// TCP address of the STUN and TURN server, at most two per address family, or `off`. Without it
+    /// the addresses of --stun are taken. Port 0 takes a free one.
+    #[arg(long, env = "MEETPOINT_STUN_TCP", value_name = "IP:PORT|off", value_delimiter = ',')]
+    pub stun_tcp: Vec<StreamAddr>,
+    /// TLS address of the STUN and TURN server, at most two per address family, or `off`. Without it
+    /// port 5349 on the addresses of --stun is taken. The certificate is that of --http.
+    #[arg(long, env = "MEETPOINT_STUN_TLS", value_name = "IP:PORT|off", value_delimiter = ',')]
+    pub stun_tls: Vec<StreamAddr>,
     /// Address under which the world reaches this server, if none of its own addresses is that one
     /// (a cloud's 1:1 NAT, a forwarded port).
     #[arg(long, env = "MEETPOINT_EXTERNAL_IP", value_name = "IP", value_parser = ip)]
@@ -158,7 +166,8 @@ pub struct AccessArgs {
 #[command(next_help_heading = "TLS")]
 pub struct TlsArgs {
     /// Certificate chain, PEM. Without it the first start makes a self-signed identity in DIR/tls,
-    /// whose fingerprint every join token carries.
+    /// whose fingerprint every join token carries. A renewed one is taken without a restart: within
+    /// half a minute, or at once on SIGHUP.
     #[arg(long, env = "MEETPOINT_TLS_CERT", value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
     /// Private key of the certificate, PEM.

@@ -4,6 +4,7 @@
 //! is checked in [`crate::listen`] and [`crate::seeds`], still before anything is stored.
 
 mod args;
+mod streams;
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU8;
@@ -15,6 +16,7 @@ use meetpoint_turn::{Cidr, MAX_PEER_BLOCKS};
 use thiserror::Error;
 
 pub use args::{AccessArgs, ClusterArgs, ListenArgs, PortRange, RelayArgs, Secret, ServeArgs, TlsArgs};
+pub use streams::{StreamAddr, StreamAddrs};
 
 /// An admin token shorter than this can be guessed.
 pub const MIN_ADMIN_TOKEN_LEN: usize = 16;
@@ -39,6 +41,10 @@ pub struct ServeConfig {
     pub stun_alt_port: u16,
     /// The threads that serve STUN and the relay.
     pub stun_threads: NonZeroU8,
+    /// Where STUN and TURN are answered over TCP.
+    pub stun_tcp: StreamAddrs,
+    /// Where they are answered over TLS.
+    pub stun_tls: StreamAddrs,
     /// Under which address the world reaches this server.
     pub external_ip: Option<IpAddr>,
     /// What is relayed, if anything.
@@ -110,6 +116,20 @@ pub enum ConfigError {
         port: u16,
         /// The address that has it already.
         addr: SocketAddr,
+    },
+    /// More than two TCP or TLS addresses of a family.
+    #[error("{flag} {addr}: at most {MAX_STUN_PER_FAMILY} addresses per family")]
+    TooManyStreams {
+        /// The flag.
+        flag: &'static str,
+        /// The first one too many.
+        addr: SocketAddr,
+    },
+    /// Off, and an address.
+    #[error("{flag}: give addresses or off, not both")]
+    StreamOff {
+        /// The flag.
+        flag: &'static str,
     },
     /// Multicast and broadcast addresses.
     #[error("{flag} {addr}: not an address of one host")]
@@ -240,9 +260,11 @@ impl ServeArgs {
     /// # Errors
     /// [`ConfigError`] names the flag, the value and what is allowed.
     pub fn validate(self) -> Result<ServeConfig, ConfigError> {
-        let ListenArgs { http, stun, stun_alt_port, stun_threads, external_ip } = self.listen;
+        let ListenArgs { http, stun, stun_alt_port, stun_threads, stun_tcp, stun_tls, external_ip } =
+            self.listen;
         check_hosts(http, &stun, external_ip)?;
         let stun = stun_pairs(stun, stun_alt_port)?;
+        let (stun_tcp, stun_tls) = (StreamAddrs::tcp(&stun_tcp, &stun)?, StreamAddrs::tls(&stun_tls, &stun)?);
         let relay = relay_settings(self.relay)?;
         check_seeds(&self.cluster.seeds)?;
         let join_token = self.access.join_token.map(|secret| secret.reveal().parse()).transpose()?;
@@ -255,6 +277,8 @@ impl ServeArgs {
             stun,
             stun_alt_port,
             stun_threads: stun_threads.unwrap_or_else(one_for_each_core),
+            stun_tcp,
+            stun_tls,
             external_ip,
             relay,
             cluster_network_type: self.cluster.cluster_network_type,

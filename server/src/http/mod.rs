@@ -29,7 +29,6 @@ use axum::http::header::{
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::from_fn;
 use axum::routing::any;
-use meetpoint_proto::id::Fingerprint;
 use meetpoint_proto::wire::CONTROL_PATH;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -44,6 +43,7 @@ use tower_http::trace::TraceLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::identity::Identity;
 use crate::rendezvous::Handle;
 use crate::secrets::AdminToken;
 use crate::service::Service;
@@ -67,7 +67,7 @@ pub(crate) struct AppState {
     /// Nothing if this server does not relay.
     pub(crate) relay: Option<RelayHandle>,
     pub(crate) admin: AdminToken,
-    pub(crate) fingerprint: Fingerprint,
+    pub(crate) identity: Arc<Identity>,
     pub(crate) warnings: Vec<crate::Warning>,
     pub(crate) started: Instant,
     /// Owns the control connections.
@@ -87,7 +87,7 @@ pub(crate) struct Parts {
     pub(crate) rendezvous: Handle,
     pub(crate) relay: Option<RelayHandle>,
     pub(crate) admin: AdminToken,
-    pub(crate) fingerprint: Fingerprint,
+    pub(crate) identity: Arc<Identity>,
     pub(crate) warnings: Vec<crate::Warning>,
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: CancellationToken,
@@ -103,7 +103,7 @@ impl App {
             rendezvous,
             relay,
             admin,
-            fingerprint,
+            identity,
             warnings,
             tasks,
             shutdown,
@@ -115,7 +115,7 @@ impl App {
             rendezvous,
             relay,
             admin,
-            fingerprint,
+            identity,
             warnings,
             started: Instant::now(),
             tasks,

@@ -42,6 +42,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Content type of a TLS handshake record.
 const TLS_HANDSHAKE: u8 = 0x16;
 
+/// WebSockets start with an HTTP/1.1 request.
+pub(crate) const PROTOCOLS: [&[u8]; 1] = [b"http/1.1"];
+
 type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// The listener and what its connections share.

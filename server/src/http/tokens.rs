@@ -162,7 +162,8 @@ pub(super) async fn create(
     Body(body): Body<NewTokenBody>,
 ) -> Result<(StatusCode, [(HeaderName, String); 1], Json<CreatedToken>), Problem> {
     let now = UnixMs::now();
-    let (row, token) = app.service.create_token(now, &cluster, body.check(now)?, app.fingerprint).await?;
+    let fingerprint = app.identity.fingerprint();
+    let (row, token) = app.service.create_token(now, &cluster, body.check(now)?, fingerprint).await?;
     let location = [(LOCATION, format!("/v1/clusters/{cluster}/join-tokens/{}", row.id))];
     let created = CreatedToken { token: TokenView::new(row, now), secret: token.reveal().to_owned() };
     Ok((StatusCode::CREATED, location, Json(created)))

@@ -119,7 +119,7 @@ mod tests {
         drop(arrivals);
         let mut neighbours = Neighbours::new(Inboxes::new(vec![inbox]));
         let addr: SocketAddr = "20.0.0.1:50000".parse().unwrap();
-        neighbours.push(ShardId(0), (addr, Holder::Other), addr, &[0; MAX_WAITING_BYTES]);
+        neighbours.push(ShardId(0), (addr, Holder::Other), addr, &vec![0; MAX_WAITING_BYTES]);
         neighbours.push(ShardId(7), (addr, Holder::Other), addr, b"there is no such shard");
         neighbours.flush();
     }

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use meetpoint_proto::id::DialBackNonce;
 use meetpoint_proto::{SessionId, stun};
 use meetpoint_turn::{
-    Config, Limits, Listener, ListenerId, RelayConfig, Secrets, ShardId, Shared, StunServer,
+    Config, Limits, Listener, ListenerId, RelayConfig, Secrets, ShardId, Shared, StreamListener, StunServer,
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -27,8 +27,9 @@ use tracing::error;
 
 use crate::listen::{StunSocket, as_seen};
 
-pub(crate) use inbox::Inboxes;
-use inbox::{Inbox, Message};
+#[cfg(test)]
+pub(crate) use inbox::Arrivals;
+pub(crate) use inbox::{Gone, Inbox, Inboxes, Message, StreamInput};
 pub(crate) use inspect::{RelayHandle, SessionInfo};
 pub(crate) use relay::relay_config;
 use shard::{ListenerSocket, Shard};
@@ -60,6 +61,7 @@ pub(crate) struct Stun {
 /// What the machine is set up with.
 pub(crate) struct Setup {
     pub(crate) external_ip: Option<IpAddr>,
+    pub(crate) streams: Vec<StreamListener>,
     pub(crate) secrets: Secrets,
     pub(crate) relay: Option<RelayConfig>,
     pub(crate) limits: Limits,
@@ -86,7 +88,7 @@ impl Stun {
         observations: &mpsc::Sender<Observed>,
         requests: mpsc::Receiver<DialBack>,
     ) -> Result<Self, StunError> {
-        let Setup { external_ip, secrets, relay, limits, seed } = setup;
+        let Setup { external_ip, streams, secrets, relay, limits, seed } = setup;
         let listeners = bound.iter().zip(0_u8..).map(|(socket, id)| Listener {
             id: ListenerId(id),
             role: socket.role,
@@ -94,7 +96,7 @@ impl Stun {
         });
         let config = Config {
             listeners: listeners.collect(),
-            streams: Vec::new(),
+            streams,
             realm: stun::REALM.to_owned(),
             secrets,
             limits,

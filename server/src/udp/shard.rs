@@ -301,7 +301,7 @@ impl Serving {
         while let Some(output) = self.machine.poll_output() {
             match output {
                 Output::Transmit { listener, to, payload } => {
-                    self.ways.out.to_client(listener, to, [&payload, &[], &[]]);
+                    self.ways.out.send(listener, to, [&payload, &[], &[]]);
                 }
                 Output::Observed { username, source, .. } => self.observed(&username, source),
                 // The broker hears no answer, as from a node that can't be reached.
@@ -391,12 +391,12 @@ impl Out {
                 self.neighbours.push(*shard, (*from, *holder), *to, payload);
             }
             Relay::ToClient { listener, to, head, payload, tail } => {
-                self.to_client(*listener, *to, [head, payload, tail]);
+                self.send(*listener, *to, [head, payload, tail]);
             }
         }
     }
 
-    fn to_client(&mut self, listener: ListenerId, to: SocketAddr, parts: [&[u8]; 3]) {
+    fn send(&mut self, listener: ListenerId, to: SocketAddr, parts: [&[u8]; 3]) {
         if listener.0 < self.first_stream {
             self.outbox.push(Via::Listener(listener.0), to, parts);
         } else if let Some(replies) = self.streams.get(&(listener, to)) {
