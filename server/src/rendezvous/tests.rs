@@ -30,8 +30,8 @@ async fn rig() -> Rig {
     let secrets = Secrets::new(vec![Secret::new(&[2; 32]).unwrap()]).unwrap();
     let service = Arc::new(Service::new(store, vec![open], Vec::new(), secrets));
     let (_, observations) = mpsc::channel(1);
-    let (dial_backs, _) = mpsc::channel(1);
-    let stun = StunChannels { observations, dial_backs };
+    let (requests, _) = mpsc::channel(1);
+    let stun = StunChannels { observations, requests };
     let (rendezvous, handle) = Rendezvous::new(Limits::default(), [3; 32], service, stun, tasks.clone());
     let halt = CancellationToken::new();
     tasks.spawn(rendezvous.run(CancellationToken::new(), halt.clone()));
