@@ -24,8 +24,7 @@ const MAX_USER_LEN: usize = 128;
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewCredentials {
-    /// Whose allocations they are: quotas count by it. 1 to 128 visible ASCII characters, not beginning
-    /// with `node:`.
+    /// Whose allocations they are: quotas count by it. 1 to 128 visible ASCII characters, not `node:` first.
     #[schema(min_length = 1, max_length = 128, example = "alice")]
     user: String,
     /// Seconds they can be used; half a day if absent.
