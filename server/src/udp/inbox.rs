@@ -10,7 +10,8 @@ use meetpoint_turn::{ListenerId, ShardId, ShardMessage};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc;
 
-use super::DialBack;
+use crate::rendezvous::StunRequest;
+
 use super::inside::Batch;
 use super::inspect::Inspection;
 
@@ -36,7 +37,7 @@ pub(crate) enum Message {
     /// From a connection.
     Stream(StreamInput),
     /// From the broker.
-    DialBack(DialBack),
+    Broker(StunRequest),
     /// From the operator.
     Inspect(Inspection),
     /// Packets from a client of another shard to clients of this one.

@@ -16,7 +16,6 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use meetpoint_proto::id::DialBackNonce;
 use meetpoint_proto::{SessionId, stun};
 use meetpoint_turn::{
     Config, Limits, Listener, ListenerId, RelayConfig, Secrets, ShardId, Shared, StreamListener, StunServer,
@@ -26,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::listen::{StunSocket, as_seen};
+use crate::rendezvous::StunRequest;
 
 #[cfg(test)]
 pub(crate) use inbox::Arrivals;
@@ -44,18 +44,11 @@ pub(crate) struct Observed {
     pub(crate) source: SocketAddr,
 }
 
-/// What the broker asks of the STUN server.
-#[derive(Debug)]
-pub(crate) struct DialBack {
-    pub(crate) to: SocketAddr,
-    pub(crate) nonce: DialBackNonce,
-}
-
 /// The STUN server with its sockets.
 pub(crate) struct Stun {
     shards: Vec<Shard>,
     inboxes: Inboxes,
-    requests: mpsc::Receiver<DialBack>,
+    requests: mpsc::Receiver<StunRequest>,
 }
 
 /// What the machine is set up with.
@@ -86,7 +79,7 @@ impl Stun {
         bound: Vec<StunSocket>,
         setup: Setup,
         observations: &mpsc::Sender<Observed>,
-        requests: mpsc::Receiver<DialBack>,
+        requests: mpsc::Receiver<StunRequest>,
     ) -> Result<Self, StunError> {
         let Setup { external_ip, streams, secrets, relay, limits, seed } = setup;
         let listeners = bound.iter().zip(0_u8..).map(|(socket, id)| Listener {
@@ -127,7 +120,7 @@ impl Stun {
 
     /// Serves until told to stop, or until a thread ends that should not.
     pub(crate) async fn run(self, stop: CancellationToken) {
-        let Self { shards, inboxes, mut requests } = self;
+        let Self { shards, inboxes, requests } = self;
         let any_end = CancellationToken::new();
         let (running, mut all_ended) = mpsc::channel::<()>(1);
         for (shard, index) in shards.into_iter().zip(0..) {
@@ -143,25 +136,32 @@ impl Stun {
             }
         }
         drop(running);
-        let pass_on = async {
-            // One shard is enough for what is sent from the alternate address.
-            while let (Some(request), Some(inbox)) = (requests.recv().await, inboxes.iter().next()) {
-                if inbox.send(Message::DialBack(request)).await.is_err() {
-                    break;
-                }
-            }
-            std::future::pending::<()>().await;
-        };
         tokio::select! {
             () = stop.cancelled() => {}
             () = any_end.cancelled() => {}
-            () = pass_on => {}
+            () = pass_on(requests, &inboxes) => {}
         }
         for inbox in inboxes.iter() {
             let _ = inbox.send(Message::Stop).await;
         }
         let _ = all_ended.recv().await;
     }
+}
+
+/// Passes the broker's requests on, each shard's in their order.
+async fn pass_on(mut requests: mpsc::Receiver<StunRequest>, inboxes: &Inboxes) {
+    while let Some(request) = requests.recv().await {
+        // What is sent from the alternate address is sent once; what has to be known all have to know.
+        let count = match request {
+            StunRequest::DialBack { .. } => 1,
+            StunRequest::Introduced { .. } | StunRequest::Ended { .. } => usize::MAX,
+        };
+        for inbox in inboxes.iter().take(count) {
+            // A shard that is gone is seen by its thread's end.
+            let _ = inbox.send(Message::Broker(request)).await;
+        }
+    }
+    std::future::pending().await
 }
 
 /// The sockets of each shard: one of each listener.

@@ -22,8 +22,9 @@ use super::errors::{self, Undelivered};
 use super::inbox::{Arrivals, Inboxes, Message, StreamInput};
 use super::inside::Neighbours;
 use super::relay::RelaySockets;
-use super::{DialBack, Observed, WALL_INTERVAL};
+use super::{Observed, WALL_INTERVAL};
 use crate::listen::bind_relay;
+use crate::rendezvous::StunRequest;
 use crate::service::UnixMs;
 
 /// Sockets named by one `epoll` call.
@@ -258,10 +259,7 @@ impl Serving {
                     self.is_stopped = true;
                     return;
                 }
-                Some(Message::DialBack(DialBack { to, nonce })) => {
-                    let nonce = *nonce.as_bytes();
-                    self.machine.handle(now, Input::DialBack { to, nonce });
-                }
+                Some(Message::Broker(request)) => self.machine.handle(now, input_of(request)),
                 Some(Message::Inside(batch)) => {
                     let Self { machine, ways, .. } = self;
                     batch.unpack(|from, holder, to, payload| {
@@ -326,8 +324,7 @@ impl Serving {
     }
 
     fn observed(&self, username: &str, source: SocketAddr) {
-        let user = username.split_once(':').and_then(|(_, user)| user.parse().ok());
-        let Some(session) = user else { return };
+        let Some(session) = meetpoint_turn::node_session(username) else { return };
         if self.observations.try_send(Observed { session, source }).is_err() {
             trace!("the broker is busy; an observation was dropped");
         }
@@ -403,5 +400,14 @@ impl Out {
             // A connection that does not read loses this, as a datagram is lost on a full way.
             let _ = replies.try_send(parts.concat());
         }
+    }
+}
+
+/// What the machine is told of the broker's request.
+fn input_of(request: StunRequest) -> Input<'static> {
+    match request {
+        StunRequest::DialBack { to, nonce } => Input::DialBack { to, nonce: *nonce.as_bytes() },
+        StunRequest::Introduced { a, b, until } => Input::Introduced { a, b, until },
+        StunRequest::Ended { session } => Input::Parted { node: session },
     }
 }
