@@ -90,7 +90,7 @@ impl StunServer {
         self.transmit(from.id, to, writer.finish());
         if let Some(proof) = proof {
             self.push(Output::Observed {
-                username: proof.username.to_owned(),
+                username: proof.username().to_owned(),
                 source: request.seen,
                 listener: request.listener.id,
             });

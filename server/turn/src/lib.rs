@@ -69,6 +69,7 @@ mod nonce;
 mod payload;
 mod relay;
 mod server;
+pub mod users;
 mod write;
 
 pub use budget::Rate;
@@ -90,4 +91,5 @@ pub use relay::{
     RelayId, RelayIp, RelayLimits, Session, SessionId,
 };
 pub use server::{Input, MAX_OUTPUTS, Output, StunServer};
+pub use users::{LongTermKeys, User, UserError, Users};
 pub use write::Writer;

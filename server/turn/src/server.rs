@@ -20,6 +20,7 @@ use crate::dialback::{DialBacks, Probe, is_one_host};
 use crate::message::{BINDING, Class, Message, ParseError, SEND, TransactionId};
 use crate::payload::Payload;
 use crate::relay::{Relay, RelayId, Relays, Session, SessionId, is_channel_data, is_turn_request};
+use crate::users::Users;
 use crate::write::Writer;
 
 /// Outputs that wait for the shell. A batch of 512 datagrams, each with an answer and an
@@ -56,8 +57,12 @@ pub enum Input<'a> {
         /// What the probe carries.
         nonce: [u8; 16],
     },
-    /// These secrets hold from now on.
+    /// These secrets hold from now on. What was granted under one that stays, stays; under one that
+    /// is gone it can no longer be refreshed.
     Secrets(Secrets),
+    /// These are the static users from now on. What a removed one was granted can no longer be
+    /// refreshed.
+    Users(Users),
     /// A datagram arrived at a relay socket.
     Relayed {
         /// Which.
@@ -97,7 +102,7 @@ pub enum Output {
     /// A Binding request with good credentials and a nonce that was delivered to this very source
     /// came from it: its sender receives there.
     Observed {
-        /// `<expiry>:<user>`, as the request had it.
+        /// `<expiry>:<user>`, as the request had it, or the name of a static user.
         username: String,
         /// The source; an IPv4-mapped one is given as IPv4.
         source: SocketAddr,
@@ -208,6 +213,7 @@ impl StunServer {
             Input::Wall { unix_ms } => self.wall = Some(Wall { at: now, unix_ms }),
             Input::DialBack { to, nonce } => self.dial_back(now, to, nonce),
             Input::Secrets(secrets) => self.auth.set_secrets(secrets),
+            Input::Users(users) => self.auth.set_users(users),
         }
     }
 

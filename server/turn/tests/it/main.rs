@@ -14,4 +14,5 @@ mod garbage;
 mod relaying;
 mod sequences;
 mod turn;
+mod users;
 mod vectors;
