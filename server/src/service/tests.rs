@@ -1,16 +1,18 @@
 //! The use cases on a real registry, with the time as the test says.
 
+use std::sync::Arc;
+
 use ed25519_dalek::SigningKey;
 use meetpoint_broker::{AdmitRequest, ConnId, TokenProof};
 use meetpoint_proto::id::{Fingerprint, Nonce};
 use meetpoint_proto::join::{Domain, Transcript};
 use meetpoint_proto::wire::{Hello, PROTOCOL_VERSION};
 use meetpoint_proto::{ClusterNetwork, Code, EffectiveNetwork, JoinToken, NodeId, PublicKey, SessionId};
-use meetpoint_turn::Secret;
 use tempfile::TempDir;
 use tokio_util::task::TaskTracker;
 
 use super::*;
+use crate::data_dir::DataDir;
 use crate::store::{StoreError, nodes};
 
 const CLUSTER: &str = DEFAULT_CLUSTER;
@@ -22,8 +24,9 @@ async fn service(effective: EffectiveNetwork) -> (Service, TempDir) {
     let name = CLUSTER.parse().unwrap();
     let row =
         establish_cluster(&store, NOW, name, ClusterNetwork::Dynamic, [1; 32], Vec::new()).await.unwrap();
-    let secrets = Secrets::new(vec![Secret::new(&[2; 32]).unwrap()]).unwrap();
-    (Service::new(store, vec![Cluster::new(row, effective, false)], Vec::new(), secrets), dir)
+    let data = Arc::new(DataDir::open(dir.path()).unwrap());
+    let keyring = Keyring::open(&store, data, NOW, false).await.unwrap();
+    (Service::new(store, vec![Cluster::new(row, effective, false)], Vec::new(), keyring), dir)
 }
 
 async fn token(service: &Service, expires_ms: Option<i64>, max_uses: Option<i64>) -> JoinToken {

@@ -15,16 +15,16 @@ use std::time::{Duration, Instant};
 use meetpoint_proto::id::DialBackNonce;
 use meetpoint_proto::{SessionId, stun};
 use meetpoint_turn::{
-    Config, Input, Limits, Listener, ListenerId, Output, Relay, RelayConfig, RelayId, Secrets, StunServer,
+    Config, Input, Limits, Listener, ListenerId, Output, Relay, RelayConfig, RelayId, StunServer,
 };
 use tokio::net::UdpSocket;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, trace};
 
 use crate::clock;
 use crate::listen::{StunSocket, as_seen};
-use crate::service::UnixMs;
+use crate::service::{RelayKeys, UnixMs};
 
 use relay::RelaySockets;
 
@@ -66,12 +66,13 @@ pub(crate) struct Stun {
     observations: mpsc::Sender<Observed>,
     requests: mpsc::Receiver<DialBack>,
     inspections: mpsc::Receiver<Inspection>,
+    keys: watch::Receiver<RelayKeys>,
 }
 
 /// What the machine is set up with.
 pub(crate) struct Setup {
     pub(crate) external_ip: Option<IpAddr>,
-    pub(crate) secrets: Secrets,
+    pub(crate) keys: watch::Receiver<RelayKeys>,
     pub(crate) relay: Option<RelayConfig>,
     pub(crate) seed: [u8; 32],
     pub(crate) inspections: mpsc::Receiver<Inspection>,
@@ -96,7 +97,7 @@ impl Stun {
         observations: mpsc::Sender<Observed>,
         requests: mpsc::Receiver<DialBack>,
     ) -> Result<Self, StunError> {
-        let Setup { external_ip, secrets, relay, seed, inspections } = setup;
+        let Setup { external_ip, keys, relay, seed, inspections } = setup;
         let listeners = bound.iter().zip(0_u8..).map(|(socket, id)| Listener {
             id: ListenerId(id),
             role: socket.role,
@@ -105,7 +106,7 @@ impl Stun {
         let config = Config {
             listeners: listeners.collect(),
             realm: stun::REALM.to_owned(),
-            secrets,
+            secrets: keys.borrow().secrets.clone(),
             limits: Limits::default(),
             relay,
         };
@@ -119,6 +120,7 @@ impl Stun {
             observations,
             requests,
             inspections,
+            keys,
         })
     }
 
@@ -126,6 +128,7 @@ impl Stun {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         // Before the first datagram: without it a login is not answered.
         self.tell_wall_time();
+        self.take_keys();
         let mut wall = tokio::time::interval(WALL_INTERVAL);
         let mut buffer = vec![0; DATAGRAM_BYTES];
         loop {
@@ -139,6 +142,7 @@ impl Stun {
                     self.machine.handle(Instant::now(), Input::DialBack { to, nonce });
                 }
                 Some(inspection) = self.inspections.recv() => inspection.answer(&mut self.machine),
+                Ok(()) = self.keys.changed() => self.take_keys(),
                 _ = wall.tick() => self.tell_wall_time(),
                 () = clock::sleep_until(due) => self.machine.handle_timeout(Instant::now()),
             }
@@ -149,6 +153,13 @@ impl Stun {
     fn tell_wall_time(&mut self) {
         let unix_ms = UnixMs::now().unsigned();
         self.machine.handle(Instant::now(), Input::Wall { unix_ms });
+    }
+
+    fn take_keys(&mut self) {
+        let RelayKeys { secrets, users } = self.keys.borrow_and_update().clone();
+        let now = Instant::now();
+        self.machine.handle(now, Input::Secrets(secrets));
+        self.machine.handle(now, Input::Users(users));
     }
 
     async fn receive(&mut self, index: usize, buffer: &mut [u8]) {

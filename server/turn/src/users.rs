@@ -111,7 +111,9 @@ impl User {
         &self.name
     }
 
-    pub(crate) const fn keys(&self) -> &LongTermKeys {
+    /// What stands for the password.
+    #[must_use]
+    pub const fn keys(&self) -> &LongTermKeys {
         &self.keys
     }
 }
@@ -147,6 +149,14 @@ impl Users {
         let mut by_hash: Vec<u32> = (0..users.len() as u32).collect();
         by_hash.sort_unstable_by_key(|index| users[*index as usize].hash);
         Ok(Self { table: Arc::new(Table { users, by_hash }), announces_hashes: false })
+    }
+
+    /// Other users, announced as these are.
+    ///
+    /// # Errors
+    /// Those of [`Self::new`].
+    pub fn with(&self, users: Vec<User>) -> Result<Self, UserError> {
+        Ok(Self { announces_hashes: self.announces_hashes, ..Self::new(users)? })
     }
 
     /// The same users, and nonces that say "username anonymity" (RFC 8489, section 18.1).
