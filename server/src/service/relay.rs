@@ -54,7 +54,7 @@ pub(crate) struct Keyring {
     /// The accepted secrets, the current one first. Held during each change.
     secrets: Mutex<Vec<SecretRow>>,
     keys: watch::Sender<RelayKeys>,
-    data: Arc<DataDir>,
+    pub(super) data: Arc<DataDir>,
 }
 
 /// A static user, after a change.

@@ -142,7 +142,6 @@ impl Stun {
                     self.machine.handle(Instant::now(), Input::DialBack { to, nonce });
                 }
                 Some(inspection) = self.inspections.recv() => inspection.answer(&mut self.machine),
-                Ok(()) = self.keys.changed() => self.take_keys(),
                 _ = wall.tick() => self.tell_wall_time(),
                 () = clock::sleep_until(due) => self.machine.handle_timeout(Instant::now()),
             }
@@ -155,6 +154,7 @@ impl Stun {
         self.machine.handle(Instant::now(), Input::Wall { unix_ms });
     }
 
+    /// Checks credentials with the keys that are in force now.
     fn take_keys(&mut self) {
         let RelayKeys { secrets, users } = self.keys.borrow_and_update().clone();
         let now = Instant::now();
@@ -168,6 +168,10 @@ impl Stun {
             let Some(socket) = self.sockets.get(index) else { return };
             match socket.try_recv_from(buffer) {
                 Ok((len, source)) => {
+                    // Behind the receiving: who was told of a change before he sent meets it here.
+                    if self.keys.has_changed().unwrap_or(false) {
+                        self.take_keys();
+                    }
                     let payload = buffer.get(..len).unwrap_or_default();
                     let relay = self.machine.datagram(Instant::now(), ListenerId(id), source, payload);
                     if let Some(relay) = relay {
