@@ -17,6 +17,7 @@ CREATE TABLE relay_secrets (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     secret TEXT NOT NULL UNIQUE CHECK (length(CAST(secret AS BLOB)) >= 16),
     created_ms INTEGER NOT NULL,
-    -- No credential minted with it ends later. Then it is dropped, unless it is the current one.
+    -- No credential minted with it, and no allocation made with such a credential, ends later. Then it
+    -- is dropped, unless it is the current one.
     needed_until_ms INTEGER NOT NULL
 ) STRICT;

@@ -12,7 +12,7 @@ use meetpoint_proto::SessionId;
 use meetpoint_proto::stun::REALM;
 use meetpoint_turn::credentials::MAX_SECRETS;
 use meetpoint_turn::users::MAX_USERS;
-use meetpoint_turn::{LongTermKeys, Secret, Secrets, User, Users};
+use meetpoint_turn::{LongTermKeys, MAX_LIFETIME, Secret, Secrets, User, Users};
 use sqlx::SqliteConnection;
 use tokio::sync::{Mutex, watch};
 use tracing::{info, warn};
@@ -41,6 +41,9 @@ const MADE_PASSWORD_LEN: usize = 32;
 /// A secret is noted to be needed longer than the credential at hand, by one part in so many of its
 /// lifetime: then the next ones need no write, some hours long.
 const FORESIGHT: i64 = 8;
+
+/// How long an allocation may outlive its credentials.
+const ALLOCATION_MS: i64 = MAX_LIFETIME.as_millis() as i64;
 
 /// What time-limited and static credentials are checked with.
 #[derive(Debug, Clone)]
@@ -144,11 +147,13 @@ impl Service {
         expires_unix_s: u64,
     ) -> Result<(String, String), ServiceError> {
         let expires_ms = i64::try_from(expires_unix_s).unwrap_or(i64::MAX).saturating_mul(1000);
+        // What was allocated at the last moment lasts a little longer, and so do its requests.
+        let needed_ms = expires_ms.saturating_add(ALLOCATION_MS);
         let mut rows = self.keyring.secrets.lock().await;
         let current = rows.first_mut().ok_or(StoreError::Corrupt("relay_secrets"))?;
-        if current.needed_until_ms < expires_ms {
+        if current.needed_until_ms < needed_ms {
             let id = current.id;
-            let until_ms = expires_ms.saturating_add((expires_ms - now.0) / FORESIGHT);
+            let until_ms = needed_ms.saturating_add((expires_ms - now.0) / FORESIGHT);
             let noted = self.store.write::<_, ServiceError, _>(move |tx| {
                 Box::pin(async move { Ok(relay::need_secret(tx, id, until_ms).await?) })
             });
@@ -163,8 +168,9 @@ impl Service {
         self.keyring.secrets.lock().await.clone()
     }
 
-    /// Takes a secret, or makes one, and mints with it from now on. The one before is accepted until
-    /// the last credential known to be minted with it has ended, and for `overlap_s` at least.
+    /// Takes a secret, or makes one, and mints with it from now on. The one before is accepted as long
+    /// as credentials known to be minted with it, or what they allocated, may last, and for `overlap_s`
+    /// at least.
     pub(crate) async fn add_relay_secret(
         &self,
         now: UnixMs,
@@ -220,7 +226,7 @@ impl Service {
         self.keyring.publish_secrets(&rows)
     }
 
-    /// Drops the secrets whose credentials have all ended.
+    /// Drops the secrets whose credentials have all ended, and what was allocated with them too.
     pub(crate) async fn drop_unneeded_relay_secrets(&self, now: UnixMs) -> Result<(), ServiceError> {
         let mut rows = self.keyring.secrets.lock().await;
         if rows.iter().skip(1).all(|row| row.needed_until_ms > now.0) {

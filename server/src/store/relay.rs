@@ -40,7 +40,7 @@ pub(crate) struct SecretRow {
     pub(crate) id: i64,
     pub(crate) secret: String,
     pub(crate) created_ms: i64,
-    /// No credential minted with it ends later.
+    /// No credential minted with it, and no allocation made with such a credential, ends later.
     pub(crate) needed_until_ms: i64,
 }
 

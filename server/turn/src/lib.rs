@@ -87,8 +87,8 @@ pub use crypto::{IntegrityKey, IntegrityKind};
 pub use defence::Defence;
 pub use payload::Payload;
 pub use relay::{
-    ByteRate, Cidr, DEFAULT_PORTS, Family, Head, MAX_PEER_BLOCKS, ParseCidrError, Relay, RelayConfig,
-    RelayId, RelayIp, RelayLimits, Session, SessionId,
+    ByteRate, Cidr, DEFAULT_PORTS, Family, Head, MAX_LIFETIME, MAX_PEER_BLOCKS, ParseCidrError, Relay,
+    RelayConfig, RelayId, RelayIp, RelayLimits, Session, SessionId,
 };
 pub use server::{Input, MAX_OUTPUTS, Output, StunServer};
 pub use users::{LongTermKeys, User, UserError, Users};

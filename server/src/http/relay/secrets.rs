@@ -25,7 +25,7 @@ pub(in crate::http) struct NewSecret {
     secret: Option<String>,
     /// Seconds for which the secret before is accepted at least, for credentials that programs have
     /// minted with it by themselves; half a day if absent. What this server has minted is accepted to
-    /// its end in any case.
+    /// its end in any case, and what was allocated with it lasts to its own.
     #[schema(minimum = 0, maximum = 604_800, example = 43_200)]
     overlap_s: Option<u64>,
 }
@@ -88,8 +88,8 @@ pub(in crate::http) async fn list(_: Admin, State(app): State<App>) -> Result<Js
     Ok(Json(SecretList { items }))
 }
 
-/// Mints with a new secret from now on. The ones before are accepted until the last credential minted
-/// with them has ended, and are dropped then. No allocation ends by this.
+/// Mints with a new secret from now on. The ones before are accepted as long as credentials minted with
+/// them are in use, and are dropped then. No allocation ends by this.
 #[utoipa::path(
     post, path = "/v1/relay/secrets", tag = "relay", operation_id = "add_relay_secret", security(("admin" = [])),
     request_body = NewSecret,
