@@ -31,8 +31,8 @@ use crate::warning::Warning;
 
 /// The registry's file in the data directory.
 const DATABASE: &str = "meetpoint.db";
-/// Observations and dial-backs that wait between the STUN and the broker task: a second's worth of a
-/// busy server. What is beyond is repeated by the nodes.
+/// Observations and requests that wait between the STUN and the broker task: a second's worth of a
+/// busy server. What is observed beyond it is repeated by the nodes.
 const STUN_QUEUE: usize = 4096;
 /// How long nodes and requests may take to part in peace.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -214,7 +214,7 @@ impl Server {
         let Core { store, writer_ended, service, admin, identity, started } = core;
         let stun_probe = probe_address(&sockets);
         let (observer, observations) = mpsc::channel(STUN_QUEUE);
-        let (dial_backs, dial_back_requests) = mpsc::channel(STUN_QUEUE);
+        let (requests, stun_requests) = mpsc::channel(STUN_QUEUE);
         let Sockets { http, http_addr, stun } = sockets;
         let (relay, inspections) = RelayHandle::new();
         let setup = Setup {
@@ -224,8 +224,8 @@ impl Server {
             seed: secrets::random()?,
             inspections,
         };
-        let stun = Stun::new(stun, setup, observer, dial_back_requests)?;
-        let channels = StunChannels { observations, dial_backs };
+        let stun = Stun::new(stun, setup, observer, stun_requests)?;
+        let channels = StunChannels { observations, requests };
         let (rendezvous, handle) = Rendezvous::new(
             config.limits,
             secrets::random()?,

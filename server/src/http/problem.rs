@@ -136,7 +136,6 @@ impl From<ServiceError> for Problem {
             ServiceError::BadToken(_)
             | ServiceError::NameTaken
             | ServiceError::KnownRelaySecret
-            | ServiceError::NodesUser
             | ServiceError::RelayUser(_)
             | ServiceError::RelaySecret(_) => ProblemCode::Invalid,
             ServiceError::Random(_) => ProblemCode::Internal,

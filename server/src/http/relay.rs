@@ -13,16 +13,14 @@ use utoipa::ToSchema;
 use super::App;
 use super::extract::{Admin, Body, PageQuery, Path, Query};
 use super::problem::{Problem, ProblemCode};
-use crate::service::{
-    DEFAULT_LIFETIME_S, MAX_LIFETIME_S, MAX_MINTED_USER_LEN, ServiceError, UnixMs, is_nodes_user,
-};
+use crate::service::{DEFAULT_LIFETIME_S, MAX_LIFETIME_S, MAX_MINTED_USER_LEN, ServiceError, UnixMs};
 use crate::udp::{RelayHandle, SessionInfo};
 
 /// For whom credentials are to be.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewCredentials {
-    /// Whose allocations they are: quotas count by it. 1 to 128 visible ASCII characters.
+    /// Whose allocations they are: quotas count by it. 1 to 128 visible ASCII characters, not `node:` first.
     #[schema(min_length = 1, max_length = 128, example = "alice")]
     user: String,
     /// Seconds they can be used; half a day if absent.
@@ -120,8 +118,11 @@ pub(super) async fn create_credentials(
     if !(1..=MAX_MINTED_USER_LEN).contains(&body.user.len()) || !is_visible {
         return Err(Problem::new(ProblemCode::Invalid, "user: 1 to 128 visible ASCII characters"));
     }
-    if is_nodes_user(&body.user) {
-        return Err(ServiceError::NodesUser.into());
+    if meetpoint_turn::is_node_user(&body.user) {
+        return Err(Problem::new(
+            ProblemCode::Invalid,
+            "user: names that begin with `node:` are the nodes' own",
+        ));
     }
     let lifetime_s = body.lifetime_s.unwrap_or(DEFAULT_LIFETIME_S);
     if !(1..=MAX_LIFETIME_S).contains(&lifetime_s) {

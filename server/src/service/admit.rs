@@ -39,7 +39,7 @@ impl Service {
         let not_after_unix_s = now.unsigned() / 1000 + CERTIFICATE_LIFETIME_S;
         let id = cluster.id;
         let credential = if cluster.effective == EffectiveNetwork::Public {
-            let user = request.session.to_string();
+            let user = meetpoint_turn::node_user(&request.session);
             let (username, password) = self.mint(now, &user, not_after_unix_s).await?;
             Some(StunCredential { username, password })
         } else {

@@ -33,8 +33,6 @@ pub(crate) enum ServiceError {
     KnownRelaySecret,
     #[error("there are as many {0} as there may be")]
     RelayFull(&'static str),
-    #[error("users of this form are nodes")]
-    NodesUser,
     #[error(transparent)]
     RelayUser(#[from] meetpoint_turn::UserError),
     #[error(transparent)]
@@ -63,7 +61,6 @@ impl ServiceError {
             | Self::CurrentRelaySecret
             | Self::KnownRelaySecret
             | Self::RelayFull(_)
-            | Self::NodesUser
             | Self::RelayUser(_)
             | Self::RelaySecret(_)
             | Self::CredentialFile(_)

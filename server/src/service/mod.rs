@@ -15,12 +15,12 @@ use meetpoint_broker::ClusterConfig;
 use meetpoint_proto::wire::StunServer;
 use meetpoint_proto::{ClusterName, ClusterNetwork, EffectiveNetwork};
 
-pub(crate) use admit::Admission;
+pub(crate) use admit::{Admission, CERTIFICATE_LIFETIME_S};
 pub(crate) use error::ServiceError;
 pub(crate) use registry::establish_cluster;
 pub(crate) use relay::{
     DEFAULT_LIFETIME_S, Keyring, MAX_LIFETIME_S, MAX_MINTED_USER_LEN, MAX_PASSWORD_LEN, MAX_SECRET_LEN,
-    MIN_PASSWORD_LEN, RelayKeys, is_nodes_user,
+    MIN_PASSWORD_LEN, RelayKeys,
 };
 pub(crate) use tokens::{MAX_LABEL_LEN, NewToken};
 

@@ -8,7 +8,6 @@
 
 use std::sync::Arc;
 
-use meetpoint_proto::SessionId;
 use meetpoint_proto::stun::REALM;
 use meetpoint_turn::credentials::MAX_SECRETS;
 use meetpoint_turn::users::MAX_USERS;
@@ -255,9 +254,6 @@ impl Service {
             None => Some(secrets::long_text()?[..MADE_PASSWORD_LEN].to_owned()),
         };
         let password = password.or(made_password.as_deref()).unwrap_or_default();
-        if is_nodes_user(name) {
-            return Err(ServiceError::NodesUser);
-        }
         let user = User::new(name, REALM, LongTermKeys::derive(name, REALM, password))?;
         let _one_at_a_time = self.keyring.secrets.lock().await;
         let users = self.keyring.keys.borrow().users.clone();
@@ -300,12 +296,6 @@ impl Service {
         info!(user = name, "a static user is removed");
         self.keyring.publish_users(|list| list.retain(|user| **user.name() != *name))
     }
-}
-
-/// True for the users that nodes have in their own credentials: nobody else may be called so, because
-/// what comes under such a name is taken to be the node.
-pub(crate) fn is_nodes_user(user: &str) -> bool {
-    user.parse::<SessionId>().is_ok()
 }
 
 /// So many seconds later.

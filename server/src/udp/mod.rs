@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use meetpoint_proto::id::DialBackNonce;
 use meetpoint_proto::{SessionId, stun};
 use meetpoint_turn::{
     Config, Input, Limits, Listener, ListenerId, Output, Relay, RelayConfig, RelayId, StunServer,
@@ -24,6 +23,7 @@ use tracing::{debug, trace};
 
 use crate::clock;
 use crate::listen::{StunSocket, as_seen};
+use crate::rendezvous::StunRequest;
 use crate::service::{RelayKeys, UnixMs};
 
 use relay::RelaySockets;
@@ -48,13 +48,6 @@ pub(crate) struct Observed {
     pub(crate) source: SocketAddr,
 }
 
-/// What the broker asks of the STUN server.
-#[derive(Debug)]
-pub(crate) struct DialBack {
-    pub(crate) to: SocketAddr,
-    pub(crate) nonce: DialBackNonce,
-}
-
 /// The STUN server with its sockets.
 pub(crate) struct Stun {
     machine: StunServer,
@@ -64,7 +57,7 @@ pub(crate) struct Stun {
     /// Where a datagram for a client is put together.
     datagram: Vec<u8>,
     observations: mpsc::Sender<Observed>,
-    requests: mpsc::Receiver<DialBack>,
+    requests: mpsc::Receiver<StunRequest>,
     inspections: mpsc::Receiver<Inspection>,
     keys: watch::Receiver<RelayKeys>,
 }
@@ -95,7 +88,7 @@ impl Stun {
         bound: Vec<StunSocket>,
         setup: Setup,
         observations: mpsc::Sender<Observed>,
-        requests: mpsc::Receiver<DialBack>,
+        requests: mpsc::Receiver<StunRequest>,
     ) -> Result<Self, StunError> {
         let Setup { external_ip, keys, relay, seed, inspections } = setup;
         let listeners = bound.iter().zip(0_u8..).map(|(socket, id)| Listener {
@@ -105,6 +98,7 @@ impl Stun {
         });
         let config = Config {
             listeners: listeners.collect(),
+            streams: Vec::new(),
             realm: stun::REALM.to_owned(),
             secrets: keys.borrow().secrets.clone(),
             limits: Limits::default(),
@@ -137,9 +131,8 @@ impl Stun {
                 () = stop.cancelled() => return,
                 index = readable(&self.sockets) => self.receive(index, &mut buffer).await,
                 id = self.relays.readable() => self.receive_relayed(id, &mut buffer),
-                Some(DialBack { to, nonce }) = self.requests.recv() => {
-                    let nonce = *nonce.as_bytes();
-                    self.machine.handle(Instant::now(), Input::DialBack { to, nonce });
+                Some(request) = self.requests.recv() => {
+                    self.machine.handle(Instant::now(), input_of(request));
                 }
                 Some(inspection) = self.inspections.recv() => inspection.answer(&mut self.machine),
                 _ = wall.tick() => self.tell_wall_time(),
@@ -244,8 +237,7 @@ impl Stun {
             match output {
                 Output::Transmit { listener, to, payload } => self.transmit(listener, to, &payload),
                 Output::Observed { username, source, .. } => {
-                    let user = username.split_once(':').and_then(|(_, user)| user.parse().ok());
-                    let Some(session) = user else { continue };
+                    let Some(session) = meetpoint_turn::node_session(&username) else { continue };
                     if self.observations.try_send(Observed { session, source }).is_err() {
                         trace!("the broker is busy; an observation was dropped");
                     }
@@ -267,6 +259,15 @@ impl Stun {
         if let Err(error) = socket.try_send_to(payload, to) {
             trace!(%error, %to, "a STUN answer was not sent");
         }
+    }
+}
+
+/// What the machine is told of the broker's request.
+fn input_of(request: StunRequest) -> Input<'static> {
+    match request {
+        StunRequest::DialBack { to, nonce } => Input::DialBack { to, nonce: *nonce.as_bytes() },
+        StunRequest::Introduced { a, b, until } => Input::Introduced { a, b, until },
+        StunRequest::Ended { session } => Input::Parted { node: session },
     }
 }
 

@@ -11,14 +11,13 @@
 //! nobody, and so username anonymity is announced only if the operator says so
 //! ([`Users::announcing_hashes`]).
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::attr;
 use crate::credentials::{PasswordAlgorithm, SecretId, Secrets, expiry_unix_s, key_for, user_of};
 use crate::crypto::{IntegrityKey, IntegrityKind};
 use crate::message::Message;
-use crate::nonce::{Features, NonceKey};
+use crate::nonce::{Features, NonceKey, Origin};
 use crate::users::{LongTermKeys, User, Users};
 use crate::write::Writer;
 
@@ -182,7 +181,7 @@ impl Authenticator {
     pub(crate) fn claim<'a>(
         &self,
         message: &Message<'a>,
-        source: SocketAddr,
+        origin: Origin,
         unix_s: u64,
     ) -> Result<Bearer<'a>, Refusal> {
         let kind = message.integrity().ok_or(Refusal::Unauthenticated)?;
@@ -193,7 +192,7 @@ impl Authenticator {
         else {
             return Err(Refusal::BadRequest);
         };
-        if !self.nonces.is_valid(nonce, source, unix_s) {
+        if !self.nonces.is_valid(nonce, origin, unix_s) {
             return Err(Refusal::StaleNonce);
         }
         let algorithm = password_algorithm(message).ok_or(Refusal::BadRequest)?;
@@ -257,14 +256,14 @@ impl Authenticator {
     }
 
     /// Adds what a client needs to try again (RFC 8489, section 9.2.4).
-    pub(crate) fn write_challenge(&self, writer: &mut Writer, source: SocketAddr, unix_s: u64) {
+    pub(crate) fn write_challenge(&self, writer: &mut Writer, origin: Origin, unix_s: u64) {
         writer.attribute(attr::REALM, self.realm.as_bytes());
         let features = if self.users.announces_hashes() {
             Features::UsernameAnonymity
         } else {
             Features::PasswordAlgorithms
         };
-        writer.attribute(attr::NONCE, &self.nonces.issue(features, source, unix_s));
+        writer.attribute(attr::NONCE, &self.nonces.issue(features, origin, unix_s));
         writer.attribute(attr::PASSWORD_ALGORITHMS, &PASSWORD_ALGORITHMS);
     }
 }

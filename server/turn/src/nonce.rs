@@ -53,6 +53,14 @@ const MAC_TEXT_LEN: usize = 11;
 /// Length of a nonce.
 pub(crate) const NONCE_LEN: usize = COOKIE_LEN + MAC_TEXT_LEN;
 
+/// Where a nonce is sent, and has to come back from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin {
+    pub(crate) source: SocketAddr,
+    /// Behind a NAT the same address and port are somebody else's in UDP than in TCP.
+    pub(crate) is_stream: bool,
+}
+
 /// Makes and checks nonces.
 pub(crate) struct NonceKey {
     mac: Hmac<Sha256>,
@@ -69,18 +77,18 @@ impl NonceKey {
         self.defences = defences;
     }
 
-    /// The nonce for this source at this time.
-    pub(crate) fn issue(&self, features: Features, source: SocketAddr, unix_s: u64) -> [u8; NONCE_LEN] {
-        let mac = self.mac(features, source, unix_s / EPOCH_S);
+    /// The nonce for this origin at this time.
+    pub(crate) fn issue(&self, features: Features, origin: Origin, unix_s: u64) -> [u8; NONCE_LEN] {
+        let mac = self.mac(features, origin, unix_s / EPOCH_S);
         let mut nonce = [0; NONCE_LEN];
         nonce[..COOKIE_LEN].copy_from_slice(features.cookie());
         BASE64URL_NOPAD.encode_mut(&mac, &mut nonce[COOKIE_LEN..]);
         nonce
     }
 
-    /// True if `nonce` was issued to this source in this epoch or the one before, whatever it
+    /// True if `nonce` was issued to this origin in this epoch or the one before, whatever it
     /// announced then.
-    pub(crate) fn is_valid(&self, nonce: &[u8], source: SocketAddr, unix_s: u64) -> bool {
+    pub(crate) fn is_valid(&self, nonce: &[u8], origin: Origin, unix_s: u64) -> bool {
         let epoch = unix_s / EPOCH_S;
         let Some((cookie, mac_text)) = nonce.split_first_chunk::<COOKIE_LEN>() else {
             return false;
@@ -98,21 +106,22 @@ impl NonceKey {
         let Some(epoch) = epoch.checked_sub(u64::from(!is_current)) else {
             return false;
         };
-        self.mac(features, source, epoch).ct_eq(&mac).into()
+        self.mac(features, origin, epoch).ct_eq(&mac).into()
     }
 
-    fn mac(&self, features: Features, source: SocketAddr, epoch: u64) -> [u8; MAC_LEN] {
-        let ip = match source.ip() {
+    fn mac(&self, features: Features, origin: Origin, epoch: u64) -> [u8; MAC_LEN] {
+        let ip = match origin.source.ip() {
             IpAddr::V4(ip) => ip.to_ipv6_mapped(),
             IpAddr::V6(ip) => ip,
         };
-        let mut input = [0; 27];
+        let mut input = [0; 28];
         input[..8].copy_from_slice(&epoch.to_be_bytes());
         if self.defences.stand(Defence::BoundNonce) {
             input[8..24].copy_from_slice(&ip.octets());
-            input[24..26].copy_from_slice(&source.port().to_be_bytes());
+            input[24..26].copy_from_slice(&origin.source.port().to_be_bytes());
+            input[26] = u8::from(origin.is_stream);
         }
-        input[26] = features as u8;
+        input[27] = features as u8;
         let whole = self.mac.clone().chain_update(input).finalize().into_bytes();
         let mut mac = [0; MAC_LEN];
         mac.copy_from_slice(&whole[..MAC_LEN]);
@@ -143,7 +152,7 @@ mod tests {
     #[test]
     fn the_features_are_covered() {
         let key = NonceKey::new(&[1; 32]);
-        let source: SocketAddr = "20.0.0.1:4000".parse().unwrap();
+        let source = Origin { source: "20.0.0.1:4000".parse().unwrap(), is_stream: false };
         for (ours, other) in [(Features::ALL[0], Features::ALL[1]), (Features::ALL[1], Features::ALL[0])] {
             let mut nonce = key.issue(ours, source, 1_800_000_000);
             assert!(key.is_valid(&nonce, source, 1_800_000_000));
@@ -157,11 +166,11 @@ mod tests {
         const T: u64 = 1_700_000_100;
         let start = T - T % EPOCH_S;
         let key = NonceKey::new(&[1; 32]);
-        let source: SocketAddr = "20.0.0.1:4000".parse().unwrap();
+        let origin = |source: &str| Origin { source: source.parse().unwrap(), is_stream: false };
+        let source = origin("20.0.0.1:4000");
         let nonce = key.issue(Features::PasswordAlgorithms, source, start);
         let check = |source: &str, at: u64, valid: bool| {
-            let source = source.parse().unwrap();
-            assert_eq!(key.is_valid(&nonce, source, at), valid, "{source} {at}");
+            assert_eq!(key.is_valid(&nonce, origin(source), at), valid, "{source} {at}");
         };
         check("20.0.0.1:4000", start, true);
         check("20.0.0.1:4000", start + 2 * EPOCH_S - 1, true);
@@ -170,6 +179,7 @@ mod tests {
         check("20.0.0.1:4001", start, false);
         check("20.0.0.2:4000", start, false);
         check("[::20.0.0.1]:4000", start, false);
+        assert!(!key.is_valid(&nonce, Origin { is_stream: true, ..source }, start));
 
         assert!(!NonceKey::new(&[2; 32]).is_valid(&nonce, source, start));
         assert!(!key.is_valid(&nonce[..NONCE_LEN - 1], source, start));

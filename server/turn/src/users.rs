@@ -6,7 +6,7 @@
 //!
 //! A static user may be named by USERHASH (section 14.4), because the hash of each name is computed
 //! beforehand. The name of a static user has no colon, so no time-limited username
-//! ([`crate::credentials`]) is one.
+//! ([`crate::credentials`]) is one, and no node's.
 //!
 //! Who proves himself under a name is that user, whichever way: quotas count what static and
 //! time-limited credentials of one name hold together. Whoever mints for people who choose their own

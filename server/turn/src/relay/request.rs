@@ -9,6 +9,7 @@ use rand_chacha::ChaCha20Rng;
 use crate::answer::{Fault, MAX_UNKNOWN, Request, TurnError, seal, unknown_attributes};
 use crate::attr;
 use crate::auth::{KnownKey, Proof};
+use crate::holder::Holder;
 use crate::message::{
     ALLOCATE, CHANNEL_BIND, CREATE_PERMISSION, Class, MAGIC_COOKIE, Message, REFRESH, TransactionId,
 };
@@ -127,6 +128,7 @@ impl Relays {
         }
         let lifetime = read_lifetime(message)?.unwrap_or(DEFAULT_LIFETIME);
         let ask = self.read_allocate(message)?;
+        let holder = Holder::of(known.user()).ok_or(TurnError::Forbidden)?;
         if let Ask::Reserved(token) = ask {
             let reservation = self.reservations.get(&token);
             if reservation.is_none_or(|reservation| *reservation.user != *known.user()) {
@@ -137,8 +139,10 @@ impl Relays {
         let lifetime = lifetime.clamp(DEFAULT_LIFETIME, MAX_LIFETIME);
         let beginning = Beginning {
             listener: request.listener.id,
+            transport: request.listener.transport,
             source: request.source,
             known,
+            holder,
             transaction_id: message.transaction_id(),
             has_fingerprint: message.has_fingerprint(),
             lifetime_s: lifetime.as_secs() as u32,
