@@ -51,6 +51,7 @@ pub use cidr::{Cidr, ParseCidrError};
 pub(crate) use data::is_channel_data;
 pub use handover::ShardMessage;
 pub(crate) use handover::{Datagram, Message as Told};
+pub(crate) use hash::ClientHasher;
 pub(crate) use quota::Quota;
 pub use rate::ByteRate;
 pub(crate) use rate::Spent;
