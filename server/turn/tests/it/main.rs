@@ -12,6 +12,8 @@ mod dial_back;
 mod discovery;
 mod garbage;
 mod relaying;
+mod reservation;
 mod sequences;
+mod shards;
 mod turn;
 mod vectors;

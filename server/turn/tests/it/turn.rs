@@ -36,9 +36,13 @@ pub(crate) fn relay_config() -> RelayConfig {
 }
 
 pub(crate) fn with(change: impl FnOnce(&mut Config)) -> TurnRig {
+    TurnRig::of(Rig::with(turn_config(change)))
+}
+
+pub(crate) fn turn_config(change: impl FnOnce(&mut Config)) -> Config {
     let mut config = Config { relay: Some(relay_config()), ..config(lone()) };
     change(&mut config);
-    TurnRig { rig: Rig::with(config), sockets: BTreeMap::new(), broken: vec![], next_id: 0 }
+    config
 }
 
 pub(crate) fn turn() -> TurnRig {
@@ -77,6 +81,10 @@ pub(crate) enum Relayed {
 }
 
 impl TurnRig {
+    pub(crate) fn of(rig: Rig) -> Self {
+        Self { rig, sockets: BTreeMap::new(), broken: vec![], next_id: 0 }
+    }
+
     pub(crate) fn client(&mut self, user: &str, source: &str) -> Client {
         let login = login_as(&mut self.rig, source, user, NOW_UNIX_S + 86_400);
         Client { login, source: source.to_owned() }
@@ -84,9 +92,13 @@ impl TurnRig {
 
     /// Does what a shell does, and returns the rest.
     pub(crate) fn run(&mut self) -> Vec<Output> {
-        let mut rest = vec![];
-        while let Some(output) = self.rig.server.poll_output() {
-            match output {
+        std::iter::from_fn(|| self.poll()).collect()
+    }
+
+    /// The next output that does not concern a socket of its own alone.
+    pub(crate) fn poll(&mut self) -> Option<Output> {
+        loop {
+            match self.rig.server.poll_output()? {
                 Output::OpenRelay { id, bind } if self.broken.contains(&bind.port()) => {
                     self.rig.server.handle(self.rig.now, Input::RelayFailed { id });
                 }
@@ -96,10 +108,9 @@ impl TurnRig {
                     self.rig.server.handle(self.rig.now, Input::RelayOpened { id });
                 }
                 Output::CloseRelay { id } => drop(self.sockets.remove(&id)),
-                other => rest.push(other),
+                other => return Some(other),
             }
         }
-        rest
     }
 
     pub(crate) fn fresh_id(&mut self) -> TransactionId {
@@ -185,6 +196,13 @@ impl TurnRig {
         let whole = relay.map(|relay| whole(&self.sockets, &relay));
         assert_eq!(self.run(), [], "relaying answers nothing");
         whole
+    }
+
+    /// What the machine wants relayed of what another shard gave it.
+    pub(crate) fn across(&mut self, relayed: &Relayed) -> Option<Relayed> {
+        let Relayed::Across { from, to, payload, .. } = relayed else { panic!("{relayed:?}") };
+        let relay = self.rig.server.from_shard(self.rig.now, *from, *to, payload);
+        relay.map(|relay| whole(&self.sockets, &relay))
     }
 
     /// What the machine wants relayed of a peer's datagram at a relayed address.
