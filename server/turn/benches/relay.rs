@@ -50,7 +50,14 @@ impl Bench {
         let limits = Limits {
             source: Rate::unlimited(),
             amplified: Rate::unlimited(),
-            relay: RelayLimits { allocations: 60_000, rate, ..RelayLimits::default() },
+            relay: RelayLimits {
+                allocations: 60_000,
+                rate,
+                rate_per_user: rate,
+                rate_per_source: rate,
+                rate_total: rate,
+                ..RelayLimits::default()
+            },
             ..Limits::default()
         };
         let addr = ([20, 0, 0, 1], 3478).into();
@@ -184,6 +191,22 @@ fn packets(bench: &mut Bench, others: u32) {
     });
 }
 
+/// Packets of many clients, so that what each of them needs is seldom in a cache.
+fn crowd(bench: &mut Bench, clients: &[Client]) {
+    for client in clients {
+        bench.ask(client, CHANNEL_BIND, &[(attr::CHANNEL_NUMBER, &[0x40, 0, 0, 0])]);
+    }
+    let channel_data = [&[0x40, 0, 0, 120][..], &DATA].concat();
+    // A stride that has no divisor in common with a number of clients of ten thousand.
+    let order = (0_usize..).map(|n| n * 7919 % clients.len());
+    let mut sources = order.map(|index| clients[index].source);
+    bench.line(&format!("ChannelData to a peer, {} clients in turn", clients.len()), |bench| {
+        let source = sources.next().expect("endless");
+        let relay = bench.server.datagram(bench.now, ListenerId(0), source, black_box(&channel_data));
+        assert!(black_box(relay).is_some());
+    });
+}
+
 /// The server's part only: the three requests are made beforehand.
 fn cycles(bench: &mut Bench, others: u32) {
     let client = bench.client(1);
@@ -200,11 +223,12 @@ fn cycles(bench: &mut Bench, others: u32) {
 fn main() {
     for others in [0, 10_000] {
         let mut bench = Bench::new();
-        for number in 0..others {
-            let client = bench.client(100 + number);
-            bench.allocate(&client);
-        }
+        let clients: Vec<_> = (0..others).map(|number| bench.client(100 + number)).collect();
+        clients.iter().for_each(|client| bench.allocate(client));
         packets(&mut bench, others);
         cycles(&mut bench, others);
+        if !clients.is_empty() {
+            crowd(&mut bench, &clients);
+        }
     }
 }

@@ -62,13 +62,13 @@ impl Rate {
 
     /// The virtual time after one more answer, or nothing if there is none left.
     pub(crate) fn next(self, virtual_ns: u64, now_ns: u64) -> Option<u64> {
-        self.pace().next(virtual_ns, now_ns)
+        self.pace(true).next(virtual_ns, now_ns)
     }
 
     /// The same in the terms of a virtual time. Unlimited rates round down to nothing.
-    const fn pace(self) -> Pace {
+    const fn pace(self, is_lone: bool) -> Pace {
         let interval_ns = NANOS_PER_S / self.per_s as u64;
-        Pace { interval_ns, tolerance_ns: interval_ns * (self.burst as u64 - 1) }
+        Pace { interval_ns, tolerance_ns: interval_ns * (self.burst as u64 - 1), is_lone }
     }
 }
 
@@ -79,23 +79,34 @@ struct Pace {
     interval_ns: u64,
     /// How far the virtual time may run ahead before an answer is refused.
     tolerance_ns: u64,
+    /// There is one shard: then nobody comes between, which saves a tenth of a plain Binding.
+    is_lone: bool,
 }
 
 impl Pace {
+    /// Takes one answer, if there is one left. Among several shards the time is exchanged only for
+    /// the one it was computed from, so together they get no more out of it than one alone; nothing
+    /// else is published with it, so the order of other accesses does not matter.
+    #[inline]
+    fn take(self, virtual_ns: &AtomicU64, now_ns: u64) -> bool {
+        if !self.is_lone {
+            return self.take_among_others(virtual_ns, now_ns);
+        }
+        let next = self.next(virtual_ns.load(Ordering::Relaxed), now_ns);
+        next.inspect(|next| virtual_ns.store(*next, Ordering::Relaxed)).is_some()
+    }
+
+    #[inline(never)]
+    fn take_among_others(self, virtual_ns: &AtomicU64, now_ns: u64) -> bool {
+        let next = |virtual_ns| self.next(virtual_ns, now_ns);
+        virtual_ns.try_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
+    }
+
     /// The virtual time after one more answer, or nothing if there is none left.
     #[inline]
     fn next(self, virtual_ns: u64, now_ns: u64) -> Option<u64> {
         let start_ns = virtual_ns.max(now_ns);
         (start_ns - now_ns <= self.tolerance_ns).then(|| start_ns + self.interval_ns)
-    }
-
-    /// Takes one answer, if there is one left. The time is exchanged only for the one it was
-    /// computed from, so several shards together get no more out of it than one alone; nothing else
-    /// is published with it, so the order of other accesses does not matter.
-    #[inline]
-    fn take(self, virtual_ns: &AtomicU64, now_ns: u64) -> bool {
-        let next = |virtual_ns| self.next(virtual_ns, now_ns);
-        virtual_ns.try_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
     }
 }
 
@@ -159,11 +170,11 @@ pub(crate) struct SharedBudgets {
 }
 
 impl SharedBudgets {
-    pub(crate) fn new(limits: &crate::config::Limits, key: &[u8; 16]) -> Self {
+    pub(crate) fn new(limits: &crate::config::Limits, key: &[u8; 16], is_lone: bool) -> Self {
         Self {
-            sources: SourceTable::new(limits.source, limits.source_slots, key),
-            amplified: Bucket::new(limits.amplified),
-            redirected: Bucket::new(limits.redirected),
+            sources: SourceTable::new(limits.source.pace(is_lone), limits.source_slots, key),
+            amplified: Bucket::new(limits.amplified.pace(is_lone)),
+            redirected: Bucket::new(limits.redirected.pace(is_lone)),
         }
     }
 }
@@ -175,8 +186,8 @@ struct Bucket {
 }
 
 impl Bucket {
-    const fn new(rate: Rate) -> Self {
-        Self { pace: rate.pace(), virtual_ns: AtomicU64::new(1) }
+    const fn new(pace: Pace) -> Self {
+        Self { pace, virtual_ns: AtomicU64::new(1) }
     }
 
     fn take(&self, now_ns: u64) -> bool {
@@ -193,17 +204,12 @@ struct SourceTable {
 }
 
 impl SourceTable {
-    fn new(rate: Rate, slots: u32, key: &[u8; 16]) -> Self {
+    fn new(pace: Pace, slots: u32, key: &[u8; 16]) -> Self {
         let slots = slots.next_power_of_two();
         // Any value but zero makes the allocator touch every page now, so that a flood finds the
         // resident memory as large as it will ever be.
         let row = || (0..slots).map(|_| AtomicU64::new(1)).collect();
-        Self {
-            pace: rate.pace(),
-            hasher: SipHasher13::new_with_key(key),
-            rows: [row(), row()],
-            mask: slots - 1,
-        }
+        Self { pace, hasher: SipHasher13::new_with_key(key), rows: [row(), row()], mask: slots - 1 }
     }
 
     fn take(&self, now_ns: u64, party: Party) -> bool {

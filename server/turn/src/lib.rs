@@ -41,6 +41,13 @@
 //! [`budget`]. Probes to find out who is publicly reachable (`dialback`) leave from the alternate
 //! address on a schedule.
 //!
+//! # Several cores
+//!
+//! A server may have several shards, each a [`StunServer`] of its own with the clients that the
+//! kernel gives it. What they share is in [`Shared`]: budgets, quotas, and which relay port is whose.
+//! A packet from one client to another is handed over by [`Relay::ToShard`]; what else a shard wants
+//! of another is an [`Output::ToShard`] or an [`Output::HandOver`].
+//!
 //! # Invariants
 //!
 //! * No answer without a question: each datagram yields at most one, to the question's source
@@ -51,8 +58,10 @@
 //! * Memory does not depend on who sends: the source table has a fixed size, nonces are not
 //!   stored, the queue and the dial-backs are bounded. Allocations are bounded by quotas, and each
 //!   in what it holds.
+//! * No limit is larger because there are more shards.
 //! * No response carries SOFTWARE or a reason phrase, and FINGERPRINT only if the question did.
-//! * The path of an anonymous Binding does not allocate, nor does that of a relayed packet.
+//! * The path of an anonymous Binding does not allocate, nor does that of a relayed packet. Neither
+//!   takes a lock.
 //! * Nothing from the network can panic.
 //!
 //! Deliberately absent: TLS, TCP towards peers (RFC 6062), and every decision about clusters.

@@ -25,7 +25,7 @@ use siphasher::sip::SipHasher13;
 use crate::behaviour::Listeners;
 use crate::budget::SharedBudgets;
 use crate::config::{Config, ConfigError, Limits};
-use crate::relay::{DEFAULT_PORTS, RelayConfig, RelayIp, SharedRelay};
+use crate::relay::{ClientHasher, DEFAULT_PORTS, RelayConfig, RelayIp, SharedRelay};
 
 /// Shards of a server. The table of ports has a byte for each, in which two values mean nobody.
 pub const MAX_SHARDS: u8 = 254;
@@ -42,7 +42,7 @@ struct Inner {
     shards: u8,
     seed: [u8; 32],
     nonce_key: [u8; 32],
-    clients: SipHasher13,
+    clients: ClientHasher,
     limits: Limits,
     relayed: Option<RelayedAddresses>,
     /// All virtual times count from here, so that they are plain numbers.
@@ -104,9 +104,9 @@ impl Shared {
             random.fill_bytes(&mut key);
             key
         };
-        let budgets = SharedBudgets::new(&config.limits, &key());
-        let clients = SipHasher13::new_with_key(&key());
+        let budgets = SharedBudgets::new(&config.limits, &key(), shards == 1);
         let holders = SipHasher13::new_with_key(&key());
+        let clients = ClientHasher::new(&mut random);
         let relay = config.relay.as_ref();
         Ok(Self(Arc::new(Inner {
             shards,
@@ -146,9 +146,8 @@ impl Shared {
         random
     }
 
-    /// The hash of the tables of clients. Clients choose their ports, and in IPv6 more than that:
-    /// without the key they cannot choose their places.
-    pub(crate) fn client_hasher(&self) -> SipHasher13 {
+    /// What places clients in the shards' tables.
+    pub(crate) fn client_hasher(&self) -> ClientHasher {
         self.0.clients
     }
 

@@ -56,6 +56,7 @@ pub use cidr::{Cidr, ParseCidrError};
 pub(crate) use data::{CHANNEL_HEADER_LEN, is_channel_data};
 pub use handover::ShardMessage;
 pub(crate) use handover::{Datagram, Message as Told};
+pub(crate) use hash::ClientHasher;
 pub(crate) use icmp::Icmp;
 pub(crate) use quota::Quota;
 pub use rate::ByteRate;

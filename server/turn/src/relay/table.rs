@@ -9,7 +9,6 @@ use hashbrown::HashTable;
 use meetpoint_proto::SessionId as NodeSession;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::Rng;
-use siphasher::sip::SipHasher13;
 
 use crate::answer::{Request, TurnError};
 use crate::auth::KnownKey;
@@ -17,7 +16,7 @@ use crate::config::ListenerId;
 use crate::defence::Defences;
 use crate::relay::allocation::{Allocation, Opening, OpeningPorts, Wanted};
 use crate::relay::handover::ShardMessage;
-use crate::relay::hash::{self, client_hash};
+use crate::relay::hash::{self, ClientHasher};
 use crate::relay::owners::PortLease;
 use crate::relay::pairs::Pairs;
 use crate::relay::peers::PeerRules;
@@ -79,7 +78,7 @@ pub(crate) struct Relays {
     pub(super) indications: u64,
     /// By listener and source, which the allocations know.
     by_client: HashTable<Key>,
-    hasher: SipHasher13,
+    hasher: ClientHasher,
     timers: BTreeSet<(Instant, Timer)>,
     /// Sockets to open and close, in their order. As many as there are ports, and as many again
     /// for each answer the shell leaves waiting.
@@ -146,11 +145,11 @@ impl Relays {
             let allocation = self.slab.get(*key);
             allocation.is_some_and(|known| known.source == source && known.listener == listener)
         };
-        self.by_client.find(client_hash(self.hasher, listener, source), is_client).copied()
+        self.by_client.find(self.hasher.place(listener, source), is_client).copied()
     }
 
     pub(super) fn insert(&mut self, allocation: Allocation) -> Key {
-        let hash = client_hash(self.hasher, allocation.listener, allocation.source);
+        let hash = self.hasher.place(allocation.listener, allocation.source);
         let due = allocation.due;
         let key = self.slab.insert(allocation);
         self.by_client.insert_unique(hash, key, rehash(&self.slab, self.hasher));
@@ -161,7 +160,7 @@ impl Relays {
     /// Ends an allocation and gives back all it had, but for a port it reserved.
     pub(super) fn remove(&mut self, key: Key) -> Option<Allocation> {
         let allocation = self.slab.remove(key)?;
-        let hash = client_hash(self.hasher, allocation.listener, allocation.source);
+        let hash = self.hasher.place(allocation.listener, allocation.source);
         let rehash = rehash(&self.slab, self.hasher);
         hash::remove(&mut self.by_client, hash, |known| *known == key, rehash);
         self.timers.remove(&(allocation.due, Timer::Allocation(key)));
@@ -397,6 +396,6 @@ impl Relays {
 }
 
 /// The place of a client that is in the table.
-fn rehash(slab: &Slab<Allocation>, hasher: SipHasher13) -> impl Fn(&Key) -> u64 {
-    move |key| slab.get(*key).map_or(0, |known| client_hash(hasher, known.listener, known.source))
+fn rehash(slab: &Slab<Allocation>, hasher: ClientHasher) -> impl Fn(&Key) -> u64 {
+    move |key| slab.get(*key).map_or(0, |known| hasher.place(known.listener, known.source))
 }

@@ -23,6 +23,15 @@ pub(crate) const CLIENT: &str = "20.0.1.1:40000";
 pub(crate) const CLIENT6: &str = "[2a00:1:2:3::4]:40000";
 
 pub(crate) const PRIMARY_MAIN: ListenerId = ListenerId(0);
+pub(crate) const SEED: [u8; 32] = [7; 32];
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "there is no other way to make an Instant; all further time is added to it"
+)]
+pub(crate) fn start() -> Instant {
+    Instant::now()
+}
 
 pub(crate) fn addr(text: &str) -> SocketAddr {
     text.parse().expect("an address")
@@ -84,17 +93,14 @@ impl Rig {
         Self::with(config(listeners))
     }
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "there is no other way to make an Instant; all further time is added to it"
-    )]
     pub(crate) fn with(config: Config) -> Self {
-        let server = StunServer::new(config, [7; 32]).expect("a good configuration");
-        let now = Instant::now();
-        let mut rig = Self { server, at: PRIMARY_MAIN, now };
-        let unix_ms = NOW_UNIX_S * 1000;
-        rig.server.handle(now, Input::Wall { unix_ms });
-        rig
+        Self::of(StunServer::new(config, SEED).expect("a good configuration"), start())
+    }
+
+    /// A machine that has just been told the time.
+    pub(crate) fn of(mut server: StunServer, now: Instant) -> Self {
+        server.handle(now, Input::Wall { unix_ms: NOW_UNIX_S * 1000 });
+        Self { server, at: PRIMARY_MAIN, now }
     }
 
     pub(crate) fn pass(&mut self, time: Duration) {

@@ -7,7 +7,7 @@ use meetpoint_turn::message::{
     ALLOCATE, CHANNEL_BIND, CREATE_PERMISSION, Class, Message, REFRESH, SEND, TransactionId,
 };
 use meetpoint_turn::{
-    Config, Input, Output, Payload, Relay, RelayConfig, RelayId, RelayIp, ShardId, Writer, attr,
+    Config, Holder, Input, Output, Payload, Relay, RelayConfig, RelayId, RelayIp, ShardId, Writer, attr,
 };
 
 use crate::common::{Login, NOW_UNIX_S, Rig, addr, config, error, login_as, lone};
@@ -36,9 +36,13 @@ pub(crate) fn relay_config() -> RelayConfig {
 }
 
 pub(crate) fn with(change: impl FnOnce(&mut Config)) -> TurnRig {
+    TurnRig::of(Rig::with(turn_config(change)))
+}
+
+pub(crate) fn turn_config(change: impl FnOnce(&mut Config)) -> Config {
     let mut config = Config { relay: Some(relay_config()), ..config(lone()) };
     change(&mut config);
-    TurnRig { rig: Rig::with(config), sockets: BTreeMap::new(), broken: vec![], next_id: 0 }
+    config
 }
 
 pub(crate) fn turn() -> TurnRig {
@@ -73,10 +77,14 @@ pub(crate) struct Client {
 pub(crate) enum Relayed {
     ToPeer { from: SocketAddr, to: SocketAddr, payload: Vec<u8> },
     ToClient { to: SocketAddr, datagram: Vec<u8> },
-    Across { shard: ShardId, from: SocketAddr, to: SocketAddr, payload: Vec<u8> },
+    Across { shard: ShardId, from: SocketAddr, holder: Holder, to: SocketAddr, payload: Vec<u8> },
 }
 
 impl TurnRig {
+    pub(crate) fn of(rig: Rig) -> Self {
+        Self { rig, sockets: BTreeMap::new(), broken: vec![], next_id: 0 }
+    }
+
     pub(crate) fn client(&mut self, user: &str, source: &str) -> Client {
         let login = login_as(&mut self.rig, source, user, NOW_UNIX_S + 86_400);
         Client { login, source: source.to_owned() }
@@ -84,9 +92,13 @@ impl TurnRig {
 
     /// Does what a shell does, and returns the rest.
     pub(crate) fn run(&mut self) -> Vec<Output> {
-        let mut rest = vec![];
-        while let Some(output) = self.rig.server.poll_output() {
-            match output {
+        std::iter::from_fn(|| self.poll()).collect()
+    }
+
+    /// The next output that does not concern a socket of its own alone.
+    pub(crate) fn poll(&mut self) -> Option<Output> {
+        loop {
+            match self.rig.server.poll_output()? {
                 Output::OpenRelay { id, bind } if self.broken.contains(&bind.port()) => {
                     self.rig.server.handle(self.rig.now, Input::RelayFailed { id });
                 }
@@ -96,10 +108,9 @@ impl TurnRig {
                     self.rig.server.handle(self.rig.now, Input::RelayOpened { id });
                 }
                 Output::CloseRelay { id } => drop(self.sockets.remove(&id)),
-                other => rest.push(other),
+                other => return Some(other),
             }
         }
-        rest
     }
 
     pub(crate) fn fresh_id(&mut self) -> TransactionId {
@@ -187,6 +198,13 @@ impl TurnRig {
         whole
     }
 
+    /// What the machine wants relayed of what another shard gave it.
+    pub(crate) fn across(&mut self, relayed: &Relayed) -> Option<Relayed> {
+        let Relayed::Across { from, holder, to, payload, .. } = relayed else { panic!("{relayed:?}") };
+        let relay = self.rig.server.from_shard(self.rig.now, *from, *holder, *to, payload);
+        relay.map(|relay| whole(&self.sockets, &relay))
+    }
+
     /// What the machine wants relayed of a peer's datagram at a relayed address.
     pub(crate) fn arrive(&mut self, at: SocketAddr, peer: &str, data: &[u8]) -> Option<Relayed> {
         let (id, _) = self.sockets.iter().find(|(_, open)| **open == at).expect("a socket");
@@ -205,8 +223,9 @@ fn whole(sockets: &BTreeMap<RelayId, SocketAddr>, relay: &Relay<'_>) -> Relayed 
         Relay::ToClient { to, head, payload, tail, .. } => {
             Relayed::ToClient { to: *to, datagram: [head, *payload, *tail].concat() }
         }
-        Relay::ToShard { shard, from, to, payload } => {
-            Relayed::Across { shard: *shard, from: *from, to: *to, payload: payload.to_vec() }
+        Relay::ToShard { shard, from, holder, to, payload } => {
+            let payload = payload.to_vec();
+            Relayed::Across { shard: *shard, from: *from, holder: *holder, to: *to, payload }
         }
     }
 }
