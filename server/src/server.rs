@@ -26,7 +26,7 @@ use crate::secrets::{self, AdminToken, SecretsError};
 use crate::seeds::{self, Here, Verdict};
 use crate::service::{self, Cluster, DEFAULT_CLUSTER, NewToken, Service, ServiceError, UnixMs};
 use crate::store::{self, OpenError, Store};
-use crate::stream::{StreamKind, Streams};
+use crate::stream::StreamKind;
 use crate::udp::{RelayHandle, Setup, Stun, StunError, relay_config};
 use crate::warning::Warning;
 
