@@ -1,6 +1,7 @@
 //! What is on disk, what survives a restart, and how the server is reached.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -191,7 +192,7 @@ async fn a_new_certificate_is_taken_while_running() {
     let server = Running::start(config(dir.path(), &flags)).await.unwrap();
     let before = server.info.fingerprint;
     let admin = server.admin_token();
-    let open = tls(&server).await;
+    let open = tls(server.info.http).await;
 
     // A pair that does not fit is refused, and the one before stays.
     let good = std::fs::read(&cert_file).unwrap();
@@ -233,18 +234,19 @@ async fn a_new_certificate_is_taken_while_running() {
 async fn one_port_speaks_tls_and_plain_http() {
     let (server, _dir) = Running::fresh(&[]).await;
     assert_eq!(get("/healthz").send(server.info.http).await.status.as_u16(), 200);
-    let stream = tls(&server).await;
+    let stream = tls(server.info.http).await;
     assert_eq!(get("/healthz").send_over(stream).await.status.as_u16(), 200);
     assert_eq!(tls_fingerprint(&server).await, server.info.fingerprint);
     server.stop().await.unwrap();
 }
 
-async fn tls(server: &Running) -> tokio_rustls::client::TlsStream<TcpStream> {
+/// Connects, whatever the certificate.
+pub(crate) async fn tls(to: SocketAddr) -> tokio_rustls::client::TlsStream<TcpStream> {
     let provider = Arc::new(ring::default_provider());
     let verifier = Arc::new(AnyCertificate(Arc::clone(&provider)));
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let config = config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
-    let stream = TcpStream::connect(server.info.http).await.unwrap();
+    let stream = TcpStream::connect(to).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
     TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
 }
@@ -253,7 +255,7 @@ async fn tls(server: &Running) -> tokio_rustls::client::TlsStream<TcpStream> {
 /// certificate itself, not from the key.
 async fn tls_fingerprint(server: &Running) -> Fingerprint {
     use sha2::{Digest, Sha256};
-    let stream = tls(server).await;
+    let stream = tls(server.info.http).await;
     let chain = stream.get_ref().1.peer_certificates().unwrap().to_vec();
     let certificate = rustls::server::ParsedCertificate::try_from(&chain[0]).unwrap();
     Fingerprint::from_bytes(Sha256::digest(certificate.subject_public_key_info()).into())

@@ -1,5 +1,7 @@
 //! Relaying through the real sockets: two clients and a peer, from the challenge to the bytes.
 
+mod over_streams;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
