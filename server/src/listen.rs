@@ -2,11 +2,12 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::num::NonZeroU8;
 
 use meetpoint_proto::wire::StunServer;
 use meetpoint_proto::{AddressClass, addr};
 use meetpoint_turn::ListenerRole;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::config::{ConfigError, ServeConfig};
 use crate::stream::StreamSockets;
@@ -26,9 +27,10 @@ pub(crate) struct Sockets {
     pub(crate) streams: StreamSockets,
 }
 
-/// A bound STUN socket and its place.
+/// A STUN listener and its place.
 pub(crate) struct StunSocket {
-    pub(crate) socket: UdpSocket,
+    /// One for each shard, all bound to the same address.
+    pub(crate) sockets: Vec<UdpSocket>,
     pub(crate) role: ListenerRole,
     /// The bound address.
     pub(crate) addr: SocketAddr,
@@ -41,7 +43,7 @@ impl Sockets {
         let http_addr = http.local_addr().map_err(wrong)?;
         let mut stun = Vec::new();
         for family in config.stun.chunk_by(|a, b| a.is_ipv4() == b.is_ipv4()) {
-            stun.extend(bind_family(family, config.stun_alt_port)?);
+            stun.extend(bind_family(family, config.stun_alt_port, config.stun_threads)?);
         }
         for &ip in config.relay.iter().flat_map(|relay| &relay.ips) {
             // Shows now that the address is this machine's; allocations open their own.
@@ -108,11 +110,15 @@ fn bind_http(addr: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Binds one family's two addresses by two ports.
-fn bind_family(addrs: &[SocketAddr], alt_port: u16) -> Result<Vec<StunSocket>, ConfigError> {
+fn bind_family(
+    addrs: &[SocketAddr],
+    alt_port: u16,
+    shards: NonZeroU8,
+) -> Result<Vec<StunSocket>, ConfigError> {
     let any_free_port = alt_port == 0 || addrs.iter().any(|addr| addr.port() == 0);
     let mut attempt = 1;
     loop {
-        match try_bind_family(addrs, alt_port) {
+        match try_bind_family(addrs, alt_port, shards) {
             // The kernel picks a port that is free on the first address; the second may have it in use.
             Err((_, error))
                 if any_free_port && attempt < PORT_ATTEMPTS && error.kind() == io::ErrorKind::AddrInUse =>
@@ -125,41 +131,65 @@ fn bind_family(addrs: &[SocketAddr], alt_port: u16) -> Result<Vec<StunSocket>, C
     }
 }
 
-fn try_bind_family(addrs: &[SocketAddr], alt_port: u16) -> Result<Vec<StunSocket>, (SocketAddr, io::Error)> {
+fn try_bind_family(
+    addrs: &[SocketAddr],
+    alt_port: u16,
+    shards: NonZeroU8,
+) -> Result<Vec<StunSocket>, (SocketAddr, io::Error)> {
     use ListenerRole::{AlternateAlt, AlternateMain, PrimaryAlt, PrimaryMain};
     let mut sockets: Vec<StunSocket> = Vec::with_capacity(4);
     let roles = [(PrimaryMain, PrimaryAlt), (AlternateMain, AlternateAlt)];
     let (mut main_port, mut second_port) = (addrs.first().map_or(0, SocketAddr::port), alt_port);
     for (addr, (main, second)) in addrs.iter().zip(roles) {
-        let bound = bind_stun(SocketAddr::new(addr.ip(), main_port), main)?;
+        let bound = bind_stun(SocketAddr::new(addr.ip(), main_port), main, shards)?;
         main_port = bound.addr.port();
         sockets.push(bound);
-        let bound = bind_stun(SocketAddr::new(addr.ip(), second_port), second)?;
+        let bound = bind_stun(SocketAddr::new(addr.ip(), second_port), second, shards)?;
         second_port = bound.addr.port();
         sockets.push(bound);
     }
     Ok(sockets)
 }
 
-fn bind_stun(addr: SocketAddr, role: ListenerRole) -> Result<StunSocket, (SocketAddr, io::Error)> {
-    let bind = || -> io::Result<(UdpSocket, SocketAddr)> {
-        let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
-        if addr.is_ipv6() {
-            // Each family has its own sockets; a dual-stack one would take the other's port.
-            socket.set_only_v6(true)?;
+fn bind_stun(
+    addr: SocketAddr,
+    role: ListenerRole,
+    shards: NonZeroU8,
+) -> Result<StunSocket, (SocketAddr, io::Error)> {
+    let bind = || -> io::Result<(Vec<UdpSocket>, SocketAddr)> {
+        // The first one is bound alone, which fails if anybody else has the port. Only then it is
+        // opened to the others, among which the kernel deals the clients.
+        let first = stun_socket(addr)?;
+        first.bind(&addr.into())?;
+        let mut sockets = vec![UdpSocket::from(first)];
+        let bound = sockets[0].local_addr()?;
+        if shards.get() > 1 {
+            SockRef::from(&sockets[0]).set_reuse_port(true)?;
         }
-        // The kernel may grant less; that costs bursts, nothing else.
-        let _ = socket.set_recv_buffer_size(STUN_BUFFER_BYTES);
-        socket.set_nonblocking(true)?;
-        socket.bind(&addr.into())?;
-        let socket = UdpSocket::from(socket);
-        let bound = socket.local_addr()?;
-        Ok((socket, bound))
+        for _ in 1..shards.get() {
+            let next = stun_socket(bound)?;
+            next.set_reuse_port(true)?;
+            next.bind(&bound.into())?;
+            sockets.push(next.into());
+        }
+        Ok((sockets, bound))
     };
     match bind() {
-        Ok((socket, bound)) => Ok(StunSocket { socket, role, addr: bound }),
+        Ok((sockets, bound)) => Ok(StunSocket { sockets, role, addr: bound }),
         Err(error) => Err((addr, error)),
     }
+}
+
+fn stun_socket(addr: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+    if addr.is_ipv6() {
+        // Each family has its own sockets; a dual-stack one would take the other's port.
+        socket.set_only_v6(true)?;
+    }
+    // The kernel may grant less; that costs bursts, nothing else.
+    let _ = socket.set_recv_buffer_size(STUN_BUFFER_BYTES);
+    let _ = socket.set_send_buffer_size(STUN_BUFFER_BYTES);
+    Ok(socket)
 }
 
 /// Opens a relay socket on exactly this address.
@@ -168,7 +198,6 @@ pub(crate) fn bind_relay(addr: SocketAddr) -> io::Result<UdpSocket> {
     if addr.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
     Ok(socket.into())
 }
@@ -194,7 +223,7 @@ mod tests {
     #[test]
     fn two_addresses_get_a_square_of_free_ports() {
         let addrs = ["127.0.0.1:0".parse().unwrap(), "127.0.0.2:0".parse().unwrap()];
-        let sockets = bind_family(&addrs, 0).unwrap();
+        let sockets = bind_family(&addrs, 0, NonZeroU8::MIN).unwrap();
         let ports: Vec<u16> = sockets.iter().map(|socket| socket.addr.port()).collect();
         assert_eq!(sockets.len(), 4);
         assert_eq!((ports[0], ports[1]), (ports[2], ports[3]));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use meetpoint_proto::id::Fingerprint;
 use meetpoint_proto::wire::StunServer;
 use meetpoint_proto::{AddressClass, ClusterNetwork, EffectiveNetwork, JoinToken, addr};
-use meetpoint_turn::{ListenerRole, Secrets as StunSecrets};
+use meetpoint_turn::{Limits, ListenerId, ListenerRole, Secrets as StunSecrets};
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -26,14 +26,14 @@ use crate::secrets::{self, AdminToken, SecretsError};
 use crate::seeds::{self, Here, Verdict};
 use crate::service::{self, Cluster, DEFAULT_CLUSTER, NewToken, Service, ServiceError, UnixMs};
 use crate::store::{self, OpenError, Store};
-use crate::stream::StreamKind;
+use crate::stream::{StreamKind, Streams, Surroundings};
 use crate::udp::{RelayHandle, Setup, Stun, StunError, relay_config};
 use crate::warning::Warning;
 
 /// The registry's file in the data directory.
 const DATABASE: &str = "meetpoint.db";
-/// Observations and dial-backs that wait between the STUN and the broker task: a second's worth of a
-/// busy server. What is beyond is repeated by the nodes.
+/// Observations and requests that wait between the STUN and the broker task: a second's worth of a
+/// busy server. What is observed beyond it is repeated by the nodes.
 const STUN_QUEUE: usize = 4096;
 /// How long nodes and requests may take to part in peace.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -144,6 +144,7 @@ pub struct Server {
     writer_ended: store::Ended,
     service: Arc<Service>,
     stun: Stun,
+    streams: Streams,
     rendezvous: Rendezvous,
     app: App,
     listener: Listener,
@@ -214,18 +215,19 @@ impl Server {
         let Core { store, writer_ended, service, admin, identity, started } = core;
         let stun_probe = probe_address(&sockets);
         let (observer, observations) = mpsc::channel(STUN_QUEUE);
-        let (dial_backs, dial_back_requests) = mpsc::channel(STUN_QUEUE);
-        let Sockets { http, http_addr, stun, streams: _ } = sockets;
-        let (relay, inspections) = RelayHandle::new();
+        let (requests, stun_requests) = mpsc::channel(STUN_QUEUE);
+        let Sockets { http, http_addr, stun, streams } = sockets;
+        let streams = Streams::new(streams.bound, ListenerId(stun.len() as u8), &identity)?;
         let setup = Setup {
             external_ip: config.external_ip,
+            streams: streams.listeners(config.external_ip),
             secrets: stun_secrets,
             relay: config.relay.as_ref().map(|relay| relay_config(relay, config.external_ip, http_addr)),
+            limits: Limits::default(),
             seed: secrets::random()?,
-            inspections,
         };
-        let stun = Stun::new(stun, setup, observer, dial_back_requests)?;
-        let channels = StunChannels { observations, dial_backs };
+        let stun = Stun::new(stun, setup, &observer, stun_requests)?;
+        let channels = StunChannels { observations, requests };
         let (rendezvous, handle) = Rendezvous::new(
             config.limits,
             secrets::random()?,
@@ -236,7 +238,7 @@ impl Server {
         let app = App::new(http::Parts {
             service: Arc::clone(&service),
             rendezvous: handle,
-            relay: config.relay.is_some().then_some(relay),
+            relay: config.relay.is_some().then(|| RelayHandle::new(stun.inboxes())),
             admin,
             identity: Arc::clone(&identity),
             warnings: info.warnings.clone(),
@@ -262,6 +264,7 @@ impl Server {
             writer_ended,
             service,
             stun,
+            streams,
             rendezvous,
             app,
             listener,
@@ -299,6 +302,7 @@ impl Server {
             mut writer_ended,
             service,
             stun,
+            streams,
             rendezvous,
             app,
             listener,
@@ -308,6 +312,8 @@ impl Server {
             ..
         } = self;
         let Tasks { core, work, soft, hard } = tasks;
+        let surroundings = Surroundings { inboxes: stun.inboxes(), tasks: work.clone(), stop: soft.clone() };
+        let streams = core.spawn(streams.run(surroundings));
         let stun = core.spawn(stun.run(hard.clone()));
         let broker = core.spawn(rendezvous.run(soft.clone(), hard.clone()));
         let http = core.spawn(listener.run());
@@ -316,6 +322,7 @@ impl Server {
         let outcome = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
             _ = stun => Err(RunError::TaskEnded("STUN server")),
+            _ = streams => Err(RunError::TaskEnded("STUN server over TCP")),
             _ = broker => Err(RunError::TaskEnded("broker")),
             _ = http => Err(RunError::TaskEnded("listener")),
             _ = reloader => Err(RunError::TaskEnded("watch over the certificate")),

@@ -4,13 +4,14 @@
 //! [`ServeArgs::validate`](super::ServeConfig).
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU8;
 use std::path::PathBuf;
 
 use clap::Args;
 use meetpoint_proto::{ClusterNetwork, NetworkType, SeedAddr};
 use meetpoint_turn::Cidr;
 
-use super::StreamAddr;
+use super::{MAX_STUN_THREADS, StreamAddr};
 
 /// Configuration of the rendezvous server. Each flag can be given as an environment variable too.
 #[derive(Debug, Clone, Args)]
@@ -53,6 +54,9 @@ pub struct ListenArgs {
     /// Second UDP port on each STUN address. Port 0 takes a free one.
     #[arg(long, env = "MEETPOINT_STUN_ALT_PORT", value_name = "PORT", default_value_t = 3479)]
     pub stun_alt_port: u16,
+    /// Threads that serve STUN and the relay, at most 64. One for each core if nothing is said.
+    #[arg(long, env = "MEETPOINT_STUN_THREADS", value_name = "N", value_parser = threads)]
+    pub stun_threads: Option<NonZeroU8>,
     /// TCP address of the STUN and TURN server, at most two per address family, or `off`. Without it
     /// the addresses of --stun are taken. Port 0 takes a free one.
     #[arg(long, env = "MEETPOINT_STUN_TCP", value_name = "IP:PORT|off", value_delimiter = ',')]
@@ -203,6 +207,11 @@ fn socket(text: &str) -> Result<SocketAddr, String> {
 
 fn ip(text: &str) -> Result<IpAddr, String> {
     text.parse().map_err(|_| "expected an IP address".to_owned())
+}
+
+fn threads(text: &str) -> Result<NonZeroU8, String> {
+    let count = text.parse().ok().filter(|count| *count <= MAX_STUN_THREADS);
+    count.ok_or_else(|| format!("expected a number from 1 to {MAX_STUN_THREADS}"))
 }
 
 fn ports(text: &str) -> Result<PortRange, String> {

@@ -7,6 +7,7 @@ mod args;
 mod streams;
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 
 use meetpoint_proto::token::ParseTokenError;
@@ -25,6 +26,9 @@ pub const MAX_ADMIN_TOKEN_LEN: usize = 256;
 const MAX_STUN_PER_FAMILY: usize = 2;
 /// A cluster's seeds are told to every node; more would not fit a sensible list.
 const MAX_SEEDS: usize = 64;
+/// More cores than this are not busy with packets on any machine seen so far, and each thread has
+/// buffers and sockets of its own.
+const MAX_STUN_THREADS: NonZeroU8 = NonZeroU8::new(64).unwrap();
 
 /// A configuration that holds together.
 #[derive(Debug, Clone)]
@@ -35,6 +39,8 @@ pub struct ServeConfig {
     pub stun: Vec<SocketAddr>,
     /// The second port on each of them.
     pub stun_alt_port: u16,
+    /// The threads that serve STUN and the relay.
+    pub stun_threads: NonZeroU8,
     /// Where STUN and TURN are answered over TCP.
     pub stun_tcp: StreamAddrs,
     /// Where they are answered over TLS.
@@ -254,7 +260,8 @@ impl ServeArgs {
     /// # Errors
     /// [`ConfigError`] names the flag, the value and what is allowed.
     pub fn validate(self) -> Result<ServeConfig, ConfigError> {
-        let ListenArgs { http, stun, stun_alt_port, stun_tcp, stun_tls, external_ip } = self.listen;
+        let ListenArgs { http, stun, stun_alt_port, stun_threads, stun_tcp, stun_tls, external_ip } =
+            self.listen;
         check_hosts(http, &stun, external_ip)?;
         let stun = stun_pairs(stun, stun_alt_port)?;
         let (stun_tcp, stun_tls) = (StreamAddrs::tcp(&stun_tcp, &stun)?, StreamAddrs::tls(&stun_tls, &stun)?);
@@ -269,6 +276,7 @@ impl ServeArgs {
             http,
             stun,
             stun_alt_port,
+            stun_threads: stun_threads.unwrap_or_else(one_for_each_core),
             stun_tcp,
             stun_tls,
             external_ip,
@@ -318,6 +326,12 @@ fn stun_pairs(stun: Vec<SocketAddr>, alt_port: u16) -> Result<Vec<SocketAddr>, C
         }
     }
     Ok([v4, v6].concat())
+}
+
+fn one_for_each_core() -> NonZeroU8 {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let count = cores.try_into().unwrap_or(u8::MAX);
+    NonZeroU8::new(count).map_or(NonZeroU8::MIN, |count| count.min(MAX_STUN_THREADS))
 }
 
 fn relay_settings(args: RelayArgs) -> Result<Option<RelaySettings>, ConfigError> {

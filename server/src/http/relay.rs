@@ -24,7 +24,7 @@ const MAX_USER_LEN: usize = 128;
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewCredentials {
-    /// Whose allocations they are: quotas count by it. 1 to 128 visible ASCII characters.
+    /// Whose allocations they are: quotas count by it. 1 to 128 visible ASCII characters, not `node:` first.
     #[schema(min_length = 1, max_length = 128, example = "alice")]
     user: String,
     /// Seconds they can be used; half a day if absent.
@@ -120,6 +120,12 @@ pub(super) async fn create_credentials(
     let is_visible = body.user.bytes().all(|b| b.is_ascii_graphic());
     if !(1..=MAX_USER_LEN).contains(&body.user.len()) || !is_visible {
         return Err(Problem::new(ProblemCode::Invalid, "user: 1 to 128 visible ASCII characters"));
+    }
+    if meetpoint_turn::is_node_user(&body.user) {
+        return Err(Problem::new(
+            ProblemCode::Invalid,
+            "user: names that begin with `node:` are the nodes' own",
+        ));
     }
     let lifetime_s = body.lifetime_s.unwrap_or(DEFAULT_LIFETIME_S);
     if !(1..=MAX_LIFETIME_S).contains(&lifetime_s) {

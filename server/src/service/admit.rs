@@ -38,7 +38,7 @@ impl Service {
         }
         let not_after_unix_s = now.unsigned() / 1000 + CERTIFICATE_LIFETIME_S;
         let credential = (cluster.effective == EffectiveNetwork::Public).then(|| {
-            let user = request.session.to_string();
+            let user = meetpoint_turn::node_user(&request.session);
             let (username, password) = self.stun_secrets.mint(&user, not_after_unix_s);
             StunCredential { username, password }
         });

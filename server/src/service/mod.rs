@@ -15,7 +15,7 @@ use meetpoint_proto::wire::StunServer;
 use meetpoint_proto::{ClusterName, ClusterNetwork, EffectiveNetwork};
 use meetpoint_turn::Secrets;
 
-pub(crate) use admit::Admission;
+pub(crate) use admit::{Admission, CERTIFICATE_LIFETIME_S};
 pub(crate) use error::ServiceError;
 pub(crate) use registry::establish_cluster;
 pub(crate) use tokens::{MAX_LABEL_LEN, NewToken};

@@ -130,8 +130,8 @@ async fn credentials_are_for_public_clusters() {
     let public_token = token(&public, None, None).await;
     let admission = public.admit(NOW, request(1, "a", &public_token)).await.unwrap();
     let credential = admission.credential.unwrap();
-    let user = credential.username.split_once(':').map(|(_, user)| user.parse());
-    assert_eq!(user, Some(Ok(SessionId::from_bytes([7; 16]))));
+    let session = meetpoint_turn::node_session(&credential.username);
+    assert_eq!(session, Some(SessionId::from_bytes([7; 16])));
 }
 
 #[tokio::test]

@@ -2,13 +2,18 @@
 //! the thread, which waits for its sockets in `epoll` and not in the runtime.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use meetpoint_turn::ListenerId;
+use meetpoint_turn::{ListenerId, ShardId, ShardMessage};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc;
+
+use crate::rendezvous::StunRequest;
+
+use super::inside::Batch;
+use super::inspect::Inspection;
 
 /// Messages that wait for a shard. A connection's reader waits when it is full, and so TCP slows its
 /// sender down.
@@ -31,6 +36,18 @@ pub(crate) enum StreamInput {
 pub(crate) enum Message {
     /// From a connection.
     Stream(StreamInput),
+    /// From the broker.
+    Broker(StunRequest),
+    /// From the operator.
+    Inspect(Inspection),
+    /// Packets from a client of another shard to clients of this one.
+    Inside(Batch),
+    /// From another shard's machine.
+    FromShard(ShardMessage),
+    /// The same, with the relay socket it is about.
+    Adopt(UdpSocket, ShardMessage),
+    /// The end.
+    Stop,
 }
 
 /// The shard is gone: the server is ending.
@@ -92,6 +109,11 @@ impl Arrivals {
             self.receiver.try_recv().ok()
         })
     }
+
+    /// True if nobody is left who could send anything.
+    pub(super) fn is_closed(&self) -> bool {
+        self.receiver.is_closed()
+    }
 }
 
 impl AsFd for Arrivals {
@@ -107,6 +129,15 @@ pub(crate) struct Inboxes(Arc<[Inbox]>);
 impl Inboxes {
     pub(crate) fn new(inboxes: Vec<Inbox>) -> Self {
         Self(inboxes.into())
+    }
+
+    /// All of them, by their shards' ids.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Inbox> {
+        self.0.iter()
+    }
+
+    pub(super) fn at(&self, shard: ShardId) -> Option<&Inbox> {
+        self.0.get(usize::from(shard.0))
     }
 
     /// The shard that serves a connection from there.

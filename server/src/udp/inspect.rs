@@ -1,14 +1,13 @@
-//! The operator's view of the relay: what goes on, and an end to it. Asked of the task that owns the
-//! machine, by a bounded channel.
+//! The operator's view of the relay: what goes on, and an end to it. Asked of the threads that own the
+//! machines, through their inboxes.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use meetpoint_turn::{Input, Session, SessionId, StunServer, Traffic};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
-/// Questions that wait. There is one operator or a few.
-const QUEUE: usize = 64;
+use super::inbox::{Inbox, Inboxes, Message};
 
 /// An allocation, as it was when it was asked for.
 #[derive(Debug)]
@@ -36,7 +35,7 @@ impl From<Session<'_>> for SessionInfo {
     }
 }
 
-/// A question to the task.
+/// A question to a shard.
 #[derive(Debug)]
 pub(crate) enum Inspection {
     /// At most so many sessions behind this one, by number.
@@ -73,27 +72,38 @@ impl Inspection {
     }
 }
 
-/// Asks the task.
+/// Asks the shards.
 #[derive(Debug, Clone)]
-pub(crate) struct RelayHandle(mpsc::Sender<Inspection>);
+pub(crate) struct RelayHandle(Inboxes);
 
 impl RelayHandle {
-    pub(crate) fn new() -> (Self, mpsc::Receiver<Inspection>) {
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        (Self(sender), receiver)
+    pub(crate) fn new(inboxes: Inboxes) -> Self {
+        Self(inboxes)
     }
 
-    /// Nothing if the server is going away.
+    /// At most so many sessions behind this one, of all shards. Nothing if the server is going away.
     pub(crate) async fn sessions(&self, after: Option<u64>, limit: usize) -> Option<Vec<SessionInfo>> {
-        let (reply, answer) = oneshot::channel();
-        self.0.send(Inspection::Sessions { after, limit, reply }).await.ok()?;
-        answer.await.ok()
+        let mut all = Vec::new();
+        for inbox in self.0.iter() {
+            let ask = |reply| Inspection::Sessions { after, limit, reply };
+            all.extend(asked(inbox, ask).await?);
+        }
+        all.sort_unstable_by_key(|session: &SessionInfo| session.id);
+        all.truncate(limit);
+        Some(all)
     }
 
-    /// Nothing if the server is going away.
+    /// Whether there was such a session. Nothing if the server is going away.
     pub(crate) async fn end(&self, id: u64) -> Option<bool> {
-        let (reply, answer) = oneshot::channel();
-        self.0.send(Inspection::End { id, reply }).await.ok()?;
-        answer.await.ok()
+        match self.0.at(SessionId::from_number(id).shard()) {
+            Some(inbox) => asked(inbox, |reply| Inspection::End { id, reply }).await,
+            None => Some(false),
+        }
     }
+}
+
+async fn asked<T>(inbox: &Inbox, question: impl FnOnce(oneshot::Sender<T>) -> Inspection) -> Option<T> {
+    let (reply, answer) = oneshot::channel();
+    inbox.send(Message::Inspect(question(reply))).await.ok()?;
+    answer.await.ok()
 }

@@ -1,49 +1,41 @@
-//! The sockets around the STUN and TURN machine: one task owns the machine, nothing is shared.
+//! The sockets around the STUN and TURN machine: one thread a core, each with a machine and sockets
+//! of its own ([`shard`]). The rest of the server talks to them through their inboxes ([`inbox`]).
 //!
-//! What it observes goes to the broker by a bounded channel and is dropped if that is full: a node
+//! What they observe goes to the broker by a bounded channel and is dropped if that is full: a node
 //! repeats its Bindings anyway, and a flood of them must not fill memory.
 
+mod batch;
+mod errors;
 mod inbox;
+mod inside;
 mod inspect;
 mod relay;
+mod shard;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use meetpoint_proto::id::DialBackNonce;
 use meetpoint_proto::{SessionId, stun};
 use meetpoint_turn::{
-    Config, Input, Limits, Listener, ListenerId, Output, Relay, RelayConfig, RelayId, Secrets, StunServer,
+    Config, Limits, Listener, ListenerId, RelayConfig, Secrets, ShardId, Shared, StreamListener, StunServer,
 };
-use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, trace};
+use tracing::error;
 
-use crate::clock;
 use crate::listen::{StunSocket, as_seen};
-use crate::service::UnixMs;
-
-use relay::RelaySockets;
+use crate::rendezvous::StunRequest;
 
 #[cfg(test)]
 pub(crate) use inbox::Arrivals;
 pub(crate) use inbox::{Gone, Inbox, Inboxes, Message, StreamInput};
-use inspect::Inspection;
 pub(crate) use inspect::{RelayHandle, SessionInfo};
 pub(crate) use relay::relay_config;
+use shard::{ListenerSocket, Shard};
 
-/// The longest datagram there is: what is relayed must not be cut off.
-const DATAGRAM_BYTES: usize = 65_536;
-/// Datagrams taken from one socket before the others have their turn.
-const BURST: usize = 64;
 /// The machines learn the wall time this often.
 pub(crate) const WALL_INTERVAL: Duration = Duration::from_secs(1);
-/// After a socket error that is not about one datagram, so that it can't spin.
-const ERROR_PAUSE: Duration = Duration::from_millis(10);
 
 /// A session's Binding came from there.
 #[derive(Debug)]
@@ -52,33 +44,21 @@ pub(crate) struct Observed {
     pub(crate) source: SocketAddr,
 }
 
-/// What the broker asks of the STUN server.
-#[derive(Debug)]
-pub(crate) struct DialBack {
-    pub(crate) to: SocketAddr,
-    pub(crate) nonce: DialBackNonce,
-}
-
 /// The STUN server with its sockets.
 pub(crate) struct Stun {
-    machine: StunServer,
-    /// Each at the index its [`ListenerId`] says.
-    sockets: Vec<UdpSocket>,
-    relays: RelaySockets,
-    /// Where a datagram for a client is put together.
-    datagram: Vec<u8>,
-    observations: mpsc::Sender<Observed>,
-    requests: mpsc::Receiver<DialBack>,
-    inspections: mpsc::Receiver<Inspection>,
+    shards: Vec<Shard>,
+    inboxes: Inboxes,
+    requests: mpsc::Receiver<StunRequest>,
 }
 
 /// What the machine is set up with.
 pub(crate) struct Setup {
     pub(crate) external_ip: Option<IpAddr>,
+    pub(crate) streams: Vec<StreamListener>,
     pub(crate) secrets: Secrets,
     pub(crate) relay: Option<RelayConfig>,
+    pub(crate) limits: Limits,
     pub(crate) seed: [u8; 32],
-    pub(crate) inspections: mpsc::Receiver<Inspection>,
 }
 
 /// Why the STUN server can't start.
@@ -88,19 +68,20 @@ pub enum StunError {
     /// The sockets do not suit it.
     #[error("the STUN server: {0}")]
     Config(#[from] meetpoint_turn::ConfigError),
-    /// The runtime does not take a socket.
-    #[error("the STUN server's socket: {0}")]
+    /// The system does not give what a thread waits with.
+    #[error("the STUN server's sockets: {0}")]
     Socket(#[from] io::Error),
 }
 
 impl Stun {
+    /// As many shards as each listener has sockets.
     pub(crate) fn new(
         bound: Vec<StunSocket>,
         setup: Setup,
-        observations: mpsc::Sender<Observed>,
-        requests: mpsc::Receiver<DialBack>,
+        observations: &mpsc::Sender<Observed>,
+        requests: mpsc::Receiver<StunRequest>,
     ) -> Result<Self, StunError> {
-        let Setup { external_ip, secrets, relay, seed, inspections } = setup;
+        let Setup { external_ip, streams, secrets, relay, limits, seed } = setup;
         let listeners = bound.iter().zip(0_u8..).map(|(socket, id)| Listener {
             id: ListenerId(id),
             role: socket.role,
@@ -108,156 +89,96 @@ impl Stun {
         });
         let config = Config {
             listeners: listeners.collect(),
-            streams: Vec::new(),
+            streams,
             realm: stun::REALM.to_owned(),
             secrets,
-            limits: Limits::default(),
+            limits,
             relay,
         };
-        let machine = StunServer::new(config, seed)?;
-        let sockets = bound.into_iter().map(|bound| UdpSocket::from_std(bound.socket));
-        Ok(Self {
-            machine,
-            sockets: sockets.collect::<io::Result<_>>()?,
-            relays: RelaySockets::default(),
-            datagram: Vec::with_capacity(DATAGRAM_BYTES),
-            observations,
-            requests,
-            inspections,
-        })
-    }
-
-    /// Serves until told to stop.
-    pub(crate) async fn run(mut self, stop: CancellationToken) {
-        // Before the first datagram: without it a login is not answered.
-        self.tell_wall_time();
-        let mut wall = tokio::time::interval(WALL_INTERVAL);
-        let mut buffer = vec![0; DATAGRAM_BYTES];
-        loop {
-            let due = self.machine.poll_timeout();
-            tokio::select! {
-                () = stop.cancelled() => return,
-                index = readable(&self.sockets) => self.receive(index, &mut buffer).await,
-                id = self.relays.readable() => self.receive_relayed(id, &mut buffer),
-                Some(DialBack { to, nonce }) = self.requests.recv() => {
-                    let nonce = *nonce.as_bytes();
-                    self.machine.handle(Instant::now(), Input::DialBack { to, nonce });
-                }
-                Some(inspection) = self.inspections.recv() => inspection.answer(&mut self.machine),
-                _ = wall.tick() => self.tell_wall_time(),
-                () = clock::sleep_until(due) => self.machine.handle_timeout(Instant::now()),
-            }
-            self.flush();
+        let mut shards = Vec::new();
+        let mut inboxes = Vec::new();
+        let mut ends = Vec::new();
+        let dealt = dealt(bound);
+        for _ in &dealt {
+            let (inbox, arrivals) = Inbox::new()?;
+            inboxes.push(inbox);
+            ends.push(arrivals);
         }
+        let inboxes = Inboxes::new(inboxes);
+        let shared = Shared::new(&config, seed, Instant::now(), dealt.len() as u8)?;
+        for ((sockets, arrivals), id) in dealt.into_iter().zip(ends).zip(0..) {
+            let machine = StunServer::shard(config.clone(), &shared, ShardId(id))?;
+            shards.push(Shard::new(machine, sockets, arrivals, inboxes.clone(), observations.clone())?);
+        }
+        Ok(Self { shards, inboxes, requests })
     }
 
-    fn tell_wall_time(&mut self) {
-        let unix_ms = UnixMs::now().unsigned();
-        self.machine.handle(Instant::now(), Input::Wall { unix_ms });
+    /// Where its shards are reached.
+    pub(crate) fn inboxes(&self) -> Inboxes {
+        self.inboxes.clone()
     }
 
-    async fn receive(&mut self, index: usize, buffer: &mut [u8]) {
-        let Ok(id) = u8::try_from(index) else { return };
-        for _ in 0..BURST {
-            let Some(socket) = self.sockets.get(index) else { return };
-            match socket.try_recv_from(buffer) {
-                Ok((len, source)) => {
-                    let payload = buffer.get(..len).unwrap_or_default();
-                    let relay = self.machine.datagram(Instant::now(), ListenerId(id), source, payload);
-                    if let Some(relay) = relay {
-                        self.relay(&relay);
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) => {
-                    debug!(%error, "receiving on a STUN socket failed");
-                    tokio::time::sleep(ERROR_PAUSE).await;
-                    return;
-                }
+    /// Serves until told to stop, or until a thread ends that should not.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let Self { shards, inboxes, requests } = self;
+        let any_end = CancellationToken::new();
+        let (running, mut all_ended) = mpsc::channel::<()>(1);
+        for (shard, index) in shards.into_iter().zip(0..) {
+            // Both go when the thread ends, even if it panics.
+            let held = (any_end.clone().drop_guard(), running.clone());
+            let thread = std::thread::Builder::new().name(format!("relay-{index}"));
+            let started = thread.spawn(move || {
+                let _held = held;
+                shard.run();
+            });
+            if let Err(error) = started {
+                error!(%error, "a thread of the STUN server did not start");
             }
         }
-    }
-
-    fn receive_relayed(&mut self, id: RelayId, buffer: &mut [u8]) {
-        let Some(socket) = self.relays.get(id).map(Arc::clone) else { return };
-        for _ in 0..BURST {
-            match socket.try_recv_from(buffer) {
-                Ok((len, peer)) => {
-                    let payload = buffer.get(..len).unwrap_or_default();
-                    if let Some(relay) = self.machine.relayed(Instant::now(), id, peer, payload) {
-                        self.relay(&relay);
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // Such as a peer's "port unreachable": it is taken from the socket by this.
-                Err(error) => trace!(%error, "receiving on a relay socket failed"),
-            }
+        drop(running);
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = any_end.cancelled() => {}
+            () = pass_on(requests, &inboxes) => {}
         }
-        self.relays.wait(id);
-    }
-
-    /// Sends a packet on. What can't be sent now is lost, as anywhere on the way.
-    fn relay(&mut self, relay: &Relay<'_>) {
-        match relay {
-            Relay::ToPeer { from, to, payload, .. } => self.transmit_relayed(*from, *to, payload),
-            Relay::ToClient { listener, to, head, payload, tail } => {
-                self.datagram.clear();
-                for part in [&**head, payload, tail] {
-                    self.datagram.extend_from_slice(part);
-                }
-                self.transmit(*listener, *to, &self.datagram);
-            }
+        for inbox in inboxes.iter() {
+            let _ = inbox.send(Message::Stop).await;
         }
+        let _ = all_ended.recv().await;
     }
+}
 
-    fn transmit_relayed(&self, from: RelayId, to: SocketAddr, payload: &[u8]) {
-        let Some(socket) = self.relays.get(from) else { return };
-        if let Err(error) = socket.try_send_to(payload, to) {
-            trace!(%error, %to, "a relayed datagram was not sent");
-        }
-    }
-
-    fn open_relay(&mut self, id: RelayId, bind: SocketAddr) {
-        let opened = self.relays.open(id, bind);
-        let input = match opened {
-            Ok(()) => Input::RelayOpened { id },
-            Err(error) => {
-                debug!(%error, %bind, "a relay socket was not opened");
-                Input::RelayFailed { id }
-            }
+/// Passes the broker's requests on, each shard's in their order.
+async fn pass_on(mut requests: mpsc::Receiver<StunRequest>, inboxes: &Inboxes) {
+    while let Some(request) = requests.recv().await {
+        // What is sent from the alternate address is sent once; what has to be known all have to know.
+        let count = match request {
+            StunRequest::DialBack { .. } => 1,
+            StunRequest::Introduced { .. } | StunRequest::Ended { .. } => usize::MAX,
         };
-        self.machine.handle(Instant::now(), input);
+        for inbox in inboxes.iter().take(count) {
+            // A shard that is gone is seen by its thread's end.
+            let _ = inbox.send(Message::Broker(request)).await;
+        }
     }
+    std::future::pending().await
+}
 
-    fn flush(&mut self) {
-        while let Some(output) = self.machine.poll_output() {
-            match output {
-                Output::Transmit { listener, to, payload } => self.transmit(listener, to, &payload),
-                Output::Observed { username, source, .. } => {
-                    let user = username.split_once(':').and_then(|(_, user)| user.parse().ok());
-                    let Some(session) = user else { continue };
-                    if self.observations.try_send(Observed { session, source }).is_err() {
-                        trace!("the broker is busy; an observation was dropped");
-                    }
-                }
-                // The broker hears no answer, as from a node that can't be reached.
-                Output::DialBackImpossible { to, .. } => trace!(%to, "no place to dial back from"),
-                Output::TransmitRelayed { from, to, payload, .. } => {
-                    self.transmit_relayed(from, to, &payload);
-                }
-                Output::OpenRelay { id, bind } => self.open_relay(id, bind),
-                Output::CloseRelay { id } => self.relays.close(id),
+/// The sockets of each shard: one of each listener.
+fn dealt(bound: Vec<StunSocket>) -> Vec<Vec<ListenerSocket>> {
+    let mut shards = Vec::new();
+    for listener in bound {
+        let is_ipv6 = listener.addr.is_ipv6();
+        for (index, socket) in listener.sockets.into_iter().enumerate() {
+            if shards.len() <= index {
+                shards.push(Vec::new());
+            }
+            if let Some(sockets) = shards.get_mut(index) {
+                sockets.push(ListenerSocket { socket, is_ipv6 });
             }
         }
     }
-
-    fn transmit(&self, ListenerId(index): ListenerId, to: SocketAddr, payload: &[u8]) {
-        let Some(socket) = self.sockets.get(usize::from(index)) else { return };
-        // A full send buffer is a lost datagram, as anywhere on the way.
-        if let Err(error) = socket.try_send_to(payload, to) {
-            trace!(%error, %to, "a STUN answer was not sent");
-        }
-    }
+    shards
 }
 
 /// The address clients know a listener by.
@@ -267,18 +188,4 @@ fn as_seen_from_outside(socket: &StunSocket, external: Option<IpAddr>) -> Socket
         PrimaryMain | PrimaryAlt => as_seen(socket.addr, external),
         AlternateMain | AlternateAlt => socket.addr,
     }
-}
-
-/// The index of a socket that has something to read.
-async fn readable(sockets: &[UdpSocket]) -> usize {
-    std::future::poll_fn(|cx| {
-        for (index, socket) in sockets.iter().enumerate() {
-            // A socket's error shows when it is read.
-            if socket.poll_recv_ready(cx).is_ready() {
-                return Poll::Ready(index);
-            }
-        }
-        Poll::Pending
-    })
-    .await
 }

@@ -1,81 +1,104 @@
 //! The relay's sockets: one for each relayed address, opened and closed as the machine orders.
-//!
-//! Each open socket has one waiter in a set, so that a packet at one of thousands of sockets costs
-//! the same as at one of two.
 
-use std::collections::HashMap;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
-use futures_util::StreamExt;
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
 use meetpoint_proto::{AddressClass, addr};
 use meetpoint_turn::{RelayConfig, RelayId, RelayIp};
-use tokio::net::UdpSocket;
-use tokio_util::sync::CancellationToken;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::{Ipv4RecvErr, Ipv6RecvErr};
+use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 use tracing::debug;
 
 use crate::config::RelaySettings;
-use crate::listen::{as_seen, bind_relay, machine_ips};
+use crate::listen::{as_seen, machine_ips};
 
-/// A relay socket, and what ends the wait for it.
-struct RelaySocket {
-    socket: Arc<UdpSocket>,
-    closed: CancellationToken,
+/// A relay socket.
+pub(super) struct RelaySocket {
+    id: RelayId,
+    socket: UdpSocket,
+    is_ipv6: bool,
+    /// How the socket is set now. Linux knows it for a socket and not for a datagram.
+    dont_fragment: bool,
 }
 
-/// All open relay sockets.
+impl RelaySocket {
+    pub(super) const fn is_ipv6(&self) -> bool {
+        self.is_ipv6
+    }
+
+    /// Has the kernel keep what the network says of datagrams sent (RFC 8656, section 11.5).
+    fn ask_for_errors(&self) {
+        let set = if self.is_ipv6 {
+            setsockopt(&self.socket, Ipv6RecvErr, &true)
+        } else {
+            setsockopt(&self.socket, Ipv4RecvErr, &true)
+        };
+        if let Err(error) = set {
+            debug!(%error, "a relay socket does not report errors");
+        }
+    }
+
+    /// Sets whether datagrams may be fragmented on their way (RFC 8656, sections 12 and 15).
+    fn set_dont_fragment(&mut self, dont_fragment: bool) {
+        if self.dont_fragment == dont_fragment {
+            return;
+        }
+        let set = if self.is_ipv6 {
+            let mode = if dont_fragment { Ipv6PathMtuDiscovery::DO } else { Ipv6PathMtuDiscovery::DONT };
+            sockopt::set_ipv6_mtu_discover(&self.socket, mode)
+        } else {
+            let mode = if dont_fragment { Ipv4PathMtuDiscovery::DO } else { Ipv4PathMtuDiscovery::DONT };
+            sockopt::set_ip_mtu_discover(&self.socket, mode)
+        };
+        match set {
+            Ok(()) => self.dont_fragment = dont_fragment,
+            Err(error) => debug!(%error, "a relay socket does not take how to fragment"),
+        }
+    }
+}
+
+impl AsFd for RelaySocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// All open relay sockets of a shard, each at its id's index.
 #[derive(Default)]
-pub(super) struct RelaySockets {
-    open: HashMap<RelayId, RelaySocket>,
-    /// Each ends with the id of a socket that may be read, or with nothing when it is closed.
-    waiting: FuturesUnordered<BoxFuture<'static, Option<RelayId>>>,
-}
+pub(super) struct RelaySockets(Vec<Option<RelaySocket>>);
 
 impl RelaySockets {
-    /// Opens a socket. It may fail because somebody else has the port.
-    pub(super) fn open(&mut self, id: RelayId, bind: SocketAddr) -> io::Result<()> {
-        let socket = Arc::new(UdpSocket::from_std(bind_relay(bind)?)?);
-        self.open.insert(id, RelaySocket { socket, closed: CancellationToken::new() });
-        self.wait(id);
-        Ok(())
-    }
-
-    pub(super) fn close(&mut self, id: RelayId) {
-        if let Some(relay) = self.open.remove(&id) {
-            relay.closed.cancel();
+    /// Keeps a socket under this id.
+    pub(super) fn insert(&mut self, id: RelayId, socket: UdpSocket) {
+        let is_ipv6 = socket.local_addr().is_ok_and(|addr| addr.is_ipv6());
+        // Linux begins with path MTU discovery, which would set DF on small datagrams only.
+        let mut relay = RelaySocket { id, socket, is_ipv6, dont_fragment: true };
+        relay.set_dont_fragment(false);
+        relay.ask_for_errors();
+        let index = id.index();
+        if self.0.len() <= index {
+            self.0.resize_with(index + 1, || None);
         }
+        self.0[index] = Some(relay);
     }
 
-    pub(super) fn get(&self, id: RelayId) -> Option<&Arc<UdpSocket>> {
-        self.open.get(&id).map(|relay| &relay.socket)
+    pub(super) fn take(&mut self, id: RelayId) -> Option<UdpSocket> {
+        let place = self.0.get_mut(id.index())?;
+        let relay = place.take_if(|relay| relay.id == id)?;
+        Some(relay.socket)
     }
 
-    /// Waits for this socket from now on.
-    pub(super) fn wait(&mut self, id: RelayId) {
-        let Some(relay) = self.open.get(&id) else { return };
-        let (socket, closed) = (Arc::clone(&relay.socket), relay.closed.clone());
-        self.waiting.push(Box::pin(async move {
-            tokio::select! {
-                () = closed.cancelled() => None,
-                // An error shows when the socket is read.
-                _ = socket.readable() => Some(id),
-            }
-        }));
+    pub(super) fn at(&self, index: usize) -> Option<(RelayId, &RelaySocket)> {
+        let relay = self.0.get(index)?.as_ref()?;
+        Some((relay.id, relay))
     }
 
-    /// A socket that may be read. To be waited for again by [`Self::wait`].
-    pub(super) async fn readable(&mut self) -> RelayId {
-        loop {
-            match self.waiting.next().await {
-                Some(Some(id)) => return id,
-                Some(None) => {}
-                // There is no socket.
-                None => std::future::pending().await,
-            }
-        }
+    /// The socket, set to send so.
+    pub(super) fn ready_to_send(&mut self, index: u32, dont_fragment: bool) -> Option<RawFd> {
+        let relay = self.0.get_mut(index as usize)?.as_mut()?;
+        relay.set_dont_fragment(dont_fragment);
+        Some(relay.socket.as_raw_fd())
     }
 }
 
@@ -101,6 +124,6 @@ pub(crate) fn relay_config(
         own_listeners: vec![http],
         allow: settings.allow.clone(),
         deny: settings.deny.clone(),
-        dont_fragment: false,
+        dont_fragment: true,
     }
 }

@@ -252,6 +252,7 @@ async fn what_an_operator_cannot_have_is_said() {
         json!({ "user": "" }),
         json!({ "user": "a b" }),
         json!({ "user": "x".repeat(129) }),
+        json!({ "user": "node:aaaaaaaaaaaaaaaaaaaaaaaaaa" }),
         json!({ "user": "a", "lifetime_s": 0 }),
         json!({ "user": "a", "lifetime_s": 604_801 }),
     ] {

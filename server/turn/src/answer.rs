@@ -9,14 +9,21 @@ use crate::auth::{Proof, Refusal};
 use crate::behaviour::Place;
 use crate::budget::Party;
 use crate::crypto::IntegrityKey;
-use crate::message::{ALLOCATE, BINDING, Class, Message, REFRESH};
+use crate::message::{ALLOCATE, ATTRIBUTE_HEADER_LEN, BINDING, Class, HEADER_LEN, Message, REFRESH};
 use crate::nonce::Origin;
 use crate::server::StunServer;
 use crate::write::Writer;
 
+/// Length of a FINGERPRINT with its header.
+pub(crate) const FINGERPRINT_LEN: usize = ATTRIBUTE_HEADER_LEN + 4;
 /// Unknown attributes told in a 420. One is enough to know; the rest is a courtesy, bounded
 /// because the sender chooses its length.
 pub(crate) const MAX_UNKNOWN: usize = 32;
+
+/// The shortest request that is worth a challenge, FINGERPRINT aside: Allocate with its
+/// REQUESTED-TRANSPORT. It is 28 bytes and its challenge three times as many; to a shorter one, which
+/// asks for nothing, a challenge would be more than that.
+const SHORTEST_CHALLENGED_LEN: usize = HEADER_LEN + ATTRIBUTE_HEADER_LEN + 4;
 
 /// A request and where it came from.
 pub(crate) struct Request<'a> {
@@ -159,6 +166,10 @@ impl StunServer {
     /// Sends an error response, if it may be longer than the question or is not.
     pub(crate) fn fault(&mut self, request: &Request<'_>, proof: Option<&Proof<'_>>, fault: Fault<'_>) {
         let message = &request.message;
+        let fault = match fault {
+            Fault::Refused(_) if asked_len(message) < SHORTEST_CHALLENGED_LEN => Fault::BAD_REQUEST,
+            fault => fault,
+        };
         let mut writer = Writer::new(Class::Error, message.method(), message.transaction_id());
         writer.error_code(fault.code());
         match fault {
@@ -178,6 +189,11 @@ impl StunServer {
         self.counters.errors.count(fault.code());
         self.transmit(request.listener.id, request.source, writer.finish());
     }
+}
+
+/// The length of a message without FINGERPRINT, which its answer repeats.
+fn asked_len(message: &Message<'_>) -> usize {
+    message.wire_len() - if message.has_fingerprint() { FINGERPRINT_LEN } else { 0 }
 }
 
 /// The distinct comprehension-required attributes this server does not know, in their order.

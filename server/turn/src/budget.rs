@@ -26,11 +26,13 @@
 
 use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use siphasher::sip::SipHasher13;
 
 use crate::defence::{Defence, Defences};
+use crate::shared::Shared;
 
 const NANOS_PER_S: u64 = 1_000_000_000;
 
@@ -58,20 +60,42 @@ impl Rate {
         self.per_s > 0 && self.burst > 0
     }
 
-    /// The time one answer takes out of the budget. Unlimited rates round down to nothing.
-    const fn interval_ns(self) -> u64 {
-        NANOS_PER_S / self.per_s as u64
-    }
-
-    /// How far the virtual time may run ahead before an answer is refused.
-    const fn tolerance_ns(self) -> u64 {
-        self.interval_ns() * (self.burst as u64 - 1)
-    }
-
     /// The virtual time after one more answer, or nothing if there is none left.
     pub(crate) fn next(self, virtual_ns: u64, now_ns: u64) -> Option<u64> {
+        self.pace().next(virtual_ns, now_ns)
+    }
+
+    /// The same in the terms of a virtual time. Unlimited rates round down to nothing.
+    const fn pace(self) -> Pace {
+        let interval_ns = NANOS_PER_S / self.per_s as u64;
+        Pace { interval_ns, tolerance_ns: interval_ns * (self.burst as u64 - 1) }
+    }
+}
+
+/// A [`Rate`] without the divisions.
+#[derive(Clone, Copy)]
+struct Pace {
+    /// The time one answer takes out of the budget.
+    interval_ns: u64,
+    /// How far the virtual time may run ahead before an answer is refused.
+    tolerance_ns: u64,
+}
+
+impl Pace {
+    /// The virtual time after one more answer, or nothing if there is none left.
+    #[inline]
+    fn next(self, virtual_ns: u64, now_ns: u64) -> Option<u64> {
         let start_ns = virtual_ns.max(now_ns);
-        (start_ns - now_ns <= self.tolerance_ns()).then(|| start_ns + self.interval_ns())
+        (start_ns - now_ns <= self.tolerance_ns).then(|| start_ns + self.interval_ns)
+    }
+
+    /// Takes one answer, if there is one left. The time is exchanged only for the one it was
+    /// computed from, so several shards together get no more out of it than one alone; nothing else
+    /// is published with it, so the order of other accesses does not matter.
+    #[inline]
+    fn take(self, virtual_ns: &AtomicU64, now_ns: u64) -> bool {
+        let next = |virtual_ns| self.next(virtual_ns, now_ns);
+        virtual_ns.try_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
     }
 }
 
@@ -84,25 +108,15 @@ pub(crate) enum Party {
     Proven(SocketAddr),
 }
 
-/// The three budgets.
+/// The three budgets, as one shard takes from them.
 pub(crate) struct Budgets {
-    /// Virtual times count from here, so that they are plain numbers.
-    epoch: Option<Instant>,
-    sources: SourceTable,
-    amplified: Bucket,
-    redirected: Bucket,
+    shared: Shared,
     defences: Defences,
 }
 
 impl Budgets {
-    pub(crate) fn new(limits: &crate::config::Limits, key: &[u8; 16]) -> Self {
-        Self {
-            epoch: None,
-            sources: SourceTable::new(limits.source, limits.source_slots, key),
-            amplified: Bucket::new(limits.amplified),
-            redirected: Bucket::new(limits.redirected),
-            defences: Defences::default(),
-        }
+    pub(crate) fn new(shared: Shared) -> Self {
+        Self { shared, defences: Defences::default() }
     }
 
     #[cfg(feature = "attack-tests")]
@@ -111,59 +125,70 @@ impl Budgets {
     }
 
     /// Takes one answer out of the party's budget.
-    pub(crate) fn take_source(&mut self, now: Instant, party: Party) -> bool {
-        let now_ns = self.nanos(now);
+    pub(crate) fn take_source(&self, now: Instant, party: Party) -> bool {
         let party = match party {
             Party::Proven(source) if !self.defences.stand(Defence::ProvenApart) => {
                 Party::Unproven(source.ip())
             }
             party => party,
         };
-        self.sources.take(now_ns, party)
+        self.shared.budgets().sources.take(self.nanos(now), party)
     }
 
     /// Takes one answer that is longer than its question.
-    pub(crate) fn take_amplified(&mut self, now: Instant) -> bool {
-        let now_ns = self.nanos(now);
-        self.amplified.take(now_ns)
+    pub(crate) fn take_amplified(&self, now: Instant) -> bool {
+        self.shared.budgets().amplified.take(self.nanos(now))
     }
 
     /// Takes one answer that goes elsewhere than the question came from.
-    pub(crate) fn take_redirected(&mut self, now: Instant) -> bool {
-        let now_ns = self.nanos(now);
-        self.redirected.take(now_ns)
+    pub(crate) fn take_redirected(&self, now: Instant) -> bool {
+        self.shared.budgets().redirected.take(self.nanos(now))
     }
 
-    fn nanos(&mut self, now: Instant) -> u64 {
-        let epoch = *self.epoch.get_or_insert(now);
-        // 584 years of uptime fit. Time starts at 1 because the slots do.
-        now.saturating_duration_since(epoch).as_nanos() as u64 + 1
+    fn nanos(&self, now: Instant) -> u64 {
+        // Time starts at 1 because the slots do.
+        self.shared.nanos(now) + 1
+    }
+}
+
+/// What all shards of a server take from.
+pub(crate) struct SharedBudgets {
+    sources: SourceTable,
+    amplified: Bucket,
+    redirected: Bucket,
+}
+
+impl SharedBudgets {
+    pub(crate) fn new(limits: &crate::config::Limits, key: &[u8; 16]) -> Self {
+        Self {
+            sources: SourceTable::new(limits.source, limits.source_slots, key),
+            amplified: Bucket::new(limits.amplified),
+            redirected: Bucket::new(limits.redirected),
+        }
     }
 }
 
 /// One budget for all.
 struct Bucket {
-    rate: Rate,
-    virtual_ns: u64,
+    pace: Pace,
+    virtual_ns: AtomicU64,
 }
 
 impl Bucket {
     const fn new(rate: Rate) -> Self {
-        Self { rate, virtual_ns: 1 }
+        Self { pace: rate.pace(), virtual_ns: AtomicU64::new(1) }
     }
 
-    fn take(&mut self, now_ns: u64) -> bool {
-        let next = self.rate.next(self.virtual_ns, now_ns);
-        self.virtual_ns = next.unwrap_or(self.virtual_ns);
-        next.is_some()
+    fn take(&self, now_ns: u64) -> bool {
+        self.pace.take(&self.virtual_ns, now_ns)
     }
 }
 
 /// A budget for each source, in constant memory.
 struct SourceTable {
-    rate: Rate,
+    pace: Pace,
     hasher: SipHasher13,
-    rows: [Box<[u64]>; 2],
+    rows: [Box<[AtomicU64]>; 2],
     mask: u32,
 }
 
@@ -172,21 +197,22 @@ impl SourceTable {
         let slots = slots.next_power_of_two();
         // Any value but zero makes the allocator touch every page now, so that a flood finds the
         // resident memory as large as it will ever be.
-        let row = || vec![1; slots as usize].into_boxed_slice();
-        Self { rate, hasher: SipHasher13::new_with_key(key), rows: [row(), row()], mask: slots - 1 }
+        let row = || (0..slots).map(|_| AtomicU64::new(1)).collect();
+        Self {
+            pace: rate.pace(),
+            hasher: SipHasher13::new_with_key(key),
+            rows: [row(), row()],
+            mask: slots - 1,
+        }
     }
 
-    fn take(&mut self, now_ns: u64, party: Party) -> bool {
+    fn take(&self, now_ns: u64, party: Party) -> bool {
         let hash = self.hash(party);
         let mut allowed = false;
         // The two halves of one hash are the two independent hashes of the sketch. Only slots
         // that allow are charged, so that a full one does not also fill its partner.
-        for (row, half) in self.rows.iter_mut().zip([hash as u32, (hash >> 32) as u32]) {
-            let slot = &mut row[(half & self.mask) as usize];
-            if let Some(next) = self.rate.next(*slot, now_ns) {
-                *slot = next;
-                allowed = true;
-            }
+        for (row, half) in self.rows.iter().zip([hash as u32, (hash >> 32) as u32]) {
+            allowed |= self.pace.take(&row[(half & self.mask) as usize], now_ns);
         }
         allowed
     }

@@ -7,6 +7,7 @@ use thiserror::Error;
 use crate::budget::Rate;
 use crate::credentials::Secrets;
 use crate::relay::{MAX_PEER_BLOCKS, RelayConfig, RelayLimits};
+use crate::shared::MAX_SHARDS;
 
 /// Two addresses by two ports by two families.
 pub const MAX_LISTENERS: usize = 8;
@@ -186,6 +187,9 @@ pub enum ConfigError {
     /// Too many blocks of peers.
     #[error("give at most {MAX_PEER_BLOCKS} blocks of allowed peers and as many of denied ones")]
     PeerBlocks,
+    /// There is no such shard, or its configuration is not that of the others.
+    #[error("give 1 to {MAX_SHARDS} shards, counted from 0, with one configuration")]
+    Shards,
     /// A limit that never allows anything.
     #[error("each limit of the relay is at least 1")]
     RelayLimits,

@@ -1,5 +1,7 @@
 //! What happened, as plain numbers that only grow. The shell turns them into metrics.
 
+use crate::relay::{Quota, Spent};
+
 /// All counters of a server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -106,12 +108,45 @@ pub struct RelayCounters {
     pub to_peer: Traffic,
     /// From peers to clients.
     pub to_client: Traffic,
-    /// Of both: between two clients of this server, without leaving it.
+    /// Of both: between two clients of this server, without leaving it. Counted where it arrives.
     pub inside: Traffic,
     /// Clients told that a datagram of theirs did not get to its peer.
     pub icmp: u64,
     /// What was not relayed, by reason.
     pub dropped: RelayDropCounters,
+    /// Requests that were refused because somebody has enough.
+    pub refused: QuotaCounters,
+}
+
+/// Requests that were refused because somebody has enough, by what he has enough of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct QuotaCounters {
+    /// Allocations of the user.
+    pub allocations_per_user: u64,
+    /// Allocations of the source.
+    pub allocations_per_source: u64,
+    /// Allocations of the server.
+    pub allocations: u64,
+    /// Relay ports: there is none left, or the shell could open none.
+    pub ports: u64,
+    /// Permissions of the allocation or of the server.
+    pub permissions: u64,
+    /// Channels of the allocation or of the server.
+    pub channels: u64,
+}
+
+impl QuotaCounters {
+    pub(crate) const fn count(&mut self, quota: Quota) {
+        *match quota {
+            Quota::User => &mut self.allocations_per_user,
+            Quota::Source => &mut self.allocations_per_source,
+            Quota::Server => &mut self.allocations,
+            Quota::Ports => &mut self.ports,
+            Quota::Permissions => &mut self.permissions,
+            Quota::Channels => &mut self.channels,
+        } += 1;
+    }
 }
 
 /// How much went one way: what was relayed, without what wraps it.
@@ -152,6 +187,23 @@ pub struct RelayDropCounters {
     pub not_introduced: u64,
     /// ICMP that clients are not told of, or not that often.
     pub icmp: u64,
+    /// The user's rate was spent.
+    pub rate_per_user: u64,
+    /// The source's rate was spent.
+    pub rate_per_source: u64,
+    /// The server's rate was spent.
+    pub rate_total: u64,
+}
+
+impl RelayDropCounters {
+    pub(crate) const fn by_rate(&mut self, spent: Spent) -> &mut u64 {
+        match spent {
+            Spent::Allocation => &mut self.rate,
+            Spent::User => &mut self.rate_per_user,
+            Spent::Source => &mut self.rate_per_source,
+            Spent::Server => &mut self.rate_total,
+        }
+    }
 }
 
 /// Datagrams without an answer, by reason.

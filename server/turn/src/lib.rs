@@ -76,6 +76,7 @@ mod nonce;
 mod payload;
 mod relay;
 mod server;
+mod shared;
 mod write;
 
 pub use budget::Rate;
@@ -84,7 +85,7 @@ pub use config::{
     MAX_SOURCE_SLOTS, MAX_STREAM_LISTENERS, StreamListener, Transport,
 };
 pub use counters::{
-    BindingCounters, Counters, DialBackCounters, DropCounters, ErrorCounters, RelayCounters,
+    BindingCounters, Counters, DialBackCounters, DropCounters, ErrorCounters, QuotaCounters, RelayCounters,
     RelayDropCounters, Traffic,
 };
 pub use credentials::{Secret, SecretError, Secrets};
@@ -95,7 +96,8 @@ pub use holder::{Holder, is_node_user, node_session, node_user};
 pub use payload::Payload;
 pub use relay::{
     ByteRate, Cidr, DEFAULT_PORTS, Family, Head, MAX_PEER_BLOCKS, ParseCidrError, Relay, RelayConfig,
-    RelayId, RelayIp, RelayLimits, Session, SessionId,
+    RelayId, RelayIp, RelayLimits, Session, SessionId, ShardMessage,
 };
 pub use server::{Input, MAX_OUTPUTS, Output, StunServer};
+pub use shared::{MAX_SHARDS, ShardId, Shared};
 pub use write::Writer;

@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use meetpoint_proto::SessionId as NodeSession;
 use rand_chacha::ChaCha20Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
+use rand_chacha::rand_core::Rng;
 
-use crate::answer::Request;
+use crate::answer::{Request, TurnError};
 use crate::attr;
 use crate::auth::Authenticator;
 use crate::behaviour::Listeners;
@@ -20,7 +20,11 @@ use crate::credentials::Secrets;
 use crate::dialback::{DialBacks, Probe, is_one_host};
 use crate::message::{BINDING, Class, Message, ParseError, SEND, TransactionId};
 use crate::payload::Payload;
-use crate::relay::{Icmp, Relay, RelayId, Relays, Session, SessionId, is_channel_data, is_turn_request};
+use crate::relay::{
+    Datagram, Due, Icmp, Relay, RelayId, Relays, Session, SessionId, ShardMessage, Told, is_channel_data,
+    is_turn_request,
+};
+use crate::shared::{ShardId, Shared};
 use crate::write::Writer;
 
 /// Outputs that wait for the shell. A batch of 512 datagrams, each with an answer and an
@@ -117,10 +121,12 @@ pub enum Input<'a> {
         /// Its client.
         source: SocketAddr,
     },
+    /// What another shard said by [`Output::ToShard`].
+    FromShard(ShardMessage),
 }
 
-/// What the server wants done.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What the server wants done, and has been done when the next one is asked for.
+#[derive(Debug, PartialEq, Eq)]
 pub enum Output {
     /// Send a datagram, or write to the stream that `to` has with this listener.
     Transmit {
@@ -174,6 +180,23 @@ pub enum Output {
         /// Which.
         id: RelayId,
     },
+    /// Tell another shard, which takes it as [`Input::FromShard`]. It may be lost.
+    ToShard {
+        /// Which.
+        shard: ShardId,
+        /// What.
+        message: ShardMessage,
+    },
+    /// Give a relay socket to another shard, with this message for its [`StunServer::adopt`]. The id
+    /// is no more. If the shard takes no more, the socket is closed and the message dropped.
+    HandOver {
+        /// Which socket.
+        id: RelayId,
+        /// To whom.
+        shard: ShardId,
+        /// What comes with it.
+        message: ShardMessage,
+    },
 }
 
 /// Wall time, known at a moment of the steady clock and carried on by it.
@@ -197,28 +220,32 @@ pub struct StunServer {
 }
 
 impl StunServer {
-    /// Makes a server. All its secrets-from-chance (nonce key, hash key, transaction ids) come
-    /// from `seed`; servers that share a seed accept each other's nonces.
+    /// Makes a server of one shard. All its secrets-from-chance (nonce key, hash keys, transaction
+    /// ids) come from `seed`; servers that share a seed accept each other's nonces.
     ///
     /// # Errors
     /// See [`ConfigError`].
     pub fn new(config: Config, seed: [u8; 32]) -> Result<Self, ConfigError> {
-        config.validate()?;
-        let mut random = ChaCha20Rng::from_seed(seed);
-        let mut nonce_key = [0; 32];
-        random.fill_bytes(&mut nonce_key);
-        let mut budget_key = [0; 16];
-        random.fill_bytes(&mut budget_key);
-        let listeners = Listeners::new(&config.listeners, &config.streams)?;
-        let relay = config.relay.as_ref();
+        let shared = Shared::lone(&config, seed)?;
+        Self::shard(config, &shared, ShardId(0))
+    }
+
+    /// Makes a shard of a server, of which there is to be one for each id below
+    /// [`Shared::shards`]. The configuration is the one that `shared` was made of.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn shard(config: Config, shared: &Shared, id: ShardId) -> Result<Self, ConfigError> {
+        shared.check(&config, id)?;
+        let relays = config.relay.as_ref().zip(shared.relay());
         Ok(Self {
-            relays: relay.map(|relay| Relays::new(relay, config.limits.relay, &listeners)),
-            listeners,
-            auth: Authenticator::new(config.realm, config.secrets, &nonce_key),
-            budgets: Budgets::new(&config.limits, &budget_key),
+            relays: relays.map(|(config, relay)| Relays::new(config, shared, relay, id)),
+            listeners: Listeners::new(&config.listeners, &config.streams)?,
+            auth: Authenticator::new(config.realm, config.secrets, shared.nonce_key()),
+            budgets: Budgets::new(shared.clone()),
             counters: Counters::default(),
             dial_backs: DialBacks::default(),
-            random,
+            random: shared.random(id),
             wall: None,
             outputs: VecDeque::with_capacity(MAX_OUTPUTS),
         })
@@ -261,6 +288,7 @@ impl StunServer {
                     relays.part(node);
                 }
             }
+            Input::FromShard(message) => self.shard_message(now, message),
             Input::Wall { unix_ms } => self.wall = Some(Wall { at: now, unix_ms }),
             Input::DialBack { to, nonce } => self.dial_back(now, to, nonce),
             Input::Secrets(secrets) => self.auth.set_secrets(secrets),
@@ -281,10 +309,16 @@ impl StunServer {
 
     /// Ends what has run out.
     fn handle_relay_timeout(&mut self, now: Instant) {
-        let Some(relays) = &mut self.relays else { return };
         for _ in 0..MAX_TIMEOUTS_AT_ONCE {
-            let Some(is_ended) = relays.handle_timeout(now) else { return };
-            self.counters.relay.ended += u64::from(is_ended);
+            let due = self.relays.as_mut().and_then(|relays| relays.handle_timeout(now));
+            match due {
+                None => return,
+                Some(Due::Pruned) => {}
+                Some(Due::Ended) => self.counters.relay.ended += 1,
+                Some(Due::Refused(allocation)) => {
+                    self.refuse_allocate(&allocation, TurnError::InsufficientCapacity);
+                }
+            }
         }
     }
 
@@ -388,7 +422,7 @@ impl StunServer {
         }
     }
 
-    fn push_relay(&mut self, relay: &Relay<'_>) {
+    pub(crate) fn push_relay(&mut self, relay: &Relay<'_>) {
         let mut owned = Payload::new();
         match relay {
             Relay::ToPeer { from, to, payload, dont_fragment } => {
@@ -401,6 +435,12 @@ impl StunServer {
                     owned.push(part);
                 }
                 self.push(Output::Transmit { listener: *listener, to: *to, payload: owned });
+            }
+            Relay::ToShard { shard, from, holder, to, payload } => {
+                owned.push(payload);
+                let datagram = Datagram { from: *from, holder: *holder, to: *to, payload: owned };
+                let message = ShardMessage(Told::Datagram(Box::new(datagram)));
+                self.push(Output::ToShard { shard: *shard, message });
             }
         }
     }

@@ -167,7 +167,8 @@ impl World {
         });
         let unix_s = BIRTH_UNIX_S + self.now.as_secs();
         let input = if is_good {
-            let (username, password) = self.secrets.mint(&session.to_string(), unix_s + 86_400);
+            let (username, password) =
+                self.secrets.mint(&meetpoint_turn::node_user(&session), unix_s + 86_400);
             meetpoint_broker::Input::Admitted {
                 conn,
                 not_after_unix_s: unix_s + CERTIFICATE_LIFE_S,
@@ -188,15 +189,18 @@ impl World {
                     self.cross(SERVER_ONE_WAY, from, to, payload.to_vec());
                 }
                 Out::Observed { username, source, .. } => {
-                    let session = username.split_once(':').and_then(|(_, session)| session.parse().ok());
-                    if let Some(session) = session {
+                    if let Some(session) = meetpoint_turn::node_session(&username) {
                         self.observed(session, source);
                     }
                 }
                 Out::DialBackImpossible { to, .. } => {
                     self.violations.push(format!("no alternate address for {to}"));
                 }
-                Out::TransmitRelayed { .. } | Out::OpenRelay { .. } | Out::CloseRelay { .. } => {
+                Out::TransmitRelayed { .. }
+                | Out::OpenRelay { .. }
+                | Out::CloseRelay { .. }
+                | Out::ToShard { .. }
+                | Out::HandOver { .. } => {
                     self.violations.push("a relay's output from a server without one".to_owned());
                 }
             }

@@ -13,12 +13,23 @@ use crate::counters::Traffic;
 use crate::holder::Holder;
 use crate::message::TransactionId;
 use crate::relay::icmp;
-use crate::relay::ports::Parity;
-use crate::relay::{ByteRate, CHANNEL_LIFETIME, Family, PERMISSION_LIFETIME, RelayId, RelayLimits};
+use crate::relay::owners::Parity;
+use crate::relay::quota::{Denial, Quota, Seat};
+use crate::relay::rate::{Meters, Spent};
+use crate::relay::{CHANNEL_LIFETIME, Family, PERMISSION_LIFETIME, RelayId};
+
+/// What an allocation waits for before it is answered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Opening {
+    /// The shell opens the sockets.
+    Ports(OpeningPorts),
+    /// Another shard was asked for the port it reserved.
+    Claim,
+}
 
 /// Waiting for the shell to open the sockets.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Opening {
+pub(crate) struct OpeningPorts {
     /// Sockets that are not open yet.
     pub(crate) waiting: u8,
     pub(crate) attempts: u8,
@@ -83,6 +94,8 @@ pub(crate) struct Allocation {
     empty_ns: u64,
     /// The same for ICMP.
     icmp_empty_ns: u64,
+    /// What it is counted by, over all shards.
+    seat: Seat,
 }
 
 /// What an allocation begins with.
@@ -99,7 +112,7 @@ pub(crate) struct Beginning {
 
 impl Allocation {
     /// A new one that lasts until `expires` if nothing more is heard.
-    pub(crate) fn new(beginning: Beginning, expires: Instant) -> Self {
+    pub(crate) fn new(beginning: Beginning, seat: Seat, expires: Instant) -> Self {
         let Beginning {
             listener,
             transport,
@@ -132,22 +145,21 @@ impl Allocation {
             by_peer: Vec::new(),
             empty_ns: 0,
             icmp_empty_ns: 0,
+            seat,
         }
     }
 
     /// Installs or renews permissions: all or none of them.
-    pub(crate) fn permit(
-        &mut self,
-        now: Instant,
-        peers: &[SocketAddr],
-        limits: &RelayLimits,
-    ) -> Result<(), TurnError> {
+    pub(crate) fn permit(&mut self, now: Instant, peers: &[SocketAddr]) -> Result<(), Denial> {
         self.prune(now);
+        Ok(self.install(now, peers)?)
+    }
+
+    fn install(&mut self, now: Instant, peers: &[SocketAddr]) -> Result<(), Quota> {
         let places = |all: &[Permission], peer: &SocketAddr| all.binary_search_by(|p| p.peer.cmp(peer));
         let added = peers.iter().filter(|peer| places(&self.permissions, peer).is_err()).count();
-        if self.permissions.len() + added > usize::from(limits.permissions) {
-            return Err(TurnError::InsufficientCapacity);
-        }
+        self.seat.take_permissions(added)?;
+        self.permissions.reserve_exact(added);
         let expires = now + PERMISSION_LIFETIME;
         for peer in peers {
             match places(&self.permissions, peer) {
@@ -172,26 +184,29 @@ impl Allocation {
         number: u16,
         peer: SocketAddr,
         permission: SocketAddr,
-        limits: &RelayLimits,
-    ) -> Result<(), TurnError> {
+    ) -> Result<(), Denial> {
         self.prune(now);
         let expires = now + CHANNEL_LIFETIME;
         let place = self.channels.binary_search_by(|c| c.number.cmp(&number));
         let peer_place = self.by_peer.binary_search_by(|(p, _)| p.cmp(&peer));
         match (place, peer_place) {
             (Ok(at), Ok(_)) if self.channels[at].peer == peer => {
-                self.permit(now, &[permission], limits)?;
+                self.install(now, &[permission])?;
                 self.channels[at].expires = expires;
             }
             (Err(at), Err(peer_at)) => {
-                if self.channels.len() >= usize::from(limits.channels) {
-                    return Err(TurnError::InsufficientCapacity);
+                self.seat.take_channel()?;
+                if let Err(quota) = self.install(now, &[permission]) {
+                    self.seat.keep(self.permissions.len(), self.channels.len());
+                    return Err(quota.into());
                 }
-                self.permit(now, &[permission], limits)?;
+                // Most clients have one channel or a few; doubling would begin with four.
+                self.channels.reserve_exact(1);
+                self.by_peer.reserve_exact(1);
                 self.channels.insert(at, Channel { number, peer, expires });
                 self.by_peer.insert(peer_at, (peer, number));
             }
-            _ => return Err(TurnError::BadRequest),
+            _ => return Err(TurnError::BadRequest.into()),
         }
         Ok(())
     }
@@ -212,10 +227,14 @@ impl Allocation {
 
     /// Pays for so many bytes, if there is enough left.
     #[inline]
-    pub(crate) fn take(&mut self, rate: ByteRate, now_ns: u64, bytes: usize) -> bool {
-        let next = rate.next(self.empty_ns, now_ns, bytes as u64);
-        self.empty_ns = next.unwrap_or(self.empty_ns);
-        next.is_some()
+    pub(crate) fn take(&mut self, meters: &mut Meters, now_ns: u64, bytes: usize) -> Result<(), Spent> {
+        let bytes = bytes as u64;
+        let next = meters.allocation.next(self.empty_ns, now_ns, bytes);
+        let empty_ns = next.ok_or(Spent::Allocation)?;
+        self.seat.cover(meters, now_ns, bytes)?;
+        self.seat.spend(meters, bytes);
+        self.empty_ns = empty_ns;
+        Ok(())
     }
 
     /// Takes one report of ICMP's, if there is one left.
@@ -241,6 +260,7 @@ impl Allocation {
             let channels = &self.channels;
             self.by_peer.retain(|(_, number)| channels.binary_search_by(|c| c.number.cmp(number)).is_ok());
         }
+        self.seat.keep(self.permissions.len(), self.channels.len());
     }
 
     /// When something of it runs out next.

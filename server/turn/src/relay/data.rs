@@ -110,7 +110,7 @@ impl Relays {
         counters: &mut RelayCounters,
     ) -> Option<Relay<'a>> {
         let permission = self.rules.permission(peer);
-        let (now_ns, rate) = (self.nanos(now), self.limits.rate);
+        let now_ns = self.shared.nanos(now);
         let allocation = self.slab.get_mut(key)?;
         if !allocation.permits(now, permission) {
             return dropped(&mut counters.dropped.no_permission);
@@ -118,8 +118,8 @@ impl Relays {
         let Some(from) = allocation.relays[Family::of(peer.ip()).index()] else {
             return dropped(&mut counters.dropped.forbidden);
         };
-        if !allocation.take(rate, now_ns, payload.len()) {
-            return dropped(&mut counters.dropped.rate);
+        if let Err(spent) = allocation.take(&mut self.meters, now_ns, payload.len()) {
+            return dropped(counters.dropped.by_rate(spent));
         }
         let holder = allocation.holder;
         allocation.to_peer.count(payload.len());
@@ -127,11 +127,28 @@ impl Relays {
         if !self.rules.is_inside(peer) {
             return Some(Relay::ToPeer { from, to: peer, payload, dont_fragment });
         }
-        let relayed = self.ports.get(from)?.seen;
-        let Some(client) = self.ports.owner_of(peer) else {
+        let from = self.ports.get(from)?.lease.seen();
+        match self.shared.shard_of(peer) {
+            Some(shard) if shard != self.shard => {
+                Some(Relay::ToShard { shard, from, holder, to: peer, payload })
+            }
+            _ => self.inside(now, (from, holder), peer, payload, counters),
+        }
+    }
+
+    /// A packet between two relayed addresses, of which `to` is this shard's.
+    pub(crate) fn inside<'a>(
+        &mut self,
+        now: Instant,
+        (from, holder): (SocketAddr, Holder),
+        to: SocketAddr,
+        payload: &'a [u8],
+        counters: &mut RelayCounters,
+    ) -> Option<Relay<'a>> {
+        let Some(client) = self.ports.owner_of(to) else {
             return dropped(&mut counters.dropped.no_allocation);
         };
-        let relay = self.deliver(now, client, relayed, Some(holder), payload, counters)?;
+        let relay = self.deliver(now, client, from, Some(holder), payload, counters)?;
         counters.inside.count(payload.len());
         Some(relay)
     }
@@ -170,7 +187,7 @@ impl Relays {
         counters: &mut RelayCounters,
     ) -> Option<Relay<'a>> {
         let permission = self.rules.permission(peer);
-        let (now_ns, rate) = (self.nanos(now), self.limits.rate);
+        let now_ns = self.shared.nanos(now);
         let Some(allocation) = self.slab.get_mut(key) else {
             return dropped(&mut counters.dropped.no_allocation);
         };
@@ -184,8 +201,8 @@ impl Relays {
         if payload.len() > MAX_RELAYED_LEN {
             return dropped(&mut counters.dropped.malformed);
         }
-        if !allocation.take(rate, now_ns, payload.len()) {
-            return dropped(&mut counters.dropped.rate);
+        if let Err(spent) = allocation.take(&mut self.meters, now_ns, payload.len()) {
+            return dropped(counters.dropped.by_rate(spent));
         }
         allocation.to_client.count(payload.len());
         counters.to_client.count(payload.len());

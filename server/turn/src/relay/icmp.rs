@@ -66,7 +66,7 @@ impl Relays {
             counters.dropped.icmp += 1;
             return None;
         }
-        let now_ns = self.nanos(now);
+        let now_ns = self.shared.nanos(now);
         let permission = self.rules.permission(peer);
         let owner = self.ports.get(at).and_then(|port| port.owner);
         let Some(allocation) = owner.and_then(|key| self.slab.get_mut(key)) else {

@@ -2,13 +2,16 @@
 //! each packet.
 //!
 //! * `request` answers Allocate, Refresh, CreatePermission and ChannelBind;
-//! * `table` holds the allocations, who has how many, and when each is to be looked at again;
+//! * `table` holds a shard's allocations, and when each is to be looked at again;
 //! * `allocation` is one of them: its permissions, channels and rate;
-//! * `ports` knows which relayed address is whose;
+//! * `quota` counts who has how much, and `rate` how many bytes, over all shards;
+//! * `ports` knows which relayed address is whose, and `owners` which is which shard's;
 //! * `peers` says who may be a peer at all;
 //! * `pairs` says which nodes may meet at their relayed addresses;
-//! * `data` is the way of a packet. It searches three ordered tables and allocates nothing;
-//! * `icmp` is what comes back instead.
+//! * `data` is the way of a packet. It searches a hash table and two short lists, takes no lock and
+//!   allocates nothing;
+//! * `icmp` is what comes back instead;
+//! * `handover` moves a reserved port to the shard that its client came to.
 //!
 //! # What a relayed packet needs
 //!
@@ -16,7 +19,8 @@
 //! the allocation's rate. A peer that is itself one of the server's relayed addresses is handed to
 //! its client inside the machine, and only if that client has a permission for exactly the
 //! relayed address the packet comes from. If either client is a node, both have to be, and the broker
-//! must have introduced them.
+//! must have introduced them. If that client is another shard's, the sender's side is checked here and
+//! the receiver's there ([`Relay::ToShard`]).
 //!
 //! Two things are stricter than the RFC. A channel carries data towards a peer only while there is
 //! a permission as well (section 12 asks for one only in the other direction). And a permission for
@@ -28,26 +32,45 @@
 mod allocation;
 mod cidr;
 mod data;
+mod handover;
+mod hash;
 mod icmp;
+mod owners;
 mod pairs;
 mod peers;
 mod ports;
+mod quota;
+mod rate;
 mod request;
 mod slab;
 mod table;
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
+
+use siphasher::sip::SipHasher13;
 
 pub use cidr::{Cidr, ParseCidrError};
 pub(crate) use data::{CHANNEL_HEADER_LEN, is_channel_data};
+pub use handover::ShardMessage;
+pub(crate) use handover::{Datagram, Message as Told};
 pub(crate) use icmp::Icmp;
+pub(crate) use quota::Quota;
+pub use rate::ByteRate;
+pub(crate) use rate::Spent;
 pub(crate) use request::is_turn_request;
-pub(crate) use table::Relays;
+pub(crate) use table::{Due, Relays};
 
+use crate::behaviour::Listeners;
 use crate::config::{ConfigError, ListenerId, Transport};
 use crate::counters::Traffic;
+use crate::holder::Holder;
+use crate::shared::ShardId;
+use owners::Owners;
+use peers::PeerRules;
+use quota::Quotas;
 use slab::Key;
 
 /// The ports relayed addresses have if nothing else is said (RFC 8656, section 7.2: the dynamic
@@ -70,6 +93,11 @@ pub(crate) const RESERVATION_LIFETIME: Duration = Duration::from_secs(30);
 pub(crate) const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Ports to try if the shell can't open one: another program may use a port of the range.
 pub(crate) const MAX_OPEN_ATTEMPTS: u8 = 8;
+/// The part of a [`SessionId`] that tells the allocations of a shard apart. There are ports for
+/// fewer than 2^17; the rest is room for those that wait for theirs.
+const INDEX_BITS: u32 = 24;
+/// Allocations there may be at most, whatever the limits say.
+const MAX_ALLOCATIONS: u32 = 1 << INDEX_BITS;
 
 /// An address family (RFC 8656, section 18.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -167,7 +195,7 @@ impl RelayConfig {
     }
 }
 
-/// How much relaying is given to whom. None of these is unlimited by default.
+/// How much relaying is given to whom, over all shards. None of these is unlimited by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RelayLimits {
     /// Allocations of one user, who is the part of a username behind its expiry. A browser opens
@@ -180,10 +208,26 @@ pub struct RelayLimits {
     pub allocations: u32,
     /// Permissions of one allocation.
     pub permissions: u16,
+    /// Permissions of all. Most clients have one or two, so the default is eight for each
+    /// allocation there may be: what a few could pile up at most is 3 MB.
+    pub permissions_total: u32,
     /// Channels of one allocation.
     pub channels: u16,
-    /// What one allocation relays, both ways together.
+    /// Channels of all, as for permissions: 6 MB.
+    pub channels_total: u32,
+    /// What one allocation relays, both ways together: 100 Mbit/s, more than a call or the uplink
+    /// of most.
     pub rate: ByteRate,
+    /// What one user's allocations relay: twice as much, since several of them are seldom busy at
+    /// once.
+    pub rate_per_user: ByteRate,
+    /// What one source's allocations relay: half of what the server does, so that others have the
+    /// other half.
+    pub rate_per_source: ByteRate,
+    /// What the server relays: 1 Gbit/s, which is what most machines' lines carry. A relay that
+    /// fills its line delays what it shares the line with, and all that goes beyond is dropped
+    /// anyhow, at random.
+    pub rate_total: ByteRate,
 }
 
 impl Default for RelayLimits {
@@ -193,8 +237,13 @@ impl Default for RelayLimits {
             allocations_per_source: 512,
             allocations: 8192,
             permissions: 128,
+            permissions_total: 65_536,
             channels: 128,
+            channels_total: 65_536,
             rate: ByteRate::new(12_500_000, 2_500_000),
+            rate_per_user: ByteRate::new(25_000_000, 5_000_000),
+            rate_per_source: ByteRate::new(62_500_000, 12_500_000),
+            rate_total: ByteRate::new(125_000_000, 25_000_000),
         }
     }
 }
@@ -205,40 +254,35 @@ impl RelayLimits {
             && self.allocations_per_source > 0
             && self.allocations > 0
             && self.permissions > 0
+            && self.permissions_total > 0
             && self.channels > 0
-            && self.rate.per_s > 0
-            && self.rate.burst > 0
+            && self.channels_total > 0
+            && self.rate.is_usable()
+            && self.rate_per_user.is_usable()
+            && self.rate_per_source.is_usable()
+            && self.rate_total.is_usable()
     }
 }
 
-/// Bytes a second, and how many may come at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ByteRate {
-    per_s: u64,
-    burst: u64,
+/// What the shards of a server share of relaying.
+pub(crate) struct SharedRelay {
+    pub(crate) owners: Arc<Owners>,
+    quotas: Arc<Quotas>,
+    rules: PeerRules,
 }
 
-impl ByteRate {
-    /// `per_s` bytes a second, `burst` of them at once. Bursts are counted up to 4 GiB.
-    #[must_use]
-    pub const fn new(per_s: u64, burst: u64) -> Self {
-        const MAX_BURST: u64 = u32::MAX as u64;
-        Self { per_s, burst: if burst < MAX_BURST { burst } else { MAX_BURST } }
-    }
-
-    /// How long the rate takes for so many bytes.
-    const fn nanos(self, bytes: u64) -> u64 {
-        const NANOS_PER_S: u64 = 1_000_000_000;
-        // At most 4 GiB times 10^9, which fits.
-        bytes * NANOS_PER_S / self.per_s
-    }
-
-    /// The time at which a bucket that drains at the rate is empty after `bytes` more, or nothing
-    /// if it would overflow.
-    pub(crate) const fn next(self, empty_ns: u64, now_ns: u64, bytes: u64) -> Option<u64> {
-        let start_ns = if empty_ns > now_ns { empty_ns } else { now_ns };
-        let end_ns = start_ns.saturating_add(self.nanos(bytes));
-        if end_ns - now_ns <= self.nanos(self.burst) { Some(end_ns) } else { None }
+impl SharedRelay {
+    pub(crate) fn new(
+        config: &RelayConfig,
+        limits: RelayLimits,
+        listeners: &Listeners,
+        hasher: SipHasher13,
+    ) -> Self {
+        let range = config.ports.clone().unwrap_or(DEFAULT_PORTS);
+        let rules = PeerRules::new(config, (*range.start(), *range.end()), listeners);
+        let owners = Owners::new(config, &range);
+        rules.listening_ports().for_each(|port| owners.withhold(port));
+        Self { owners: Arc::new(owners), quotas: Arc::new(Quotas::new(limits, hasher)), rules }
     }
 }
 
@@ -271,12 +315,18 @@ impl SessionId {
         self.0
     }
 
-    const fn of(key: Key) -> Self {
-        Self((key.generation as u64) << 32 | key.index as u64)
+    /// The shard that has it, and that is to be asked to end it.
+    #[must_use]
+    pub const fn shard(self) -> ShardId {
+        ShardId((self.0 >> INDEX_BITS) as u8)
+    }
+
+    const fn of(shard: ShardId, key: Key) -> Self {
+        Self((key.generation as u64) << 32 | (shard.0 as u64) << INDEX_BITS | key.index as u64)
     }
 
     const fn key(self) -> Key {
-        Key { index: self.0 as u32, generation: (self.0 >> 32) as u32 }
+        Key { index: self.0 as u32 & (MAX_ALLOCATIONS - 1), generation: (self.0 >> 32) as u32 }
     }
 }
 
@@ -331,6 +381,20 @@ pub enum Relay<'a> {
         payload: &'a [u8],
         /// Zeros that fill up the last attribute, or a stream's ChannelData.
         tail: &'static [u8],
+    },
+    /// From a relayed address to one of another shard, inside the machine: to be given to
+    /// [`crate::StunServer::from_shard`] there. It may be lost, like any packet.
+    ToShard {
+        /// Whose the receiving address is.
+        shard: ShardId,
+        /// The sender's relayed address.
+        from: SocketAddr,
+        /// Whose that is.
+        holder: Holder,
+        /// The receiver's.
+        to: SocketAddr,
+        /// The whole datagram.
+        payload: &'a [u8],
     },
 }
 

@@ -24,6 +24,7 @@ pub(crate) enum Peer {
 }
 
 /// The rules.
+#[derive(Clone)]
 pub(crate) struct PeerRules {
     relays: [Option<RelayIp>; 2],
     first_port: u16,

@@ -14,13 +14,16 @@ use crate::holder::Holder;
 use crate::message::{
     ALLOCATE, CHANNEL_BIND, CREATE_PERMISSION, Class, MAGIC_COOKIE, Message, REFRESH, TransactionId,
 };
-use crate::relay::allocation::{Allocation, Beginning, Wanted};
+use crate::relay::allocation::{Allocation, Beginning, Opening, Wanted};
+use crate::relay::handover::{Message as Told, ShardMessage};
+use crate::relay::owners::Parity;
 use crate::relay::peers::Peer;
-use crate::relay::ports::Parity;
+use crate::relay::quota::Denial;
 use crate::relay::slab::Key;
 use crate::relay::table::Relays;
-use crate::relay::{DEFAULT_LIFETIME, Family, MAX_LIFETIME, RelayId};
-use crate::server::StunServer;
+use crate::relay::{DEFAULT_LIFETIME, Family, MAX_LIFETIME, Quota, RelayId};
+use crate::server::{Output, StunServer};
+use crate::shared::ShardId;
 use crate::write::Writer;
 
 /// UDP's protocol number, the only transport there is (RFC 8656, section 18.8).
@@ -44,6 +47,8 @@ enum Outcome {
     Answer(Writer),
     /// The answer follows when the sockets are open.
     Later,
+    /// The answer follows when another shard has handed its socket over.
+    Claim(ShardId, ShardMessage),
 }
 
 impl StunServer {
@@ -74,19 +79,40 @@ impl StunServer {
         };
         match outcome {
             Ok(Outcome::Later) => {}
+            Ok(Outcome::Claim(shard, message)) => self.push(Output::ToShard { shard, message }),
             Ok(Outcome::Answer(mut writer)) => {
                 *counter += 1;
                 seal(&mut writer, Some(&proof.key), message.has_fingerprint());
                 self.transmit(request.listener.id, request.source, writer.finish());
             }
-            Err(error) => self.fault(request, Some(&proof), Fault::Turn(error)),
+            Err(Denial::Error(error)) => self.fault(request, Some(&proof), Fault::Turn(error)),
+            Err(Denial::Quota(quota)) => {
+                counters.refused.count(quota);
+                self.fault(request, Some(&proof), Fault::Turn(quota.error()));
+            }
         }
     }
 
     /// Answers the Allocate whose sockets are open now.
     pub(crate) fn relay_opened(&mut self, now: Instant, id: RelayId) {
         let Some(relays) = &mut self.relays else { return };
-        let Some(key) = relays.opened(now, id, &mut self.random) else { return };
+        if let Some(key) = relays.opened(now, id, &mut self.random) {
+            self.answer_allocate(key);
+        }
+    }
+
+    /// Answers the Allocate whose sockets could not be opened.
+    pub(crate) fn relay_failed(&mut self, id: RelayId) {
+        let Some(relays) = &mut self.relays else { return };
+        if let Some(allocation) = relays.failed(id, &mut self.random) {
+            self.counters.relay.refused.count(Quota::Ports);
+            self.refuse_allocate(&allocation, Quota::Ports.error());
+        }
+    }
+
+    /// Tells a client of the allocation that he waits for.
+    pub(crate) fn answer_allocate(&mut self, key: Key) {
+        let Some(relays) = &self.relays else { return };
         let (Some(mut writer), Some(allocation)) = (relays.allocated(key), relays.slab.get(key)) else {
             return;
         };
@@ -96,15 +122,12 @@ impl StunServer {
         self.transmit(listener, to, writer.finish());
     }
 
-    /// Answers the Allocate whose sockets could not be opened.
-    pub(crate) fn relay_failed(&mut self, id: RelayId) {
-        let Some(relays) = &mut self.relays else { return };
-        let Some(allocation) = relays.failed(id, &mut self.random) else { return };
+    /// Tells a client that there will be no allocation.
+    pub(crate) fn refuse_allocate(&mut self, allocation: &Allocation, error: TurnError) {
         let mut writer = Writer::new(Class::Error, ALLOCATE, allocation.transaction_id);
-        let code = TurnError::InsufficientCapacity.code();
-        writer.error_code(code);
+        writer.error_code(error.code());
         seal(&mut writer, Some(allocation.known.key()), allocation.has_fingerprint);
-        self.counters.errors.count(code);
+        self.counters.errors.count(error.code());
         self.transmit(allocation.listener, allocation.source, writer.finish());
     }
 }
@@ -115,6 +138,12 @@ enum Ask {
     Reserved([u8; 8]),
 }
 
+/// Where a reserved port is.
+enum Reserved {
+    Here(RelayId),
+    There(ShardId),
+}
+
 impl Relays {
     /// RFC 8656, section 7.2.
     fn allocate(
@@ -122,21 +151,19 @@ impl Relays {
         request: &Request<'_>,
         known: KnownKey,
         random: &mut ChaCha20Rng,
-    ) -> Result<Outcome, TurnError> {
+    ) -> Result<Outcome, Denial> {
         let message = &request.message;
         if let Some(key) = self.find(request.listener.id, request.source) {
-            return self.allocate_again(key, message, &known);
+            return Ok(self.allocate_again(key, message, &known)?);
         }
         let lifetime = read_lifetime(message)?.unwrap_or(DEFAULT_LIFETIME);
         let ask = self.read_allocate(message)?;
         let holder = Holder::of(known.user()).ok_or(TurnError::Forbidden)?;
-        if let Ask::Reserved(token) = ask {
-            let reservation = self.reservations.get(&token);
-            if reservation.is_none_or(|reservation| *reservation.user != *known.user()) {
-                return Err(TurnError::InsufficientCapacity);
-            }
-        }
-        self.admit(known.user(), request.seen)?;
+        let reserved = match ask {
+            Ask::Reserved(token) => Some(self.find_reserved(token, known.user())?),
+            Ask::Fresh { .. } => None,
+        };
+        let seat = self.quotas.admit(known.user(), request.seen, self.defences)?;
         let lifetime = lifetime.clamp(DEFAULT_LIFETIME, MAX_LIFETIME);
         let beginning = Beginning {
             listener: request.listener.id,
@@ -148,24 +175,43 @@ impl Relays {
             has_fingerprint: message.has_fingerprint(),
             lifetime_s: lifetime.as_secs() as u32,
         };
-        match ask {
-            Ask::Reserved(token) => {
-                let key = self.insert(Allocation::new(beginning, request.now + lifetime));
-                self.redeem(token, key);
-                let answer = self.allocated(key).ok_or(TurnError::InsufficientCapacity)?;
-                Ok(Outcome::Answer(answer))
-            }
-            Ask::Fresh { wanted, address_error } => {
-                let mut allocation = Allocation::new(beginning, Self::opening_ends(request.now));
+        let mut allocation = Allocation::new(beginning, seat, Self::opening_ends(request.now));
+        match (ask, reserved) {
+            (Ask::Fresh { wanted, address_error }, _) => {
                 allocation.address_error = address_error;
                 let key = self.insert(allocation);
-                if let Err(error) = self.open(key, wanted, 0, random) {
+                if let Err(quota) = self.open(key, wanted, 0, random) {
                     self.remove(key);
-                    return Err(error);
+                    return Err(quota.into());
                 }
                 Ok(Outcome::Later)
             }
+            (Ask::Reserved(token), Some(Reserved::Here(relay))) => {
+                let key = self.insert(allocation);
+                self.redeem(token, relay, key);
+                self.begin(request.now, key);
+                Ok(self.allocated(key).map_or(Outcome::Later, Outcome::Answer))
+            }
+            (Ask::Reserved(token), Some(Reserved::There(shard))) => {
+                let user = allocation.known.user().into();
+                allocation.opening = Some(Opening::Claim);
+                let claim = self.insert(allocation);
+                let told = Told::Claim { by: self.shard, claim, token, user };
+                Ok(Outcome::Claim(shard, ShardMessage(told)))
+            }
+            (Ask::Reserved(_), None) => Err(TurnError::InsufficientCapacity.into()),
         }
+    }
+
+    /// Where the port is that was reserved under a token. Another shard is asked, this one knows.
+    fn find_reserved(&self, token: [u8; 8], user: &str) -> Result<Reserved, TurnError> {
+        let shard = ShardId(token[0]);
+        if shard == self.shard {
+            let relay = self.reserved(token, user);
+            return relay.map(Reserved::Here).ok_or(TurnError::InsufficientCapacity);
+        }
+        let is_there = shard.0 < self.shared.shards();
+        is_there.then_some(Reserved::There(shard)).ok_or(TurnError::InsufficientCapacity)
     }
 
     /// A retransmission is answered like the first one, once there is an answer; anything else
@@ -238,7 +284,7 @@ impl Relays {
         let allocation = self.slab.get(key)?;
         let mut writer = Writer::new(Class::Success, ALLOCATE, allocation.transaction_id);
         for id in allocation.relays.into_iter().flatten() {
-            writer.xor_address(attr::XOR_RELAYED_ADDRESS, self.ports.get(id)?.seen);
+            writer.xor_address(attr::XOR_RELAYED_ADDRESS, self.ports.get(id)?.lease.seen());
         }
         if let Some((family, error)) = allocation.address_error {
             writer.address_error_code(family, error.code());
@@ -269,7 +315,7 @@ impl Relays {
         request: &Request<'_>,
         known: KnownKey,
         ended: &mut u64,
-    ) -> Result<Outcome, TurnError> {
+    ) -> Result<Outcome, Denial> {
         let message = &request.message;
         let key = self.allocation_of(request, known.user())?;
         let lifetime = read_lifetime(message)?.unwrap_or(DEFAULT_LIFETIME);
@@ -305,7 +351,7 @@ impl Relays {
     }
 
     /// RFC 8656, section 10.2: all its peers or none.
-    fn create_permission(&mut self, request: &Request<'_>, proof: &Proof<'_>) -> Result<Outcome, TurnError> {
+    fn create_permission(&mut self, request: &Request<'_>, proof: &Proof<'_>) -> Result<Outcome, Denial> {
         let message = &request.message;
         let key = self.allocation_of(request, user_of(proof.username))?;
         let mut peers = Vec::new();
@@ -313,38 +359,36 @@ impl Relays {
             let peer = read_xor_address(attribute.value, message.transaction_id());
             let peer = self.judged(key, peer.ok_or(TurnError::BadRequest)?, Asked::Permission)?;
             if peers.len() == MAX_PEERS {
-                return Err(TurnError::InsufficientCapacity);
+                return Err(TurnError::InsufficientCapacity.into());
             }
             peers.push(self.rules.permission(peer));
         }
         if peers.is_empty() {
-            return Err(TurnError::BadRequest);
+            return Err(TurnError::BadRequest.into());
         }
         peers.sort_unstable();
         peers.dedup();
-        let limits = self.limits;
         let allocation = self.slab.get_mut(key).ok_or(TurnError::AllocationMismatch)?;
-        allocation.permit(request.now, &peers, &limits)?;
+        allocation.permit(request.now, &peers)?;
         self.reschedule(key);
         Ok(Outcome::Answer(Writer::new(Class::Success, CREATE_PERMISSION, message.transaction_id())))
     }
 
     /// RFC 8656, section 12.2. The permission comes with the channel.
-    fn channel_bind(&mut self, request: &Request<'_>, proof: &Proof<'_>) -> Result<Outcome, TurnError> {
+    fn channel_bind(&mut self, request: &Request<'_>, proof: &Proof<'_>) -> Result<Outcome, Denial> {
         let message = &request.message;
         let key = self.allocation_of(request, user_of(proof.username))?;
         let number = match message.attribute(attr::CHANNEL_NUMBER) {
             Some([high, low, _, _]) => u16::from_be_bytes([*high, *low]),
-            _ => return Err(TurnError::BadRequest),
+            _ => return Err(TurnError::BadRequest.into()),
         };
         let peer = message.attribute(attr::XOR_PEER_ADDRESS);
         let peer = peer.and_then(|value| read_xor_address(value, message.transaction_id()));
         let peer = peer.filter(|_| CHANNELS.contains(&number)).ok_or(TurnError::BadRequest)?;
         let peer = self.judged(key, peer, Asked::Channel)?;
-        let limits = self.limits;
         let permission = self.rules.permission(peer);
         let allocation = self.slab.get_mut(key).ok_or(TurnError::AllocationMismatch)?;
-        allocation.bind(request.now, number, peer, permission, &limits)?;
+        allocation.bind(request.now, number, peer, permission)?;
         self.reschedule(key);
         Ok(Outcome::Answer(Writer::new(Class::Success, CHANNEL_BIND, message.transaction_id())))
     }

@@ -1,28 +1,36 @@
-//! All allocations: who has how many, when each is to be looked at, and the sockets they need.
+//! A shard's allocations: when each is to be looked at, and the sockets they need.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hashbrown::HashTable;
 use meetpoint_proto::SessionId as NodeSession;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::Rng;
+use siphasher::sip::SipHasher13;
 
 use crate::answer::{Request, TurnError};
 use crate::auth::KnownKey;
-use crate::behaviour::Listeners;
 use crate::config::ListenerId;
-use crate::defence::{Defence, Defences};
-use crate::relay::allocation::{Allocation, Opening, Wanted};
+use crate::defence::Defences;
+use crate::relay::allocation::{Allocation, Opening, OpeningPorts, Wanted};
+use crate::relay::handover::ShardMessage;
+use crate::relay::hash::{self, client_hash};
+use crate::relay::owners::PortLease;
 use crate::relay::pairs::Pairs;
 use crate::relay::peers::PeerRules;
-use crate::relay::ports::{Parity, Ports};
+use crate::relay::ports::Ports;
+use crate::relay::quota::{Quota, Quotas};
+use crate::relay::rate::Meters;
 use crate::relay::slab::{Key, Slab};
 use crate::relay::{
-    DEFAULT_PORTS, Family, MAX_OPEN_ATTEMPTS, OPEN_TIMEOUT, RESERVATION_LIFETIME, RelayConfig, RelayId,
-    RelayLimits, Session, SessionId,
+    Family, MAX_OPEN_ATTEMPTS, OPEN_TIMEOUT, RESERVATION_LIFETIME, RelayConfig, RelayId, Session, SessionId,
+    SharedRelay,
 };
 use crate::server::Output;
+use crate::shared::{ShardId, Shared};
 
 /// A port that waits for its client (RFC 8656, section 18.10).
 pub(super) struct Reservation {
@@ -37,11 +45,31 @@ enum Timer {
     Reservation([u8; 8]),
 }
 
-/// The allocations of a server.
+/// What came of a timer.
+pub(crate) enum Due {
+    /// Something of an allocation or a reservation ran out.
+    Pruned,
+    /// An allocation ended.
+    Ended,
+    /// An allocation ended before it began, and its client is to be told.
+    Refused(Box<Allocation>),
+}
+
+/// What the shell is to do with a socket.
+enum Order {
+    Open { id: RelayId, bind: SocketAddr },
+    Close { id: RelayId, lease: PortLease },
+    HandOver { id: RelayId, shard: ShardId, message: ShardMessage },
+}
+
+/// The allocations of a shard.
 pub(crate) struct Relays {
+    pub(super) shard: ShardId,
+    pub(super) shared: Shared,
+    pub(super) quotas: Arc<Quotas>,
+    pub(super) meters: Meters,
     pub(super) ports: Ports,
     pub(super) rules: PeerRules,
-    pub(super) limits: RelayLimits,
     pub(super) slab: Slab<Allocation>,
     pub(super) reservations: BTreeMap<[u8; 8], Reservation>,
     pub(super) can_refuse_fragments: bool,
@@ -49,44 +77,52 @@ pub(crate) struct Relays {
     pub(super) defences: Defences,
     /// Makes the transaction ids of indications differ; nobody answers them.
     pub(super) indications: u64,
-    by_client: BTreeMap<(ListenerId, SocketAddr), Key>,
-    users: BTreeMap<Box<str>, u32>,
-    sources: BTreeMap<IpAddr, u32>,
+    /// By listener and source, which the allocations know.
+    by_client: HashTable<Key>,
+    hasher: SipHasher13,
     timers: BTreeSet<(Instant, Timer)>,
     /// Sockets to open and close, in their order. As many as there are ports, and as many again
     /// for each answer the shell leaves waiting.
-    orders: VecDeque<Output>,
-    /// The rates count from here.
-    epoch: Option<Instant>,
+    orders: VecDeque<Order>,
+    /// The port of the last order to close. It is anybody's only when the shell asks for more to do:
+    /// until then its socket may be open, and another shard's shell could not open its own.
+    closing: Option<PortLease>,
 }
 
 impl Relays {
-    pub(crate) fn new(config: &RelayConfig, limits: RelayLimits, listeners: &Listeners) -> Self {
-        let range = config.ports.clone().unwrap_or(DEFAULT_PORTS);
-        let rules = PeerRules::new(config, (*range.start(), *range.end()), listeners);
-        let mut ports = Ports::new(config, &range);
-        rules.listening_ports().for_each(|port| ports.withhold(port));
+    pub(crate) fn new(config: &RelayConfig, shared: &Shared, relay: &SharedRelay, shard: ShardId) -> Self {
         Self {
-            ports,
-            rules,
-            limits,
+            shard,
+            shared: shared.clone(),
+            quotas: Arc::clone(&relay.quotas),
+            meters: relay.quotas.meters(),
+            ports: Ports::new(shard, Arc::clone(&relay.owners)),
+            rules: relay.rules.clone(),
             slab: Slab::default(),
             reservations: BTreeMap::new(),
             can_refuse_fragments: config.dont_fragment,
             pairs: Pairs::default(),
             defences: Defences::default(),
             indications: 0,
-            by_client: BTreeMap::new(),
-            users: BTreeMap::new(),
-            sources: BTreeMap::new(),
+            by_client: HashTable::new(),
+            hasher: shared.client_hasher(),
             timers: BTreeSet::new(),
             orders: VecDeque::new(),
-            epoch: None,
+            closing: None,
         }
     }
 
+    /// What is to be done next about a socket. The one before is done.
     pub(crate) fn poll_order(&mut self) -> Option<Output> {
-        self.orders.pop_front()
+        self.closing = None;
+        Some(match self.orders.pop_front()? {
+            Order::Open { id, bind } => Output::OpenRelay { id, bind },
+            Order::Close { id, lease } => {
+                self.closing = Some(lease);
+                Output::CloseRelay { id }
+            }
+            Order::HandOver { id, shard, message } => Output::HandOver { id, shard, message },
+        })
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
@@ -106,38 +142,18 @@ impl Relays {
 
     #[inline]
     pub(super) fn find(&self, listener: ListenerId, source: SocketAddr) -> Option<Key> {
-        self.by_client.get(&(listener, source)).copied()
-    }
-
-    /// Refuses a user or a source that has enough.
-    pub(super) fn admit(&self, user: &str, seen: SocketAddr) -> Result<(), TurnError> {
-        if !self.defences.stand(Defence::Quotas) {
-            return Ok(());
-        }
-        let limits = &self.limits;
-        let of_user = self.users.get(user).copied().unwrap_or(0);
-        let of_source = self.sources.get(&source_key(seen)).copied().unwrap_or(0);
-        if of_user >= limits.allocations_per_user || of_source >= limits.allocations_per_source {
-            return Err(TurnError::AllocationQuotaReached);
-        }
-        if self.slab.len() >= limits.allocations as usize {
-            return Err(TurnError::InsufficientCapacity);
-        }
-        Ok(())
+        let is_client = |key: &Key| {
+            let allocation = self.slab.get(*key);
+            allocation.is_some_and(|known| known.source == source && known.listener == listener)
+        };
+        self.by_client.find(client_hash(self.hasher, listener, source), is_client).copied()
     }
 
     pub(super) fn insert(&mut self, allocation: Allocation) -> Key {
-        let client = (allocation.listener, allocation.source);
-        match self.users.get_mut(allocation.known.user()) {
-            Some(count) => *count += 1,
-            None => {
-                self.users.insert(allocation.known.user().into(), 1);
-            }
-        }
-        *self.sources.entry(source_key(allocation.source)).or_default() += 1;
+        let hash = client_hash(self.hasher, allocation.listener, allocation.source);
         let due = allocation.due;
         let key = self.slab.insert(allocation);
-        self.by_client.insert(client, key);
+        self.by_client.insert_unique(hash, key, rehash(&self.slab, self.hasher));
         self.timers.insert((due, Timer::Allocation(key)));
         key
     }
@@ -145,22 +161,14 @@ impl Relays {
     /// Ends an allocation and gives back all it had, but for a port it reserved.
     pub(super) fn remove(&mut self, key: Key) -> Option<Allocation> {
         let allocation = self.slab.remove(key)?;
-        self.by_client.remove(&(allocation.listener, allocation.source));
+        let hash = client_hash(self.hasher, allocation.listener, allocation.source);
+        let rehash = rehash(&self.slab, self.hasher);
+        hash::remove(&mut self.by_client, hash, |known| *known == key, rehash);
         self.timers.remove(&(allocation.due, Timer::Allocation(key)));
-        if let Some(count) = self.users.get_mut(allocation.known.user()) {
-            *count -= 1;
-            if *count == 0 {
-                self.users.remove(allocation.known.user());
-            }
-        }
-        let source = source_key(allocation.source);
-        if let Some(count) = self.sources.get_mut(&source) {
-            *count -= 1;
-            if *count == 0 {
-                self.sources.remove(&source);
-            }
-        }
-        let spare = allocation.opening.and_then(|opening| opening.spare);
+        let spare = match allocation.opening {
+            Some(Opening::Ports(ports)) => ports.spare,
+            Some(Opening::Claim) | None => None,
+        };
         for id in allocation.relays.into_iter().chain([spare]).flatten() {
             self.close(id);
         }
@@ -168,8 +176,14 @@ impl Relays {
     }
 
     pub(super) fn close(&mut self, id: RelayId) {
-        self.ports.release(id);
-        self.orders.push_back(Output::CloseRelay { id });
+        if let Some(lease) = self.ports.remove(id) {
+            self.orders.push_back(Order::Close { id, lease });
+        }
+    }
+
+    /// Gives a socket to the shard whose port this is now.
+    pub(super) fn hand_over(&mut self, id: RelayId, shard: ShardId, message: ShardMessage) {
+        self.orders.push_back(Order::HandOver { id, shard, message });
     }
 
     /// Sets the allocation's timer to when something of it runs out next.
@@ -183,40 +197,38 @@ impl Relays {
         }
     }
 
-    /// Orders the sockets an allocation wants, on ports that are free as far as this table knows.
+    /// Orders the sockets an allocation wants, on ports that no shard has.
     pub(super) fn open(
         &mut self,
         key: Key,
         wanted: Wanted,
         attempts: u8,
         random: &mut ChaCha20Rng,
-    ) -> Result<(), TurnError> {
+    ) -> Result<(), Quota> {
         let mut relays = [None; 2];
         let mut spare = None;
         let mut address_error = None;
         let families = Family::BOTH.into_iter().filter(|family| wanted.families[family.index()]);
         for family in families {
-            let Some(port) = self.ports.pick(family, wanted.parity, random) else {
-                address_error = Some((family, TurnError::InsufficientCapacity));
-                continue;
-            };
-            relays[family.index()] = self.order(family, port, key);
-            if wanted.parity == Parity::EvenWithNext {
-                spare = self.order(family, port.saturating_add(1), key);
+            match self.ports.claim(family, wanted.parity, key, random) {
+                Some((relay, next)) => {
+                    relays[family.index()] = Some(relay);
+                    spare = spare.or(next);
+                }
+                None => address_error = Some((family, TurnError::InsufficientCapacity)),
             }
         }
-        let waiting = relays.iter().chain([&spare]).flatten().count() as u8;
-        let allocation = self.slab.get_mut(key).ok_or(TurnError::InsufficientCapacity)?;
+        let mut waiting = 0;
+        for id in relays.into_iter().chain([spare]).flatten() {
+            let Some(port) = self.ports.get(id) else { continue };
+            self.orders.push_back(Order::Open { id, bind: port.lease.bind() });
+            waiting += 1;
+        }
+        let allocation = self.slab.get_mut(key).ok_or(Quota::Ports)?;
         allocation.relays = relays;
         allocation.address_error = allocation.address_error.or(address_error);
-        allocation.opening = Some(Opening { waiting, attempts, wanted, spare });
-        if waiting == 0 { Err(TurnError::InsufficientCapacity) } else { Ok(()) }
-    }
-
-    fn order(&mut self, family: Family, port: u16, owner: Key) -> Option<RelayId> {
-        let (id, bind) = self.ports.take(family, port, owner)?;
-        self.orders.push_back(Output::OpenRelay { id, bind });
-        Some(id)
+        allocation.opening = Some(Opening::Ports(OpeningPorts { waiting, attempts, wanted, spare }));
+        if waiting == 0 { Err(Quota::Ports) } else { Ok(()) }
     }
 
     /// A socket is open. Returns its allocation if that was the last one it waited for.
@@ -224,29 +236,42 @@ impl Relays {
         let port = self.ports.get_mut(id).filter(|port| !port.is_open)?;
         port.is_open = true;
         let key = port.owner?;
-        let allocation = self.slab.get_mut(key)?;
-        let opening = allocation.opening.as_mut()?;
+        let Some(Opening::Ports(opening)) = &mut self.slab.get_mut(key)?.opening else { return None };
         opening.waiting -= 1;
         if opening.waiting > 0 {
             return None;
         }
         let spare = opening.spare;
+        self.begin(now, key);
+        if let Some(spare) = spare {
+            self.reserve(now, key, spare, random);
+        }
+        Some(key)
+    }
+
+    /// An allocation has what it waited for: its lifetime begins.
+    pub(super) fn begin(&mut self, now: Instant, key: Key) {
+        let Some(allocation) = self.slab.get_mut(key) else { return };
         allocation.opening = None;
         allocation.expires = now + Duration::from_secs(allocation.lifetime_s.into());
-        if let Some(spare) = spare {
-            let user: Box<str> = allocation.known.user().into();
-            let mut token = [0; 8];
-            random.fill_bytes(&mut token);
-            allocation.token = Some(token);
-            if let Some(port) = self.ports.get_mut(spare) {
-                port.owner = None;
-            }
-            let expires = now + RESERVATION_LIFETIME;
-            self.reservations.insert(token, Reservation { relay: spare, user, expires });
-            self.timers.insert((expires, Timer::Reservation(token)));
-        }
         self.reschedule(key);
-        Some(key)
+    }
+
+    /// Keeps a port for the user of an allocation. The token begins with the shard, since its bearer
+    /// may come to another one.
+    fn reserve(&mut self, now: Instant, key: Key, spare: RelayId, random: &mut ChaCha20Rng) {
+        let Some(allocation) = self.slab.get_mut(key) else { return };
+        let user: Box<str> = allocation.known.user().into();
+        let mut token = [0; 8];
+        random.fill_bytes(&mut token);
+        token[0] = self.shard.0;
+        allocation.token = Some(token);
+        if let Some(port) = self.ports.get_mut(spare) {
+            port.owner = None;
+        }
+        let expires = now + RESERVATION_LIFETIME;
+        self.reservations.insert(token, Reservation { relay: spare, user, expires });
+        self.timers.insert((expires, Timer::Reservation(token)));
     }
 
     /// A socket could not be opened: others are tried, with which the allocation starts anew.
@@ -254,7 +279,8 @@ impl Relays {
     pub(crate) fn failed(&mut self, id: RelayId, random: &mut ChaCha20Rng) -> Option<Allocation> {
         let key = self.ports.get(id)?.owner?;
         let allocation = self.slab.get_mut(key)?;
-        let opening = allocation.opening.take()?;
+        let Some(Opening::Ports(opening)) = allocation.opening else { return None };
+        allocation.opening = None;
         let held = std::mem::take(&mut allocation.relays);
         for id in held.into_iter().chain([opening.spare]).flatten() {
             self.close(id);
@@ -265,20 +291,32 @@ impl Relays {
         if is_over { self.remove(key) } else { None }
     }
 
-    /// Takes a reserved port for an allocation.
-    pub(super) fn redeem(&mut self, token: [u8; 8], key: Key) {
-        let Some(reservation) = self.reservations.remove(&token) else { return };
-        self.timers.remove(&(reservation.expires, Timer::Reservation(token)));
-        let Some(port) = self.ports.get_mut(reservation.relay) else { return };
-        port.owner = Some(key);
-        let family = Family::of(port.seen.ip());
-        if let Some(allocation) = self.slab.get_mut(key) {
-            allocation.relays[family.index()] = Some(reservation.relay);
+    /// The port that was reserved under a token, if it is this user's.
+    pub(super) fn reserved(&self, token: [u8; 8], user: &str) -> Option<RelayId> {
+        let reservation = self.reservations.get(&token)?;
+        (*reservation.user == *user).then_some(reservation.relay)
+    }
+
+    /// Ends a reservation whose port has been found a use for.
+    pub(super) fn forget_reservation(&mut self, token: [u8; 8]) {
+        if let Some(reservation) = self.reservations.remove(&token) {
+            self.timers.remove(&(reservation.expires, Timer::Reservation(token)));
         }
     }
 
-    /// Does one thing that is due. True if an allocation ended with it; nothing if nothing is due.
-    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Option<bool> {
+    /// Takes a reserved port for an allocation.
+    pub(super) fn redeem(&mut self, token: [u8; 8], relay: RelayId, key: Key) {
+        self.forget_reservation(token);
+        let Some(port) = self.ports.get_mut(relay) else { return };
+        port.owner = Some(key);
+        let family = port.lease.family();
+        if let Some(allocation) = self.slab.get_mut(key) {
+            allocation.relays[family.index()] = Some(relay);
+        }
+    }
+
+    /// Does one thing that is due; nothing if nothing is.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Option<Due> {
         let (at, timer) = *self.timers.first()?;
         if at > now {
             return None;
@@ -293,20 +331,22 @@ impl Relays {
             Timer::Allocation(key) => {
                 let Some(allocation) = self.slab.get_mut(key) else {
                     self.timers.remove(&(at, timer));
-                    return Some(false);
+                    return Some(Due::Pruned);
                 };
                 if allocation.expires <= now {
-                    return Some(self.remove(key).is_some());
+                    let allocation = self.remove(key)?;
+                    let is_claim = matches!(allocation.opening, Some(Opening::Claim));
+                    return Some(if is_claim { Due::Refused(Box::new(allocation)) } else { Due::Ended });
                 }
                 allocation.prune(now);
                 self.reschedule(key);
             }
         }
-        Some(false)
+        Some(Due::Pruned)
     }
 
     pub(crate) fn end(&mut self, id: SessionId) -> bool {
-        self.remove(id.key()).is_some()
+        id.shard() == self.shard && self.remove(id.key()).is_some()
     }
 
     /// Ends what a client's connection carried, if it carried anything.
@@ -333,12 +373,12 @@ impl Relays {
     pub(crate) fn sessions(&self, now: Instant) -> impl Iterator<Item = Session<'_>> {
         let is_active = |(_, allocation): &(Key, &Allocation)| allocation.opening.is_none();
         self.slab.iter().filter(is_active).map(move |(key, allocation)| Session {
-            id: SessionId::of(key),
+            id: SessionId::of(self.shard, key),
             user: allocation.known.user(),
             client: allocation.source,
             listener: allocation.listener,
             transport: allocation.transport,
-            relayed: allocation.relays.map(|id| Some(self.ports.get(id?)?.seen)),
+            relayed: allocation.relays.map(|id| Some(self.ports.get(id?)?.lease.seen())),
             lifetime_left: allocation.expires.saturating_duration_since(now),
             to_peer: allocation.to_peer,
             to_client: allocation.to_client,
@@ -354,18 +394,9 @@ impl Relays {
     pub(super) fn opening_ends(now: Instant) -> Instant {
         now + OPEN_TIMEOUT
     }
-
-    #[inline]
-    pub(super) fn nanos(&mut self, now: Instant) -> u64 {
-        let epoch = *self.epoch.get_or_insert(now);
-        now.saturating_duration_since(epoch).as_nanos() as u64
-    }
 }
 
-/// Who counts as one source: an IPv4 address or an IPv6 /64.
-fn source_key(source: SocketAddr) -> IpAddr {
-    match source.ip().to_canonical() {
-        IpAddr::V4(ip) => ip.into(),
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
-    }
+/// The place of a client that is in the table.
+fn rehash(slab: &Slab<Allocation>, hasher: SipHasher13) -> impl Fn(&Key) -> u64 {
+    move |key| slab.get(*key).map_or(0, |known| client_hash(hasher, known.listener, known.source))
 }

@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use meetpoint_turn::message::{
     ALLOCATE, CHANNEL_BIND, CREATE_PERMISSION, Class, Message, REFRESH, SEND, TransactionId,
 };
-use meetpoint_turn::{Config, Input, Output, Payload, Relay, RelayConfig, RelayId, RelayIp, Writer, attr};
+use meetpoint_turn::{
+    Config, Input, Output, Payload, Relay, RelayConfig, RelayId, RelayIp, ShardId, Writer, attr,
+};
 
 use crate::common::{Login, NOW_UNIX_S, Rig, addr, config, error, login_as, lone};
 
@@ -71,6 +73,7 @@ pub(crate) struct Client {
 pub(crate) enum Relayed {
     ToPeer { from: SocketAddr, to: SocketAddr, payload: Vec<u8> },
     ToClient { to: SocketAddr, datagram: Vec<u8> },
+    Across { shard: ShardId, from: SocketAddr, to: SocketAddr, payload: Vec<u8> },
 }
 
 impl TurnRig {
@@ -201,6 +204,9 @@ fn whole(sockets: &BTreeMap<RelayId, SocketAddr>, relay: &Relay<'_>) -> Relayed 
         }
         Relay::ToClient { to, head, payload, tail, .. } => {
             Relayed::ToClient { to: *to, datagram: [head, *payload, *tail].concat() }
+        }
+        Relay::ToShard { shard, from, to, payload } => {
+            Relayed::Across { shard: *shard, from: *from, to: *to, payload: payload.to_vec() }
         }
     }
 }
