@@ -242,6 +242,8 @@ impl Rendezvous {
         }
         let mut wall = tokio::time::interval(WALL_INTERVAL);
         let mut told = false;
+        // A place in its queue is waited for while all else goes on.
+        let stun = self.stun.clone();
         loop {
             // Timers first: a flood of requests must not keep handshakes from timing out.
             let now = Instant::now();
@@ -261,7 +263,7 @@ impl Rendezvous {
                 Some(Observed { session, source }) = self.observations.recv() => {
                     self.broker.handle(Instant::now(), Input::Observed { session, source });
                 }
-                Ok(place) = self.stun.reserve(), if !self.waiting_for_stun.is_empty() => {
+                Ok(place) = stun.reserve(), if !self.waiting_for_stun.is_empty() => {
                     if let Some(request) = self.waiting_for_stun.pop_front() {
                         place.send(request);
                     }

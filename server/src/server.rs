@@ -7,7 +7,7 @@ use std::time::Duration;
 use meetpoint_proto::id::Fingerprint;
 use meetpoint_proto::wire::StunServer;
 use meetpoint_proto::{AddressClass, ClusterNetwork, EffectiveNetwork, JoinToken, addr};
-use meetpoint_turn::{Limits, ListenerId, ListenerRole, Secrets as StunSecrets};
+use meetpoint_turn::{Limits, ListenerId, ListenerRole};
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -24,7 +24,7 @@ use crate::listen::{Sockets, listening_ips, machine_ips};
 use crate::rendezvous::{Rendezvous, StunChannels};
 use crate::secrets::{self, AdminToken, SecretsError};
 use crate::seeds::{self, Here, Verdict};
-use crate::service::{self, Cluster, DEFAULT_CLUSTER, NewToken, Service, ServiceError, UnixMs};
+use crate::service::{self, Cluster, DEFAULT_CLUSTER, Keyring, NewToken, Service, ServiceError, UnixMs};
 use crate::store::{self, OpenError, Store};
 use crate::stream::{StreamKind, Streams, Surroundings};
 use crate::udp::{RelayHandle, Setup, Stun, StunError, relay_config};
@@ -41,6 +41,11 @@ const DRAIN: Duration = Duration::from_secs(5);
 const HALT: Duration = Duration::from_secs(10);
 /// Ephemeral nodes of an earlier run have this long to come back before they are forgotten.
 const RETURN: Duration = Duration::from_secs(600);
+
+/// How often to see whether a credential secret has served: a look at a few numbers.
+const RETIRE_INTERVAL: Duration = Duration::from_secs(1);
+/// When to try again if the registry does not take it.
+const RETIRE_PAUSE: Duration = Duration::from_secs(60);
 
 /// Why the server does not start.
 #[derive(Debug, Error)]
@@ -85,7 +90,10 @@ impl StartError {
 
 impl From<ServiceError> for StartError {
     fn from(error: ServiceError) -> Self {
-        Self::Establish(error.to_string())
+        match error {
+            ServiceError::CredentialFile(error) => Self::Secrets(error),
+            error => Self::Establish(error.to_string()),
+        }
     }
 }
 
@@ -175,13 +183,14 @@ impl Server {
         let sockets = Sockets::bind(&config)?;
         let given_identity = config.tls.as_ref().map(Identity::load).transpose()?;
         let (kind, verdict) = decide(&config, &sockets).await?;
-        let data = DataDir::open(&config.data)?;
+        let data = Arc::new(DataDir::open(&config.data)?);
         let identity = Arc::new(given_identity.map_or_else(|| Identity::load_or_make(&data), Ok)?);
         let tasks = Tasks::new();
         let (store, writer_ended) = Store::open(&data.file(DATABASE), &tasks.core).await?;
         let started = UnixMs::now();
-        let stun_secrets = secrets::credential_secret(&data)?;
-        let service = open_service(&config, &sockets, &store, (kind, &verdict), stun_secrets.clone()).await?;
+        let announces_hashes = config.relay.as_ref().is_some_and(|relay| relay.username_anonymity);
+        let keyring = Keyring::open(&store, Arc::clone(&data), started, announces_hashes).await?;
+        let service = open_service(&config, &sockets, &store, (kind, &verdict), keyring).await?;
         let join_token = secrets::join_token(&config, &data, identity.fingerprint())?;
         let is_usable = register_join_token(&service, started, &join_token).await?;
         let (admin, new_admin_token) = AdminToken::establish(&config, &data)?;
@@ -200,17 +209,16 @@ impl Server {
             warnings: warnings(&config, &sockets, &verdict, is_usable),
         };
         let core = Core { store, writer_ended, service, admin, identity, started };
-        Self::assemble(&config, sockets, stun_secrets, info, core, tasks, data)
+        Self::assemble(&config, sockets, info, core, tasks, data)
     }
 
     fn assemble(
         config: &ServeConfig,
         sockets: Sockets,
-        stun_secrets: StunSecrets,
         info: Info,
         core: Core,
         tasks: Tasks,
-        data: DataDir,
+        data: Arc<DataDir>,
     ) -> Result<Self, StartError> {
         let Core { store, writer_ended, service, admin, identity, started } = core;
         let stun_probe = probe_address(&sockets);
@@ -221,7 +229,7 @@ impl Server {
         let setup = Setup {
             external_ip: config.external_ip,
             streams: streams.listeners(config.external_ip),
-            secrets: stun_secrets,
+            keys: service.relay_keys(),
             relay: config.relay.as_ref().map(|relay| relay_config(relay, config.external_ip, http_addr)),
             limits: Limits::default(),
             seed: secrets::random()?,
@@ -255,7 +263,6 @@ impl Server {
             stop: tasks.soft.clone(),
             halt: tasks.hard.clone(),
         };
-        let data = Arc::new(data);
         let reloader = Reloader { identity, data: Arc::clone(&data), requests: Reload::default() };
         Ok(Self {
             info,
@@ -319,6 +326,7 @@ impl Server {
         let http = core.spawn(listener.run());
         let reloader = core.spawn(reloader.run(soft.clone()));
         let prune = core.spawn(forget_unseen(Arc::clone(&service), started, soft.clone()));
+        let retire = core.spawn(retire_secrets(Arc::clone(&service), soft.clone()));
         let outcome = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
             _ = stun => Err(RunError::TaskEnded("STUN server")),
@@ -336,6 +344,7 @@ impl Server {
         }
         hard.cancel();
         prune.abort();
+        retire.abort();
         // The writer ends with the last hold on the registry.
         drop((app, service));
         store.close().await;
@@ -402,7 +411,7 @@ async fn open_service(
     sockets: &Sockets,
     store: &Store,
     (kind, verdict): (ClusterNetwork, &Verdict),
-    stun_secrets: StunSecrets,
+    keyring: Keyring,
 ) -> Result<Arc<Service>, StartError> {
     let name = DEFAULT_CLUSTER.parse().map_err(|_| ServiceError::UnknownCluster)?;
     let key = secrets::random()?;
@@ -410,7 +419,7 @@ async fn open_service(
     let row = service::establish_cluster(store, UnixMs::now(), name, kind, key, seeds).await?;
     let cluster = Cluster::new(row, verdict.effective, config.open_join);
     let stun = sockets.stun_servers(config.external_ip);
-    Ok(Arc::new(Service::new(store.clone(), vec![cluster], stun, stun_secrets)))
+    Ok(Arc::new(Service::new(store.clone(), vec![cluster], stun, keyring)))
 }
 
 /// False if the operator has revoked it.
@@ -476,6 +485,22 @@ fn probe_address(sockets: &Sockets) -> SocketAddr {
         ip if !ip.is_unspecified() => addr,
         IpAddr::V4(_) => SocketAddr::from((Ipv4Addr::LOCALHOST, addr.port())),
         IpAddr::V6(_) => SocketAddr::from((Ipv6Addr::LOCALHOST, addr.port())),
+    }
+}
+
+/// Drops credential secrets whose last credential has ended.
+async fn retire_secrets(service: Arc<Service>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(RETIRE_INTERVAL);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        if let Err(error) = service.drop_unneeded_relay_secrets(UnixMs::now()).await {
+            warn!(%error, "a credential secret that nobody needs is still accepted");
+            tokio::time::sleep(RETIRE_PAUSE).await;
+        }
     }
 }
 

@@ -5,11 +5,11 @@ use meetpoint_proto::id::Nonce;
 use meetpoint_proto::join::{Domain, Transcript};
 use meetpoint_proto::wire::{Hello, PROTOCOL_VERSION, Proof};
 use meetpoint_proto::{ClusterNetwork, EffectiveNetwork, NodeId};
-use meetpoint_turn::{Secret, Secrets};
 use tempfile::TempDir;
 
 use super::*;
-use crate::service::{Cluster, DEFAULT_CLUSTER, establish_cluster};
+use crate::data_dir::DataDir;
+use crate::service::{Cluster, DEFAULT_CLUSTER, Keyring, establish_cluster};
 use crate::store::Store;
 
 struct Rig {
@@ -29,8 +29,9 @@ async fn rig() -> Rig {
     let now = UnixMs::now();
     let row = establish_cluster(&store, now, cluster.clone(), ClusterNetwork::Dynamic, [1; 32], Vec::new());
     let open = Cluster::new(row.await.unwrap(), EffectiveNetwork::Private, true);
-    let secrets = Secrets::new(vec![Secret::new(&[2; 32]).unwrap()]).unwrap();
-    let service = Arc::new(Service::new(store, vec![open], Vec::new(), secrets));
+    let data = Arc::new(DataDir::open(dir.path()).unwrap());
+    let keyring = Keyring::open(&store, data, now, false).await.unwrap();
+    let service = Arc::new(Service::new(store, vec![open], Vec::new(), keyring));
     let (_, observations) = mpsc::channel(1);
     let (requests, stun_requests) = mpsc::channel(1);
     let stun = StunChannels { observations, requests };

@@ -18,21 +18,22 @@ use std::time::{Duration, Instant};
 
 use meetpoint_proto::{SessionId, stun};
 use meetpoint_turn::{
-    Config, Limits, Listener, ListenerId, RelayConfig, Secrets, ShardId, Shared, StreamListener, StunServer,
+    Config, Limits, Listener, ListenerId, RelayConfig, ShardId, Shared, StreamListener, StunServer,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::listen::{StunSocket, as_seen};
 use crate::rendezvous::StunRequest;
+use crate::service::RelayKeys;
 
 #[cfg(test)]
 pub(crate) use inbox::Arrivals;
 pub(crate) use inbox::{Gone, Inbox, Inboxes, Message, StreamInput};
 pub(crate) use inspect::{RelayHandle, SessionInfo};
 pub(crate) use relay::relay_config;
-use shard::{ListenerSocket, Shard};
+use shard::{Ends, ListenerSocket, Shard};
 
 /// The machines learn the wall time this often.
 pub(crate) const WALL_INTERVAL: Duration = Duration::from_secs(1);
@@ -55,7 +56,7 @@ pub(crate) struct Stun {
 pub(crate) struct Setup {
     pub(crate) external_ip: Option<IpAddr>,
     pub(crate) streams: Vec<StreamListener>,
-    pub(crate) secrets: Secrets,
+    pub(crate) keys: watch::Receiver<RelayKeys>,
     pub(crate) relay: Option<RelayConfig>,
     pub(crate) limits: Limits,
     pub(crate) seed: [u8; 32],
@@ -81,7 +82,7 @@ impl Stun {
         observations: &mpsc::Sender<Observed>,
         requests: mpsc::Receiver<StunRequest>,
     ) -> Result<Self, StunError> {
-        let Setup { external_ip, streams, secrets, relay, limits, seed } = setup;
+        let Setup { external_ip, streams, keys, relay, limits, seed } = setup;
         let listeners = bound.iter().zip(0_u8..).map(|(socket, id)| Listener {
             id: ListenerId(id),
             role: socket.role,
@@ -91,24 +92,30 @@ impl Stun {
             listeners: listeners.collect(),
             streams,
             realm: stun::REALM.to_owned(),
-            secrets,
+            secrets: keys.borrow().secrets.clone(),
             limits,
             relay,
         };
         let mut shards = Vec::new();
         let mut inboxes = Vec::new();
-        let mut ends = Vec::new();
+        let mut all_arrivals = Vec::new();
         let dealt = dealt(bound);
         for _ in &dealt {
             let (inbox, arrivals) = Inbox::new()?;
             inboxes.push(inbox);
-            ends.push(arrivals);
+            all_arrivals.push(arrivals);
         }
         let inboxes = Inboxes::new(inboxes);
         let shared = Shared::new(&config, seed, Instant::now(), dealt.len() as u8)?;
-        for ((sockets, arrivals), id) in dealt.into_iter().zip(ends).zip(0..) {
+        for ((sockets, arrivals), id) in dealt.into_iter().zip(all_arrivals).zip(0..) {
             let machine = StunServer::shard(config.clone(), &shared, ShardId(id))?;
-            shards.push(Shard::new(machine, sockets, arrivals, inboxes.clone(), observations.clone())?);
+            let ends = Ends {
+                arrivals,
+                inboxes: inboxes.clone(),
+                observations: observations.clone(),
+                keys: keys.clone(),
+            };
+            shards.push(Shard::new(machine, sockets, ends)?);
         }
         Ok(Self { shards, inboxes, requests })
     }
@@ -161,7 +168,7 @@ async fn pass_on(mut requests: mpsc::Receiver<StunRequest>, inboxes: &Inboxes) {
             let _ = inbox.send(Message::Broker(request)).await;
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// The sockets of each shard: one of each listener.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use meetpoint_turn::{Input, ListenerId, Output, Relay, RelayId, ShardMessage, StunServer};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{debug, trace};
 
 use super::batch::{BATCH, Outbox, Receiver, Via};
@@ -25,7 +25,7 @@ use super::relay::RelaySockets;
 use super::{Observed, WALL_INTERVAL};
 use crate::listen::bind_relay;
 use crate::rendezvous::StunRequest;
-use crate::service::UnixMs;
+use crate::service::{RelayKeys, UnixMs};
 
 /// Sockets named by one `epoll` call.
 const EVENTS: usize = 256;
@@ -53,9 +53,15 @@ pub(super) struct Shard {
     machine: StunServer,
     epoll: Epoll,
     listeners: Vec<ListenerSocket>,
-    arrivals: Arrivals,
-    inboxes: Inboxes,
-    observations: mpsc::Sender<Observed>,
+    ends: Ends,
+}
+
+/// The shard's ends of what ties it to the rest of the server.
+pub(super) struct Ends {
+    pub(super) arrivals: Arrivals,
+    pub(super) inboxes: Inboxes,
+    pub(super) observations: mpsc::Sender<Observed>,
+    pub(super) keys: watch::Receiver<RelayKeys>,
 }
 
 /// The thread's state, with buffers that stay in it.
@@ -66,6 +72,7 @@ struct Serving {
     receiver: Receiver,
     ways: Ways,
     observations: mpsc::Sender<Observed>,
+    keys: watch::Receiver<RelayKeys>,
     next_wall: Instant,
     is_stopped: bool,
 }
@@ -89,24 +96,19 @@ struct Out {
 
 impl Shard {
     /// Takes the sockets, each at the index its [`ListenerId`] says.
-    pub(super) fn new(
-        machine: StunServer,
-        listeners: Vec<ListenerSocket>,
-        arrivals: Arrivals,
-        inboxes: Inboxes,
-        observations: mpsc::Sender<Observed>,
-    ) -> io::Result<Self> {
+    pub(super) fn new(machine: StunServer, listeners: Vec<ListenerSocket>, ends: Ends) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         for (listener, index) in listeners.iter().zip(0..) {
             epoll.add(&listener.socket, EpollEvent::new(EpollFlags::EPOLLIN, index))?;
         }
-        epoll.add(&arrivals, EpollEvent::new(EpollFlags::EPOLLIN, INBOX))?;
-        Ok(Self { machine, epoll, listeners, arrivals, inboxes, observations })
+        epoll.add(&ends.arrivals, EpollEvent::new(EpollFlags::EPOLLIN, INBOX))?;
+        Ok(Self { machine, epoll, listeners, ends })
     }
 
     /// Serves until it is told to stop.
     pub(super) fn run(self) {
-        let Self { machine, epoll, listeners, arrivals, inboxes, observations } = self;
+        let Self { machine, epoll, listeners, ends } = self;
+        let Ends { arrivals, inboxes, observations, keys } = ends;
         let first_stream = listeners.len() as u8;
         let out = Out {
             outbox: Outbox::new(),
@@ -121,6 +123,7 @@ impl Shard {
             receiver: Receiver::new(),
             ways: Ways { listeners, relays: RelaySockets::default(), out },
             observations,
+            keys,
             next_wall: Instant::now(),
             is_stopped: false,
         };
@@ -132,6 +135,7 @@ impl Serving {
     fn run(mut self) {
         // Before the first datagram: without it a login is not answered.
         self.tell_wall_time(Instant::now());
+        take_keys(&mut self.keys, &mut self.machine, Instant::now());
         let mut events = [EpollEvent::empty(); EVENTS];
         while !self.is_stopped {
             let ready = match self.epoll.wait(&mut events, self.timeout()) {
@@ -198,10 +202,14 @@ impl Serving {
 
     fn receive(&mut self, now: Instant, id: ListenerId) {
         for _ in 0..BATCHES {
-            let Self { machine, receiver, ways, .. } = self;
+            let Self { machine, receiver, ways, keys, .. } = self;
             let Some(listener) = ways.listeners.get(usize::from(id.0)) else { return };
             let out = &mut ways.out;
             let taken = receiver.receive(listener.socket.as_fd(), listener.is_ipv6, |source, payload| {
+                // Behind the receiving: who was told of a change before he sent meets it here.
+                if keys.has_changed().unwrap_or(false) {
+                    take_keys(keys, machine, now);
+                }
                 if let Some(relay) = machine.datagram(now, id, source, payload) {
                     out.relay(&relay);
                 }
@@ -283,6 +291,9 @@ impl Serving {
                 self.ways.out.streams.insert((listener, source), replies);
             }
             StreamInput::Frame { listener, source, bytes } => {
+                if self.keys.has_changed().unwrap_or(false) {
+                    take_keys(&mut self.keys, &mut self.machine, now);
+                }
                 if let Some(relay) = self.machine.datagram(now, listener, source, &bytes) {
                     self.ways.out.relay(&relay);
                 }
@@ -401,6 +412,13 @@ impl Out {
             let _ = replies.try_send(parts.concat());
         }
     }
+}
+
+/// Has credentials checked with the keys that are in force now.
+fn take_keys(keys: &mut watch::Receiver<RelayKeys>, machine: &mut StunServer, now: Instant) {
+    let RelayKeys { secrets, users } = keys.borrow_and_update().clone();
+    machine.handle(now, Input::Secrets(secrets));
+    machine.handle(now, Input::Users(users));
 }
 
 /// What the machine is told of the broker's request.

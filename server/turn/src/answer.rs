@@ -150,9 +150,9 @@ impl StunServer {
         let is_grant = matches!(message.method(), BINDING | ALLOCATE | REFRESH);
         let valid_at = is_grant.then_some(unix_s);
         let known = self.relays.as_ref().and_then(|relays| relays.known_key(request));
-        let proof = claim.and_then(|bearer| match known {
-            Some(known) if self.auth.is_known(message, &bearer, known, valid_at) => Ok(bearer.proof(known)),
-            _ => self.auth.prove(message, &bearer, valid_at),
+        let proof = claim.and_then(|bearer| {
+            let known = known.and_then(|known| self.auth.recognise(message, &bearer, known, valid_at));
+            known.map_or_else(|| self.auth.prove(message, &bearer, valid_at), Ok)
         });
         proof.map_err(|refusal| self.fault(request, None, Fault::Refused(refusal))).ok()
     }

@@ -89,7 +89,7 @@ impl StunServer {
         // A mapping of TCP's is none that a peer's datagrams could go to.
         if let Some(proof) = proof.filter(|_| !is_stream) {
             self.push(Output::Observed {
-                username: proof.username.to_owned(),
+                username: proof.username().to_owned(),
                 source: request.seen,
                 listener: request.listener.id,
             });

@@ -77,6 +77,7 @@ mod payload;
 mod relay;
 mod server;
 mod shared;
+pub mod users;
 mod write;
 
 pub use budget::Rate;
@@ -95,9 +96,10 @@ pub use defence::Defence;
 pub use holder::{Holder, is_node_user, node_session, node_user};
 pub use payload::Payload;
 pub use relay::{
-    ByteRate, Cidr, DEFAULT_PORTS, Family, Head, MAX_PEER_BLOCKS, ParseCidrError, Relay, RelayConfig,
-    RelayId, RelayIp, RelayLimits, Session, SessionId, ShardMessage,
+    ByteRate, Cidr, DEFAULT_PORTS, Family, Head, MAX_LIFETIME, MAX_PEER_BLOCKS, ParseCidrError, Relay,
+    RelayConfig, RelayId, RelayIp, RelayLimits, Session, SessionId, ShardMessage,
 };
 pub use server::{Input, MAX_OUTPUTS, Output, StunServer};
 pub use shared::{MAX_SHARDS, ShardId, Shared};
+pub use users::{LongTermKeys, User, UserError, Users};
 pub use write::Writer;

@@ -25,6 +25,7 @@ use crate::relay::{
     is_turn_request,
 };
 use crate::shared::{ShardId, Shared};
+use crate::users::Users;
 use crate::write::Writer;
 
 /// Outputs that wait for the shell. A batch of 512 datagrams, each with an answer and an
@@ -61,8 +62,12 @@ pub enum Input<'a> {
         /// What the probe carries.
         nonce: [u8; 16],
     },
-    /// These secrets hold from now on.
+    /// These secrets hold from now on. What was granted under one that stays, stays; under one that
+    /// is gone it can no longer be refreshed.
     Secrets(Secrets),
+    /// These are the static users from now on. What a removed one was granted can no longer be
+    /// refreshed.
+    Users(Users),
     /// A datagram arrived at a relay socket.
     Relayed {
         /// Which.
@@ -141,7 +146,7 @@ pub enum Output {
     /// came from it: its sender receives there. Never for a stream: the mapping of a connection is
     /// of no use to anybody else.
     Observed {
-        /// `<expiry>:<user>`, as the request had it.
+        /// `<expiry>:<user>`, as the request had it, or the name of a static user.
         username: String,
         /// The source; an IPv4-mapped one is given as IPv4.
         source: SocketAddr,
@@ -292,6 +297,7 @@ impl StunServer {
             Input::Wall { unix_ms } => self.wall = Some(Wall { at: now, unix_ms }),
             Input::DialBack { to, nonce } => self.dial_back(now, to, nonce),
             Input::Secrets(secrets) => self.auth.set_secrets(secrets),
+            Input::Users(users) => self.auth.set_users(users),
         }
     }
 

@@ -80,8 +80,9 @@ pub const DEFAULT_PORTS: RangeInclusive<u16> = 49152..=65535;
 pub const MAX_PEER_BLOCKS: usize = 256;
 /// No lifetime is shorter than this unless the client ends it (RFC 8656, section 7.2).
 pub(crate) const DEFAULT_LIFETIME: Duration = Duration::from_secs(600);
-/// No lifetime is longer than this (RFC 8656, section 7.2 recommends it).
-pub(crate) const MAX_LIFETIME: Duration = Duration::from_secs(3600);
+/// No lifetime is longer than this (RFC 8656, section 7.2 recommends it). So long an allocation may
+/// outlive the credentials it was made with, and its permissions are renewed with those till then.
+pub const MAX_LIFETIME: Duration = Duration::from_secs(3600);
 /// How long a permission lasts (RFC 8656, section 9).
 pub(crate) const PERMISSION_LIFETIME: Duration = Duration::from_secs(300);
 /// How long a channel stays bound (RFC 8656, section 12).

@@ -198,7 +198,7 @@ pub(crate) fn login_as(rig: &mut Rig, source: &str, user: &str, expires_unix_s: 
     login_of(rig, source, "the first secret", user, expires_unix_s)
 }
 
-fn login_of(rig: &mut Rig, source: &str, of: &str, user: &str, expires_unix_s: u64) -> Login {
+pub(crate) fn login_of(rig: &mut Rig, source: &str, of: &str, user: &str, expires_unix_s: u64) -> Login {
     let question = request_with(&[(attr::USERNAME, b"1:somebody")]);
     let challenge = rig.ask(source, &question).expect("a challenge");
     assert_eq!(error(&challenge), Some(401));

@@ -19,4 +19,5 @@ mod relaying;
 mod sequences;
 mod streams;
 mod turn;
+mod users;
 mod vectors;
