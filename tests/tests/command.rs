@@ -4,8 +4,9 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
-use meetpoint_tests::binary::{Node, Server, meetpoint};
+use meetpoint_tests::binary::{Node, PATIENCE, Server, meetpoint};
 use serde_json::Value;
 
 fn run(args: &[&str]) -> Output {
@@ -251,6 +252,25 @@ fn a_restart_keeps_identity_and_refuses_another_cluster_type() {
     let output = run(&[&base[..], &["--cluster-network-type", "PRIVATE"]].concat());
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
     assert!(stderr(&output).contains("DYNAMIC"), "{}", stderr(&output));
+}
+
+/// What it makes of it is in the log; that it goes on is half of the point.
+#[test]
+fn a_hangup_has_the_certificate_read_again() {
+    let data = tempfile::tempdir().expect("a directory");
+    let mut server = Server::on_loopback(&data.path().join("data"), &[]);
+    let certificate = server.data.join("tls/cert.pem");
+    for expected in ["was read again and is the same", "was not read again; the one in use stays"] {
+        let hangup = Command::new("kill").args(["-HUP", &server.process.id().to_string()]).status();
+        assert!(hangup.expect("kill runs").success());
+        let deadline = Instant::now() + PATIENCE;
+        while !server.process.output().to_string().contains(expected) {
+            assert!(Instant::now() < deadline, "{}", server.process.output());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        std::fs::remove_file(&certificate).unwrap_or_default();
+    }
+    assert_eq!(server.process.terminate().expect("a clean end").code(), Some(0));
 }
 
 #[test]

@@ -35,6 +35,7 @@ use std::sync::Arc;
 
 use meetpoint_turn::{ListenerId, StreamListener, Transport};
 use rustls::ServerConfig;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -113,23 +114,24 @@ impl Streams {
         self.sockets.iter().enumerate().map(listener).collect()
     }
 
-    /// Accepts until told to stop.
+    /// Accepts until told to stop, or until a listener ends that should not.
     ///
     /// # Errors
     /// The runtime does not take a socket.
     pub(crate) async fn run(self, surroundings: Surroundings) -> io::Result<()> {
         let Surroundings { inboxes, tasks, stop } = surroundings;
         let shared = Arc::new(Shared::new(inboxes, self.tls, self.bounds, tasks, stop.clone()));
-        let accepting = TaskTracker::new();
+        let mut accepting = JoinSet::new();
         for (listener, StreamSocket { socket, kind, .. }) in self.sockets {
             let socket = tokio::net::TcpListener::from_std(socket)?;
             let acceptor = Acceptor { socket, listener, kind, shared: Arc::clone(&shared) };
             accepting.spawn(acceptor.run());
         }
-        accepting.close();
-        accepting.wait().await;
-        // There may be no listener at all.
-        stop.cancelled().await;
+        tokio::select! {
+            // Without any listener there is nothing to do until then.
+            () = stop.cancelled() => {}
+            Some(_) = accepting.join_next() => {}
+        }
         Ok(())
     }
 }

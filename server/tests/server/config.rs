@@ -4,7 +4,7 @@ use std::net::{TcpListener, UdpSocket};
 
 use meetpoint_server::{Server, StartError};
 
-use crate::running::args;
+use crate::running::{Running, args};
 
 /// What became of a set of flags.
 async fn refusal(data: &std::path::Path, flags: &[&str]) -> Option<String> {
@@ -54,6 +54,12 @@ async fn each_bad_flag_is_named() {
     check(&["--stun", "127.0.0.1:7000,0.0.0.0:7000"], &["--stun 0.0.0.0:7000", "concrete"]).await;
     check(&["--stun", "127.0.0.1:7000", "--stun-alt-port", "7000"], &["--stun-alt-port 7000"]).await;
     check(&["--stun-alt-port", "70000"], &["--stun-alt-port", "70000"]).await;
+    check(&["--stun-tcp", "here"], &["--stun-tcp", "here", "IP:PORT", "off"]).await;
+    check(&["--stun-tcp", "off,127.0.0.1:0"], &["--stun-tcp", "not both"]).await;
+    check(&["--stun-tls", "239.1.1.1:80"], &["--stun-tls 239.1.1.1", "not an address of one host"]).await;
+    check(&["--stun-tls", "20.255.255.1:0"], &["--stun-tls 20.255.255.1:0", "address of this machine"]).await;
+    let three = "127.0.0.1:0,[::1]:0,127.0.0.2:0,127.0.0.3:0";
+    check(&["--stun-tls", three], &["--stun-tls 127.0.0.3:0", "at most 2 addresses per family"]).await;
     check(&["--external-ip", "here"], &["--external-ip", "IP address"]).await;
     check(&["--external-ip", "0.0.0.0"], &["--external-ip 0.0.0.0"]).await;
     check(&["--relay-ip", "here"], &["--relay-ip", "IP address"]).await;
@@ -125,6 +131,27 @@ async fn a_port_in_use_is_named() {
     let holder = UdpSocket::bind("127.0.0.1:0").unwrap();
     let addr = holder.local_addr().unwrap().to_string();
     check(&["--stun", &addr], &["--stun", &addr, "in use"]).await;
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = holder.local_addr().unwrap().to_string();
+    for flag in ["--stun-tcp", "--stun-tls"] {
+        check(&[flag, &addr], &[flag, &addr, "in use"]).await;
+    }
+}
+
+/// Nobody asked for TCP, so its port being taken is no reason not to start.
+#[tokio::test]
+async fn a_port_that_nobody_named_may_be_in_use() {
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = holder.local_addr().unwrap();
+    let flags = ["--stun", &addr.to_string(), "--stun-tls", "off"];
+    let (server, _dir) = Running::fresh(&flags).await;
+    assert_eq!((&server.info.stun_tcp, &server.info.stun_tls), (&vec![], &vec![]));
+    let told = server.info.warnings.iter().find(|warning| warning.code() == "no_stun_stream").unwrap();
+    assert!(told.to_string().contains(&format!("{addr}, where --stun-tcp is")), "{told}");
+    server.stop().await.unwrap();
+    let (server, _dir) = Running::fresh(&["--stun-tcp", "127.0.0.1:0,[::1]:0"]).await;
+    assert_eq!((server.info.stun_tcp.len(), server.info.stun_tls.len()), (2, 1));
+    server.stop().await.unwrap();
 }
 
 #[tokio::test]

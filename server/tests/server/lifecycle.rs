@@ -1,10 +1,13 @@
 //! What is on disk, what survives a restart, and how the server is reached.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use hyper::Method;
 use meetpoint_proto::id::Fingerprint;
 use meetpoint_proto::{Code, JoinToken};
 use meetpoint_server::{Server, StartError};
@@ -12,10 +15,11 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use serde_json::json;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::client::get;
+use crate::client::{call, get};
 use crate::node::Node;
 use crate::running::{Running, config};
 
@@ -138,7 +142,7 @@ async fn a_revoked_token_of_the_start_stays_revoked() {
     let (server, dir) = Running::fresh(&[]).await;
     let (token, admin) = (server.join_token(), server.admin_token());
     let path = format!("/v1/clusters/default/join-tokens/{}", token.id());
-    let reply = crate::client::call(hyper::Method::DELETE, &path).admin(&server).await;
+    let reply = call(Method::DELETE, &path).admin(&server).await;
     assert_eq!(reply.status.as_u16(), 204);
     server.stop().await.unwrap();
     let server = Running::start(config(dir.path(), &[])).await.unwrap();
@@ -155,13 +159,8 @@ async fn another_certificate_rewrites_the_join_token() {
     let (server, dir) = Running::fresh(&[]).await;
     let before = server.join_token();
     server.stop().await.unwrap();
-    let key = rcgen::KeyPair::generate().unwrap();
-    let cert =
-        rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
-    let (cert_file, key_file) = (dir.path().join("c.pem"), dir.path().join("k.pem"));
-    std::fs::write(&cert_file, cert.pem()).unwrap();
-    std::fs::write(&key_file, key.serialize_pem()).unwrap();
-    let flags = ["--tls-cert", cert_file.to_str().unwrap(), "--tls-key", key_file.to_str().unwrap()];
+    let (cert_file, key_file) = write_pair(dir.path());
+    let flags = ["--tls-cert", &cert_file, "--tls-key", &key_file];
     let server = Running::start(config(dir.path(), &flags)).await.unwrap();
     let after = server.join_token();
     assert_eq!(after.fingerprint(), Some(server.info.fingerprint));
@@ -174,22 +173,80 @@ async fn another_certificate_rewrites_the_join_token() {
     server.stop().await.unwrap();
 }
 
+/// Another key and its certificate, in two files of always the same names.
+fn write_pair(dir: &Path) -> (String, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let cert =
+        rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let (cert_file, key_file) = (dir.join("c.pem"), dir.join("k.pem"));
+    std::fs::write(&cert_file, cert.pem()).unwrap();
+    std::fs::write(&key_file, key.serialize_pem()).unwrap();
+    (cert_file.to_str().unwrap().to_owned(), key_file.to_str().unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_taken_while_running() {
+    let (files, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (cert_file, key_file) = write_pair(files.path());
+    let flags = ["--tls-cert", &cert_file, "--tls-key", &key_file];
+    let server = Running::start(config(dir.path(), &flags)).await.unwrap();
+    let before = server.info.fingerprint;
+    let admin = server.admin_token();
+    let open = tls(server.info.http).await;
+
+    // A pair that does not fit is refused, and the one before stays.
+    let good = std::fs::read(&cert_file).unwrap();
+    write_pair(files.path());
+    std::fs::write(&cert_file, good).unwrap();
+    server.reload.request();
+    assert_eq!(tls_fingerprint(&server).await, before);
+
+    write_pair(files.path());
+    server.reload.request();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    let after = loop {
+        let fingerprint = tls_fingerprint(&server).await;
+        if fingerprint != before {
+            break fingerprint;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "the old certificate is still in use");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    // Who was connected notices nothing; who comes now is told of the new key.
+    let reply = get("/v1/clusters").bearer(&admin).send_over(open).await;
+    assert_eq!(reply.status.as_u16(), 200);
+    let made = call(Method::POST, "/v1/clusters/default/join-tokens").json(&json!({}));
+    let made = made.bearer(&admin).send(server.info.http).await.json();
+    let made: JoinToken = made["secret"].as_str().unwrap().parse().unwrap();
+    assert_eq!(made.fingerprint(), Some(after));
+    let repinned = || {
+        let stored = std::fs::read_to_string(dir.path().join("join-token")).unwrap();
+        stored.trim().parse::<JoinToken>().unwrap().fingerprint() == Some(after)
+    };
+    while !repinned() {
+        assert!(tokio::time::Instant::now() < deadline, "the stored token has the old fingerprint");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    server.stop().await.unwrap();
+}
+
 #[tokio::test]
 async fn one_port_speaks_tls_and_plain_http() {
     let (server, _dir) = Running::fresh(&[]).await;
     assert_eq!(get("/healthz").send(server.info.http).await.status.as_u16(), 200);
-    let stream = tls(&server).await;
+    let stream = tls(server.info.http).await;
     assert_eq!(get("/healthz").send_over(stream).await.status.as_u16(), 200);
     assert_eq!(tls_fingerprint(&server).await, server.info.fingerprint);
     server.stop().await.unwrap();
 }
 
-async fn tls(server: &Running) -> tokio_rustls::client::TlsStream<TcpStream> {
+/// Connects, whatever the certificate.
+pub(crate) async fn tls(to: SocketAddr) -> tokio_rustls::client::TlsStream<TcpStream> {
     let provider = Arc::new(ring::default_provider());
     let verifier = Arc::new(AnyCertificate(Arc::clone(&provider)));
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let config = config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
-    let stream = TcpStream::connect(server.info.http).await.unwrap();
+    let stream = TcpStream::connect(to).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
     TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
 }
@@ -198,7 +255,7 @@ async fn tls(server: &Running) -> tokio_rustls::client::TlsStream<TcpStream> {
 /// certificate itself, not from the key.
 async fn tls_fingerprint(server: &Running) -> Fingerprint {
     use sha2::{Digest, Sha256};
-    let stream = tls(server).await;
+    let stream = tls(server.info.http).await;
     let chain = stream.get_ref().1.peer_certificates().unwrap().to_vec();
     let certificate = rustls::server::ParsedCertificate::try_from(&chain[0]).unwrap();
     Fingerprint::from_bytes(Sha256::digest(certificate.subject_public_key_info()).into())

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use clap::Parser;
-use meetpoint_server::{Info, RunError, ServeArgs, ServeConfig, Server, StartError};
+use meetpoint_server::{Info, Reload, RunError, ServeArgs, ServeConfig, Server, StartError};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +34,7 @@ pub(crate) fn config(data: &Path, flags: &[&str]) -> ServeConfig {
 /// A running server.
 pub(crate) struct Running {
     pub(crate) info: Info,
+    pub(crate) reload: Reload,
     stop: CancellationToken,
     task: JoinHandle<Result<(), RunError>>,
 }
@@ -41,10 +42,10 @@ pub(crate) struct Running {
 impl Running {
     pub(crate) async fn start(config: ServeConfig) -> Result<Self, StartError> {
         let server = Server::bind(config).await?;
-        let info = server.info().clone();
+        let (info, reload) = (server.info().clone(), server.reload());
         let stop = CancellationToken::new();
         let task = tokio::spawn(server.run(stop.clone()));
-        Ok(Self { info, stop, task })
+        Ok(Self { info, reload, stop, task })
     }
 
     /// In a fresh directory, which lives as long as what is returned.
