@@ -36,7 +36,8 @@ mod warning;
 
 pub use config::{
     AccessArgs, ClusterArgs, ConfigError, ListenArgs, MAX_ADMIN_TOKEN_LEN, MIN_ADMIN_TOKEN_LEN, PortRange,
-    RelayArgs, RelaySettings, Secret, ServeArgs, ServeConfig, StreamAddr, StreamAddrs, TlsArgs, TlsFiles,
+    QuotaArgs, RelayArgs, RelaySettings, Secret, ServeArgs, ServeConfig, StreamAddr, StreamAddrs, TlsArgs,
+    TlsFiles,
 };
 pub use data_dir::DataError;
 pub use identity::{IdentityError, Reload};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use meetpoint_proto::id::Fingerprint;
 use meetpoint_proto::wire::StunServer;
 use meetpoint_proto::{AddressClass, ClusterNetwork, EffectiveNetwork, JoinToken, addr};
-use meetpoint_turn::{Limits, ListenerId, ListenerRole};
+use meetpoint_turn::{ListenerId, ListenerRole};
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -231,7 +231,7 @@ impl Server {
             streams: streams.listeners(config.external_ip),
             keys: service.relay_keys(),
             relay: config.relay.as_ref().map(|relay| relay_config(relay, config.external_ip, http_addr)),
-            limits: Limits::default(),
+            limits: config.stun_limits,
             seed: secrets::random()?,
         };
         let stun = Stun::new(stun, setup, &observer, stun_requests)?;

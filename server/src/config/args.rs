@@ -11,7 +11,7 @@ use clap::Args;
 use meetpoint_proto::{ClusterNetwork, NetworkType, SeedAddr};
 use meetpoint_turn::Cidr;
 
-use super::{MAX_STUN_THREADS, StreamAddr};
+use super::{MAX_STUN_THREADS, QuotaArgs, StreamAddr};
 
 /// Configuration of the rendezvous server. Each flag can be given as an environment variable too.
 #[derive(Debug, Clone, Args)]
@@ -22,6 +22,9 @@ pub struct ServeArgs {
     /// What it relays.
     #[command(flatten)]
     pub relay: RelayArgs,
+    /// How much is given to whom.
+    #[command(flatten)]
+    pub quotas: QuotaArgs,
     /// What cluster it serves.
     #[command(flatten)]
     pub cluster: ClusterArgs,

@@ -4,6 +4,7 @@
 //! is checked in [`crate::listen`] and [`crate::seeds`], still before anything is stored.
 
 mod args;
+mod quotas;
 mod streams;
 
 use std::net::{IpAddr, SocketAddr};
@@ -12,10 +13,11 @@ use std::path::{Path, PathBuf};
 
 use meetpoint_proto::token::ParseTokenError;
 use meetpoint_proto::{AddressClass, ClusterNetwork, Code, JoinToken, NetworkType, SeedAddr, addr};
-use meetpoint_turn::{Cidr, MAX_PEER_BLOCKS};
+use meetpoint_turn::{Cidr, Limits as StunLimits, MAX_PEER_BLOCKS};
 use thiserror::Error;
 
 pub use args::{AccessArgs, ClusterArgs, ListenArgs, PortRange, RelayArgs, Secret, ServeArgs, TlsArgs};
+pub use quotas::QuotaArgs;
 pub use streams::{StreamAddr, StreamAddrs};
 
 /// An admin token shorter than this can be guessed.
@@ -49,6 +51,8 @@ pub struct ServeConfig {
     pub external_ip: Option<IpAddr>,
     /// What is relayed, if anything.
     pub relay: Option<RelaySettings>,
+    /// How much STUN and the relay give to whom.
+    pub stun_limits: StunLimits,
     /// The type of the cluster `default`, if given.
     pub cluster_network_type: Option<ClusterNetwork>,
     /// The seeds given.
@@ -283,6 +287,7 @@ impl ServeArgs {
             stun_tls,
             external_ip,
             relay,
+            stun_limits: self.quotas.limits(),
             cluster_network_type: self.cluster.cluster_network_type,
             seeds: self.cluster.seeds,
             node_network_type: self.cluster.node_network_type,

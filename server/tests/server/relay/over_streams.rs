@@ -62,7 +62,7 @@ async fn check(server: &Running, data: &Path, stream: impl AsyncRead + AsyncWrit
     assert_eq!(client.data().await, b"in");
 
     client.ask(CHANNEL_BIND, &[(attr::CHANNEL_NUMBER, &[0x40, 0, 0, 0])], Some(peer_addr)).await;
-    for data in [&b"five!"[..], &[7; 60_000], b""] {
+    for data in [&b"five!"[..], &vec![7; 60_000], b""] {
         let len = u16::try_from(data.len()).unwrap();
         let framed = [&[0x40, 0][..], &len.to_be_bytes(), data].concat();
         client.socket.send(&framed).await.unwrap();
