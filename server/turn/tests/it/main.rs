@@ -14,6 +14,7 @@ mod garbage;
 mod relaying;
 mod reservation;
 mod sequences;
+mod shard_sequences;
 mod shards;
 mod turn;
 mod vectors;
