@@ -18,6 +18,7 @@ mod pairs;
 mod relaying;
 mod reservation;
 mod sequences;
+mod shard_sequences;
 mod shards;
 mod streams;
 mod turn;

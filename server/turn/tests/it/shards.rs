@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Barrier;
 use std::time::Duration;
 
 use meetpoint_turn::message::{ALLOCATE, CREATE_PERMISSION, REFRESH};
@@ -283,6 +284,22 @@ fn bytes_are_counted_over_all_shards() {
     check(|limits| &mut limits.rate_total, |dropped| dropped.rate_total, users, sources);
 }
 
+/// What a spent source refuses is not taken from its user, who goes on from elsewhere.
+#[test]
+fn a_spent_source_costs_its_user_nothing() {
+    let mut shards = shards(2, |config| {
+        config.limits.relay.rate_per_user = ByteRate::new(1000, 2000);
+        config.limits.relay.rate_per_source = ByteRate::new(1000, 1000);
+    });
+    for (shard, source) in [CLIENT, "20.0.1.2:9"].into_iter().enumerate() {
+        let client = shards.client(shard, "alice", source);
+        shards.allocate(shard, &client).expect("an allocation");
+        assert_eq!(shards.at(shard).bind(&client, CHANNEL, PEER), None);
+        let sent = (0..20).filter(|_| shards.at(shard).channel(&client, CHANNEL, &[7; 500]).is_some());
+        assert_eq!(sent.count(), 2, "shard {shard}");
+    }
+}
+
 /// What is bought in advance is the most by which a rate is exceeded.
 #[test]
 fn a_large_rate_holds_within_what_is_bought_in_advance() {
@@ -513,16 +530,19 @@ fn a_flood_over_all_shards_is_not_remembered() {
 #[test]
 fn limits_hold_among_threads() {
     const THREADS: u8 = 4;
+    const ANSWERS: usize = 50_000;
+    let barrier = &Barrier::new(THREADS.into());
     let mut shards = shards(THREADS, |config| {
         config.relay.as_mut().expect("a relay").ports = Some(50_000..=50_047);
-        config.limits.source = Rate::new(1, 400);
+        config.limits.source = Rate::new(1, ANSWERS as u32);
         config.limits.relay.allocations_per_user = 30;
         config.limits.relay.rate_per_user = ByteRate::new(1, 64_000);
     });
     let totals = std::thread::scope(|scope| {
-        let run = |(id, shard): (usize, &mut TurnRig)| {
+        let run = move |(id, shard): (usize, &mut TurnRig)| {
+            barrier.wait();
             let answered: usize =
-                (0..2000).map(|_| shard.rig.give(PRIMARY_MAIN, "20.0.7.7:7", &plain()).len()).sum();
+                (0..ANSWERS).map(|_| shard.rig.give(PRIMARY_MAIN, "20.0.7.7:7", &plain()).len()).sum();
             let mut granted = [0, 0];
             let mut bytes = 0;
             for n in 0..40 {
@@ -546,7 +566,7 @@ fn limits_hold_among_threads() {
     let [answered, alices, bobs, bytes] = totals;
     // The two rows of the table are charged one after the other: a thread in between may see one
     // answer left in either.
-    assert!((400..400 + usize::from(THREADS)).contains(&answered), "{answered}");
+    assert!((ANSWERS..ANSWERS + usize::from(THREADS)).contains(&answered), "{answered}");
     assert!(alices <= 30 && bobs <= 30 && alices + bobs == 48, "{alices} {bobs}");
     assert!(bytes <= 2 * 64_000 && bytes > 64_000, "{bytes}");
     shards.settle();
@@ -571,6 +591,17 @@ fn a_server_has_its_shards_and_no_others() {
     check(0, |config| config.relay = None, Some(ConfigError::Shards));
     let ports = |config: &mut Config| config.relay.as_mut().expect("a relay").ports = None;
     check(0, ports, Some(ConfigError::Shards));
+}
+
+/// What a shell moves between threads can be moved.
+#[test]
+fn shards_and_their_messages_cross_threads() {
+    const fn can_move<T: Send>() {}
+    const fn can_be_shared<T: Sync>() {}
+    can_move::<StunServer>();
+    can_move::<ShardMessage>();
+    can_move::<Output>();
+    can_be_shared::<Shared>();
 }
 
 /// A packet between a client and an outside peer concerns its shard alone.
