@@ -1,5 +1,6 @@
 //! The whole life of an allocation, again and again: challenge, success, release.
 
+use std::net::UdpSocket;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use crate::bench::engine::Tally;
 use crate::bench::exchange::transaction;
 use crate::bench::meter::Stopwatch;
 use crate::bench::turn::{Challenge, Identity, allocate, release};
-use crate::bench::wire::Wire;
+use crate::bench::wire::MAX_DATAGRAM_LEN;
 
 const SOCKETS: usize = 8;
 /// A request that was not answered by then counts as lost, and is sent again.
@@ -24,6 +25,8 @@ const WAIT_MS: u8 = 25;
 /// no limit on amplification has a say in what is measured.
 const SOFTWARE: u16 = 0x8022;
 const SOFTWARE_LEN: usize = 120;
+/// Requests are numbered from other beginnings on each socket.
+const LANE_SHIFT: u32 = 32;
 
 /// What is asked next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,8 +36,11 @@ enum Step {
     Release,
 }
 
-struct Lane {
-    wire: Wire,
+/// A client, which is a new one in each cycle: it has a socket of its own, as real ones have, and a server that still
+/// remembers the last one cannot mistake it for that.
+struct Lane<'a> {
+    target: &'a Target,
+    socket: UdpSocket,
     credentials: (String, String),
     identity: Option<Identity>,
     step: Step,
@@ -43,10 +49,19 @@ struct Lane {
     asked_at: Instant,
 }
 
-impl Lane {
-    fn new(wire: Wire, credentials: (String, String), now: Instant) -> Self {
-        let step = Step::Challenge;
-        Self { wire, credentials, identity: None, step, number: 0, begun: now, asked_at: now }
+impl<'a> Lane<'a> {
+    fn new(target: &'a Target, index: usize) -> Result<Self, BenchError> {
+        let now = Instant::now();
+        Ok(Self {
+            target,
+            socket: target.socket(target.local)?,
+            credentials: target.credentials()?.of(index),
+            identity: None,
+            step: Step::Challenge,
+            number: (index as u64) << LANE_SHIFT,
+            begun: now,
+            asked_at: now,
+        })
     }
 
     /// Sends the request of the current step.
@@ -58,28 +73,32 @@ impl Lane {
             _ => writer.attribute(SOFTWARE, &[b'x'; SOFTWARE_LEN]),
         }
         self.asked_at = now;
-        self.wire.push(|bytes| bytes.extend_from_slice(&writer.finish()));
-        self.wire.flush()
+        // What cannot be sent is sent again later, like what is lost.
+        let _ = self.socket.send(&writer.finish());
+        Ok(())
     }
 
     fn receive(&mut self, tally: &mut Tally) -> Result<(), BenchError> {
-        let mut answers = vec![];
-        self.wire.receive(|datagram| answers.push(datagram.to_vec()))?;
-        for answer in answers {
-            let now = Instant::now();
-            let Ok(message) = Message::parse(&answer) else {
-                tally.wrong += 1;
-                continue;
-            };
-            if message.transaction_id() != transaction(self.number) {
-                tally.stray += 1;
-                continue;
-            }
-            self.take(&message, now, tally);
-            self.number += 1;
-            self.ask(now)?;
+        let mut buffer = [0; MAX_DATAGRAM_LEN];
+        let Ok(len) = self.socket.recv(&mut buffer) else { return Ok(()) };
+        let now = Instant::now();
+        let Ok(message) = Message::parse(&buffer[..len]) else {
+            tally.wrong += 1;
+            return Ok(());
+        };
+        if message.transaction_id() != transaction(self.number) {
+            tally.stray += 1;
+            return Ok(());
         }
-        Ok(())
+        self.take(&message, now, tally);
+        self.number += 1;
+        if self.step == Step::Challenge {
+            // One address has not enough ports for all the clients of a second.
+            let local =
+                self.target.sources.map_or(self.target.local, |sources| sources.nth(self.number as u32));
+            self.socket = self.target.socket(local)?;
+        }
+        self.ask(now)
     }
 
     /// Goes to the next step, or, after an answer that is wrong, to the one that makes good.
@@ -109,13 +128,9 @@ impl Lane {
 }
 
 pub(super) fn measure(target: &Target, settings: &Settings) -> Result<Vec<Figure>, BenchError> {
-    let credentials = target.credentials()?;
-    let now = Instant::now();
-    let wires = target.wires(SOCKETS)?.into_iter().enumerate();
-    let mut lanes: Vec<_> =
-        wires.map(|(number, wire)| Lane::new(wire, credentials.of(number), now)).collect();
+    let mut lanes = (0..SOCKETS).map(|index| Lane::new(target, index)).collect::<Result<Vec<_>, _>>()?;
     for lane in &mut lanes {
-        lane.ask(now)?;
+        lane.ask(Instant::now())?;
     }
     turn(&mut lanes, settings.span.warm_up, &mut Tally::default())?;
     let stopwatch = Stopwatch::start(target.meter.as_ref())?;
@@ -125,11 +140,11 @@ pub(super) fn measure(target: &Target, settings: &Settings) -> Result<Vec<Figure
     trips::report(&tally, target)
 }
 
-fn turn(lanes: &mut [Lane], duration: Duration, tally: &mut Tally) -> Result<(), BenchError> {
+fn turn(lanes: &mut [Lane<'_>], duration: Duration, tally: &mut Tally) -> Result<(), BenchError> {
     let end = Instant::now() + duration;
     while Instant::now() < end {
         let mut fds: Vec<_> =
-            lanes.iter().map(|lane| PollFd::new(lane.wire.as_fd(), PollFlags::POLLIN)).collect();
+            lanes.iter().map(|lane| PollFd::new(lane.socket.as_fd(), PollFlags::POLLIN)).collect();
         match poll(&mut fds, PollTimeout::from(WAIT_MS)) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(BenchError::os("waiting")(errno)),
