@@ -25,6 +25,8 @@ const PEER_IP: Ipv4Addr = Ipv4Addr::new(21, 0, 0, 3);
 /// Behind the clients' end of the cable, each of them theirs.
 const SOURCES: Sources = Sources { first: Ipv4Addr::new(22, 0, 0, 1), count: 8192 };
 const SOURCES_BLOCK: &str = "22.0.0.0/16";
+/// Routed to the server's namespace, which has no such address and forwards nothing.
+const NOBODY_IP: Ipv4Addr = Ipv4Addr::new(23, 0, 0, 1);
 const PORT: u16 = 3478;
 const HTTP_PORT: u16 = 8080;
 const CABLE: &str = "bench";
@@ -35,7 +37,16 @@ const START: Duration = Duration::from_secs(20);
 
 /// A server to measure.
 #[derive(Debug, Clone)]
-pub enum Contestant {
+pub struct Contestant {
+    /// What the table calls it.
+    pub name: String,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// What a server is.
+#[derive(Debug, Clone)]
+pub enum Kind {
     /// coturn's `turnserver`.
     Coturn {
         /// The program.
@@ -55,25 +66,16 @@ pub enum Contestant {
 }
 
 impl Contestant {
-    /// What the table calls it.
-    #[must_use]
-    pub fn name(&self) -> String {
-        match self {
-            Self::Coturn { program, .. } | Self::Meetpoint { program, .. } => program.display().to_string(),
-            Self::Echo => "bare echo".to_owned(),
-        }
-    }
-
     /// Whether it is a TURN server.
     #[must_use]
     pub const fn relays(&self) -> bool {
-        !matches!(self, Self::Echo)
+        !matches!(self.kind, Kind::Echo)
     }
 
     fn command(&self, host: &Host, data: &Path) -> Result<Command, BenchError> {
         let server = SERVER_IP.to_string();
-        Ok(match self {
-            Self::Coturn { program, args } => {
+        Ok(match &self.kind {
+            Kind::Coturn { program, args } => {
                 let mut command = host.command(program);
                 // What its documentation advises for production, with time-limited credentials, and nothing logged.
                 command.args([
@@ -104,7 +106,7 @@ impl Contestant {
                 command.arg(format!("--listening-port={PORT}")).args(args);
                 command
             }
-            Self::Meetpoint { program, args } => {
+            Kind::Meetpoint { program, args } => {
                 let http = SocketAddrV4::new(SERVER_IP, HTTP_PORT).to_string();
                 let stun = SocketAddrV4::new(SERVER_IP, PORT).to_string();
                 let mut command = host.command(program);
@@ -113,7 +115,7 @@ impl Contestant {
                 command.args(args);
                 command
             }
-            Self::Echo => {
+            Kind::Echo => {
                 let own = std::env::current_exe().map_err(BenchError::io("this program's path"))?;
                 let mut command = host.command(own);
                 command.args(["echo", &SocketAddrV4::new(SERVER_IP, PORT).to_string()]);
@@ -123,11 +125,11 @@ impl Contestant {
     }
 
     fn credentials(&self, data: &Path) -> Result<Option<Credentials>, BenchError> {
-        let secret = match self {
-            Self::Coturn { .. } => SECRET.to_owned(),
-            Self::Meetpoint { .. } => fs::read_to_string(data.join("data/credential-secret"))
+        let secret = match &self.kind {
+            Kind::Coturn { .. } => SECRET.to_owned(),
+            Kind::Meetpoint { .. } => fs::read_to_string(data.join("data/credential-secret"))
                 .map_err(BenchError::io("the server's credential secret"))?,
-            Self::Echo => return Ok(None),
+            Kind::Echo => return Ok(None),
         };
         let secret = Secret::new(secret.trim().as_bytes());
         let secret = secret.map_err(|error| BenchError::Unexpected(error.to_string()))?;
@@ -156,7 +158,7 @@ impl Arena {
         let client = lab.node(NatKind::Open)?;
         connect(lab.server().namespace(), client.namespace())?;
         let mut command = contestant.command(lab.server(), data)?;
-        let mut process = Process::spawn(&contestant.name(), &mut command)?;
+        let mut process = Process::spawn(&contestant.name, &mut command)?;
         let mut target = Target {
             server: SocketAddrV4::new(SERVER_IP, PORT),
             credentials: None,
@@ -164,13 +166,14 @@ impl Arena {
             local: CLIENT_IP,
             peer: PEER_IP,
             sources: Some(SOURCES),
+            nobody: Some(SocketAddrV4::new(NOBODY_IP, PORT)),
         };
         let awaited = client.run_in(|| await_server(&target.socket(CLIENT_IP)?, START))?;
         if let Err(error) = awaited {
             let _ = process.terminate();
             return Err(BenchError::Unexpected(format!(
                 "{}: {error}\n{}",
-                contestant.name(),
+                contestant.name,
                 process.output()
             )));
         }
@@ -202,6 +205,7 @@ fn connect(server: &str, client: &str) -> Result<(), BenchError> {
         ip(&["-n", namespace, "link", "set", CABLE, "addrgenmode", "none", "up"])?;
     }
     ip(&["-n", server, "route", "add", SOURCES_BLOCK, "via", &CLIENT_IP.to_string()])?;
+    ip(&["-n", client, "route", "add", &NOBODY_IP.to_string(), "via", &SERVER_IP.to_string()])?;
     ip(&["-n", client, "route", "add", "local", SOURCES_BLOCK, "dev", "lo"])
 }
 

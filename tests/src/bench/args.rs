@@ -1,14 +1,14 @@
 //! The flags of `meetpoint-bench`.
 
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use meetpoint_turn::Secret;
 
 use super::BenchError;
-use super::arena::Contestant;
+use super::arena::{Contestant, Kind};
 use super::engine::Span;
 use super::meter::Meter;
 use super::turn::Credentials;
@@ -158,6 +158,7 @@ impl RunArgs {
             local,
             peer: self.peer.unwrap_or(local),
             sources: self.sources,
+            nobody: None,
         })
     }
 }
@@ -218,12 +219,26 @@ impl CompareArgs {
             let own = std::env::current_exe().map_err(BenchError::io("this program's path"))?;
             programs.push(own.with_file_name("meetpoint"));
         }
-        let coturn = self.coturn.iter().filter(|program| program.as_os_str() != "none").cloned();
-        let coturn = coturn.map(|program| Contestant::Coturn { program, args: self.coturn_arg.clone() });
-        let meetpoint = programs
-            .into_iter()
-            .map(|program| Contestant::Meetpoint { program, args: self.meetpoint_arg.clone() });
-        let echo = (!self.no_echo).then_some(Contestant::Echo);
+        let coturn = self.coturn.iter().filter(|program| program.as_os_str() != "none");
+        let coturn = coturn.map(|program| Contestant {
+            name: format!("coturn {}", version(program)),
+            kind: Kind::Coturn { program: program.clone(), args: self.coturn_arg.clone() },
+        });
+        let is_one = programs.len() == 1;
+        let meetpoint = programs.into_iter().map(|program| Contestant {
+            name: if is_one { "meetpoint".to_owned() } else { program.display().to_string() },
+            kind: Kind::Meetpoint { program, args: self.meetpoint_arg.clone() },
+        });
+        let echo = Contestant { name: "bare echo".to_owned(), kind: Kind::Echo };
+        let echo = (!self.no_echo).then_some(echo);
         Ok(coturn.chain(meetpoint).chain(echo).collect())
     }
+}
+
+/// What a `turnserver` says of itself; its path if it says nothing. One that cannot be run says so when it is started.
+fn version(program: &Path) -> String {
+    let output = std::process::Command::new(program).arg("--version").output();
+    let said =
+        output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
+    if said.is_empty() { program.display().to_string() } else { said }
 }

@@ -29,8 +29,9 @@ pub fn compare(
     say: &mut dyn FnMut(usize, &str, &[Figure]),
 ) -> Result<Vec<Series>, BenchError> {
     let suited = contestants.iter().filter(|contestant| contestant.relays() || workload.suits_an_echo());
-    let mut series: Vec<_> =
-        suited.map(|contestant| (contestant, Series { name: contestant.name(), rounds: vec![] })).collect();
+    let mut series: Vec<_> = suited
+        .map(|contestant| (contestant, Series { name: contestant.name.clone(), rounds: vec![] }))
+        .collect();
     for round in 0..rounds {
         let mut settings = *settings;
         for (contestant, series) in &mut series {

@@ -19,7 +19,7 @@ use super::meter::{Lap, Meter, Stopwatch};
 use super::wire::Wire;
 
 /// A question that was not answered by then is lost, and asked anew under another number.
-const LOST_AFTER: Duration = Duration::from_millis(250);
+pub const LOST_AFTER: Duration = Duration::from_millis(250);
 /// How often it is looked for lost ones.
 const SWEEP: Duration = Duration::from_millis(25);
 /// Questions that one client may have under way in an open loop: a quarter of a second at 16,000 a second.
@@ -56,7 +56,7 @@ pub struct Span {
 pub struct Tally {
     /// Of each right answer.
     pub latency: Histogram,
-    /// Questions that stayed without an answer.
+    /// Questions that had no answer for [`LOST_AFTER`].
     pub lost: u64,
     /// Answers that were not what was asked for.
     pub wrong: u64,
@@ -69,6 +69,13 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// The latency that this share of all questions did not exceed. One that was lost, or could not even be asked, took
+    /// at least [`LOST_AFTER`], which is what is then returned.
+    #[must_use]
+    pub fn quantile(&self, share: f64) -> Duration {
+        self.latency.quantile(share, self.lost + self.unasked).unwrap_or(LOST_AFTER)
+    }
+
     /// Round trips a second.
     #[must_use]
     pub fn per_s(&self) -> f64 {

@@ -35,18 +35,19 @@ impl Histogram {
         self.total
     }
 
-    /// The latency that this share of all does not exceed, 0 < `share` <= 1; zero if nothing was counted.
+    /// The latency that this share of all does not exceed, 0 < `share` <= 1. Of all are also those that are `missing`
+    /// here because they had no end: nothing is returned if they are among the share, or if nothing was counted.
     #[must_use]
-    pub fn quantile(&self, share: f64) -> Duration {
-        let rank = ((self.total as f64 * share).ceil() as u64).max(1);
+    pub fn quantile(&self, share: f64, missing: u64) -> Option<Duration> {
+        let rank = (((self.total + missing) as f64 * share).ceil() as u64).max(1);
         let mut seen = 0;
         for (index, count) in self.counts.iter().enumerate() {
             seen += count;
             if seen >= rank {
-                return Duration::from_nanos(upper_bound(index));
+                return Some(Duration::from_nanos(upper_bound(index)));
             }
         }
-        Duration::ZERO
+        None
     }
 }
 
@@ -84,17 +85,19 @@ mod tests {
     #[test]
     fn quantiles() {
         let mut histogram = Histogram::default();
-        assert_eq!(histogram.quantile(0.5), Duration::ZERO);
+        assert_eq!(histogram.quantile(0.5, 0), None);
         for nanos in 1..=60 {
             histogram.record(Duration::from_nanos(nanos));
         }
         let check = |share: f64, nanos: u64| {
-            assert_eq!(histogram.quantile(share), Duration::from_nanos(nanos), "{share}");
+            assert_eq!(histogram.quantile(share, 0), Some(Duration::from_nanos(nanos)), "{share}");
         };
         check(0.001, 1);
         check(0.5, 30);
         check(0.99, 60);
         check(1.0, 60);
         assert_eq!(histogram.total(), 60);
+        assert_eq!(histogram.quantile(0.5, 60), Some(Duration::from_nanos(60)));
+        assert_eq!(histogram.quantile(0.51, 60), None);
     }
 }

@@ -23,8 +23,8 @@ const UDP: [u8; 4] = [17, 0, 0, 0];
 const RESEND_AFTER: Duration = Duration::from_millis(500);
 /// And given up after so many times.
 const ATTEMPTS: u32 = 7;
-/// Allocations for each user that is made up: servers limit them.
-const CLIENTS_PER_USER: usize = 8;
+/// Clients of each user that is made up: servers limit what one may have.
+const CLIENTS_PER_USER: usize = 4;
 /// Credentials hold for this long: longer than any run.
 const CREDENTIAL_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// Unauthorized (RFC 8489, section 14.8).
@@ -212,10 +212,12 @@ impl Client {
         Ok(())
     }
 
-    /// The socket, with the allocation still there.
-    #[must_use]
-    pub fn into_socket(self) -> UdpSocket {
-        self.socket
+    /// The same socket once more, for the data.
+    ///
+    /// # Errors
+    /// If there are too many open files.
+    pub fn socket(&self) -> Result<UdpSocket, BenchError> {
+        self.socket.try_clone().map_err(BenchError::io("a socket"))
     }
 
     /// Signs, asks, and checks that the answer is good.

@@ -2,10 +2,9 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 #[cfg(target_os = "linux")]
 fn main() -> ExitCode {
+    use clap::Parser as _;
     use meetpoint_tests::bench::args::{Cli, Command};
     use meetpoint_tests::bench::{run, wire};
 

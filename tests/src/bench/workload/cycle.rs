@@ -137,26 +137,43 @@ pub(super) fn measure(target: &Target, settings: &Settings) -> Result<Vec<Figure
     let mut tally = Tally::default();
     turn(&mut lanes, settings.span.measured, &mut tally)?;
     tally.lap = stopwatch.stop()?;
+    finish(lanes)?;
     trips::report(&tally, target)
+}
+
+/// Releases what is allocated at the end. What the server does not answer is left to its own lifetime.
+fn finish(mut lanes: Vec<Lane<'_>>) -> Result<(), BenchError> {
+    let end = Instant::now() + RESEND_AFTER;
+    while !lanes.is_empty() && Instant::now() < end {
+        receive(&mut lanes, &mut Tally::default())?;
+        lanes.retain(|lane| lane.step != Step::Challenge);
+    }
+    Ok(())
 }
 
 fn turn(lanes: &mut [Lane<'_>], duration: Duration, tally: &mut Tally) -> Result<(), BenchError> {
     let end = Instant::now() + duration;
     while Instant::now() < end {
-        let mut fds: Vec<_> =
-            lanes.iter().map(|lane| PollFd::new(lane.socket.as_fd(), PollFlags::POLLIN)).collect();
-        match poll(&mut fds, PollTimeout::from(WAIT_MS)) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(BenchError::os("waiting")(errno)),
-        }
-        let ready: Vec<_> = fds.iter().map(|fd| fd.any().unwrap_or(true)).collect();
-        for (lane, ready) in lanes.iter_mut().zip(ready) {
-            if ready {
-                lane.receive(tally)?;
-            } else if lane.asked_at.elapsed() > RESEND_AFTER {
-                tally.lost += 1;
-                lane.ask(Instant::now())?;
-            }
+        receive(lanes, tally)?;
+    }
+    Ok(())
+}
+
+/// Waits for answers, takes one for each lane that has any, and repeats what stayed without.
+fn receive(lanes: &mut [Lane<'_>], tally: &mut Tally) -> Result<(), BenchError> {
+    let mut fds: Vec<_> =
+        lanes.iter().map(|lane| PollFd::new(lane.socket.as_fd(), PollFlags::POLLIN)).collect();
+    match poll(&mut fds, PollTimeout::from(WAIT_MS)) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(errno) => return Err(BenchError::os("waiting")(errno)),
+    }
+    let ready: Vec<_> = fds.iter().map(|fd| fd.any().unwrap_or(true)).collect();
+    for (lane, ready) in lanes.iter_mut().zip(ready) {
+        if ready {
+            lane.receive(tally)?;
+        } else if lane.asked_at.elapsed() > RESEND_AFTER {
+            tally.lost += 1;
+            lane.ask(Instant::now())?;
         }
     }
     Ok(())

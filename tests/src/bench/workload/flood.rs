@@ -69,23 +69,41 @@ pub(super) fn measure(target: &Target, settings: &Settings) -> Result<Vec<Figure
     let sources = target.sources.ok_or_else(missing)?;
     let packets = Duration::from_secs_f64(settings.flood_packets as f64 / f64::from(settings.flood_per_s));
     let pace = Pace::Open { per_s: GOOD_PER_S };
-    let good = |span| trips::through_channels(target, settings, pace, span);
+    let good = || trips::through_channels(target, settings, pace, settings.span);
+    // A nonce that was good for somebody else is the best that a spoofer has.
+    let templates = templates(challenge(&target.socket(target.local)?)?);
+    let flood = |server| Flood::new(server, sources, templates.clone());
 
-    let quiet = good(settings.span)?;
+    // Sending the flood costs this machine something too, so the quiet time has one as well, which nobody receives.
+    let quiet = match target.nobody {
+        Some(nobody) => beside(|| flood(nobody), settings.flood_per_s, Duration::ZERO, good)?.0,
+        None => good()?,
+    };
     let before = meter.resident_bytes()?;
-    let over = AtomicBool::new(false);
     let begun = Instant::now();
-    let (under_flood, weighed) = thread::scope(|scope| {
-        let flood = scope.spawn(|| Flood::new(target, sources)?.run(settings.flood_per_s, &over));
-        let under_flood = good(settings.span);
-        thread::sleep(packets.saturating_sub(begun.elapsed()));
-        over.store(true, Ordering::Relaxed);
-        let weighed = flood.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        Ok::<_, BenchError>((under_flood?, weighed?))
-    })?;
+    let (under_flood, weighed) = beside(|| flood(target.server), settings.flood_per_s, packets, good)?;
     let seconds = begun.elapsed().as_secs_f64();
     let after = meter.resident_bytes()?;
     Ok(figures(&quiet, &under_flood, &weighed, (before, after), seconds, sources))
+}
+
+/// Does something while a flood runs, which lasts at least that long.
+fn beside<T>(
+    flood: impl FnOnce() -> Result<Flood, BenchError> + Send,
+    per_s: u32,
+    at_least: Duration,
+    work: impl FnOnce() -> Result<T, BenchError>,
+) -> Result<(T, [Weighed; KINDS]), BenchError> {
+    let over = AtomicBool::new(false);
+    let begun = Instant::now();
+    thread::scope(|scope| {
+        let flood = scope.spawn(|| flood()?.run(per_s, &over));
+        let done = work();
+        thread::sleep(at_least.saturating_sub(begun.elapsed()));
+        over.store(true, Ordering::Relaxed);
+        let weighed = flood.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok((done?, weighed?))
+    })
 }
 
 fn figures(
@@ -99,7 +117,7 @@ fn figures(
     let sum = |of: fn(&Weighed) -> u64| weighed.iter().map(of).sum::<u64>() as f64;
     let (sent, back) = (sum(|kind| kind.sent), sum(|kind| kind.back));
     let bytes = [sum(|kind| kind.sent_bytes), sum(|kind| kind.back_bytes)];
-    let micros = |tally: &Tally| tally.latency.quantile(0.99).as_secs_f64() * 1e6;
+    let micros = |tally: &Tally| tally.quantile(0.99).as_secs_f64() * 1e6;
     let [binding, unauthorized, forged, garbage] = weighed;
     let growth = after as f64 - before as f64;
     vec![
@@ -119,7 +137,7 @@ fn figures(
         figure("p99 us under flood", micros(under_flood), 0),
         figure(SLOWER, micros(under_flood) / micros(quiet), 2),
         figure("good lost", (under_flood.lost + under_flood.unasked) as f64, 0),
-        figure("good wrong", (under_flood.wrong + under_flood.stray) as f64, 0),
+        figure(trips::WRONG, under_flood.wrong as f64, 0),
     ]
 }
 
@@ -134,14 +152,12 @@ struct Flood {
 }
 
 impl Flood {
-    fn new(target: &Target, sources: Sources) -> Result<Self, BenchError> {
-        // A nonce that was good for somebody else is the best that a spoofer has.
-        let challenge = challenge(&target.socket(target.local)?)?;
+    fn new(server: SocketAddrV4, sources: Sources, templates: [Vec<u8>; KINDS]) -> Result<Self, BenchError> {
         Ok(Self {
             socket: open(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0))?,
-            server: target.server.into(),
+            server: server.into(),
             sources,
-            templates: templates(challenge),
+            templates,
             number: 0,
             weighed: [Weighed::default(); KINDS],
         })

@@ -95,6 +95,8 @@ pub struct Target {
     pub peer: Ipv4Addr,
     /// Further addresses that clients send from.
     pub sources: Option<Sources>,
+    /// Where packets end on the server's machine without being anybody's.
+    pub nobody: Option<SocketAddrV4>,
 }
 
 impl Target {

@@ -12,6 +12,7 @@ use crate::bench::turn::Client;
 use crate::bench::wire::{Wire, local_addr, open};
 
 pub(super) const CPU: &str = "server CPU us each";
+pub(super) const WRONG: &str = "wrong";
 pub(super) const P99: &str = "p99 us";
 
 const BINDING_SOCKETS: usize = 4;
@@ -79,7 +80,7 @@ pub(super) fn latency(target: &Target, settings: &Settings) -> Result<Vec<Figure
 
 /// Clients with an allocation each, and a peer each that the server lets through.
 struct Relayed {
-    clients: Vec<Wire>,
+    clients: Vec<Client>,
     peers: Vec<Wire>,
     peer_addrs: Vec<SocketAddrV4>,
 }
@@ -98,7 +99,7 @@ impl Relayed {
             } else {
                 client.permit(peer_addr)?;
             }
-            relayed.clients.push(Wire::new(client.into_socket()));
+            relayed.clients.push(client);
             relayed.peers.push(Wire::new(peer));
             relayed.peer_addrs.push(peer_addr);
         }
@@ -119,14 +120,19 @@ impl Relayed {
                 *byte ^= 1;
             }
         };
-        Engine::new(exchange, self.clients).with_peers(self.peers, Box::new(change)).run(pace, span, meter)
+        let wires = self.clients.iter().map(|client| client.socket().map(Wire::new));
+        let engine = Engine::new(exchange, wires.collect::<Result<_, _>>()?);
+        let tally = engine.with_peers(self.peers, Box::new(change)).run(pace, span, meter)?;
+        self.clients.into_iter().try_for_each(Client::release)?;
+        Ok(tally)
     }
 }
 
 /// The figures of a tally. Lost, wrong and the like are there even if they are nought: that is what makes the rest
 /// mean something.
 pub(super) fn report(tally: &Tally, target: &Target) -> Result<Vec<Figure>, BenchError> {
-    let trips = tally.latency.total() as f64;
+    // Of nothing there is no each, and no division by nought in a table.
+    let trips = tally.latency.total().max(1) as f64;
     let micros = |time: Duration| time.as_secs_f64() * 1e6;
     let mut figures = vec![figure("round trips/s", tally.per_s(), 0)];
     if let Some(cpu) = tally.lap.server_cpu {
@@ -134,16 +140,14 @@ pub(super) fn report(tally: &Tally, target: &Target) -> Result<Vec<Figure>, Benc
         figures.push(figure("server busy cores", cpu.as_secs_f64() / tally.lap.elapsed.as_secs_f64(), 2));
     }
     for (name, share) in [("p50 us", 0.5), (P99, 0.99), ("p99.9 us", 0.999)] {
-        figures.push(figure(name, micros(tally.latency.quantile(share)), 0));
+        figures.push(figure(name, micros(tally.quantile(share)), 0));
     }
     if let Some(meter) = &target.meter {
         figures.push(figure("resident MiB", meter.resident_bytes()? as f64 / f64::from(1 << 20), 1));
     }
     figures.push(figure("client CPU us each", micros(tally.lap.own_cpu) / trips, 2));
-    figures.push(figure("lost", tally.lost as f64, 0));
-    figures.push(figure("wrong", (tally.wrong + tally.stray) as f64, 0));
-    if tally.unasked > 0 {
-        figures.push(figure("not asked", tally.unasked as f64, 0));
-    }
+    figures.push(figure("lost", (tally.lost + tally.unasked) as f64, 0));
+    figures.push(figure("late", tally.stray as f64, 0));
+    figures.push(figure(WRONG, tally.wrong as f64, 0));
     Ok(figures)
 }
