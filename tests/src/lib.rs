@@ -1,5 +1,7 @@
-//! Simulator, NAT lab, end-to-end and attack tests of Meetpoint.
+//! Simulator, NAT lab, end-to-end and attack tests of Meetpoint, and its relay benchmark.
 
+#[cfg(target_os = "linux")]
+pub mod bench;
 #[cfg(target_os = "linux")]
 pub mod binary;
 #[cfg(target_os = "linux")]

@@ -1,0 +1,29 @@
+//! `meetpoint-bench`: the relay benchmark's command line.
+
+use std::process::ExitCode;
+
+#[cfg(target_os = "linux")]
+fn main() -> ExitCode {
+    use clap::Parser as _;
+    use meetpoint_tests::bench::args::{Cli, Command};
+    use meetpoint_tests::bench::{run, wire};
+
+    let outcome = match Cli::parse().command {
+        Command::Run(args) => run::run(&args),
+        Command::Compare(args) => run::compare(&args),
+        Command::Echo { listen } => wire::serve_echo(listen),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("meetpoint-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn main() -> ExitCode {
+    eprintln!("meetpoint-bench: needs Linux");
+    ExitCode::FAILURE
+}
