@@ -5,6 +5,7 @@
 //! taken and given back under a lock, so their counts are exact. Permissions and channels are
 //! counted by atomics, and so are bytes ([`crate::relay::rate`]).
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +15,6 @@ use siphasher::sip::SipHasher13;
 
 use crate::answer::TurnError;
 use crate::defence::{Defence, Defences};
-
 use crate::relay::hash::{self, source_hash, user_hash};
 use crate::relay::rate::{Account, Meter, Meters, Prepaid, Spent};
 use crate::relay::{MAX_ALLOCATIONS, RelayLimits};
@@ -69,7 +69,8 @@ impl From<Quota> for Denial {
     }
 }
 
-/// A user or a source that has an allocation.
+/// A user or a source that has an allocation, or had one and used it up to a moment ago: who ends
+/// his allocation and begins another has not more to spend for it.
 struct Holder<N> {
     name: N,
     /// Changed under the lock alone.
@@ -83,6 +84,16 @@ struct Holders {
     users: HashTable<Arc<Holder<Box<str>>>>,
     sources: HashTable<Arc<Holder<IpAddr>>>,
     allocations: u32,
+    /// Those who have none, but accounts that are not settled, as they came. No more than there
+    /// may be allocations.
+    unsettled: VecDeque<Unsettled>,
+    /// When the last seat was taken.
+    now_ns: u64,
+}
+
+enum Unsettled {
+    User(Arc<Holder<Box<str>>>),
+    Source(Arc<Holder<IpAddr>>),
 }
 
 /// Something of which there is a number.
@@ -141,12 +152,15 @@ impl Quotas {
         self: &Arc<Self>,
         user: &str,
         source: SocketAddr,
+        now_ns: u64,
         defences: Defences,
     ) -> Result<Seat, Quota> {
         let source = source_key(source);
         let (user_hash, source_hash) = (self.hash_user(user), self.hash_source(source));
         let mut holders = self.lock();
-        let Holders { users, sources, allocations } = &mut *holders;
+        holders.now_ns = holders.now_ns.max(now_ns);
+        self.forget_settled(&mut holders);
+        let Holders { users, sources, allocations, .. } = &mut *holders;
         let known_user = users.find(user_hash, |holder| *holder.name == *user);
         let known_source = sources.find(source_hash, |holder| holder.name == source);
         if defences.stand(Defence::Quotas) {
@@ -156,7 +170,7 @@ impl Quotas {
             if known_source.is_some_and(|source| source.count() >= self.limits.allocations_per_source) {
                 return Err(Quota::Source);
             }
-            if *allocations >= self.limits.allocations.min(MAX_ALLOCATIONS) {
+            if *allocations >= self.max_allocations() {
                 return Err(Quota::Server);
             }
         }
@@ -177,6 +191,46 @@ impl Quotas {
         drop(holders);
         let quotas = Arc::clone(self);
         Ok(Seat { quotas, user, source, permissions: 0, channels: 0, prepaid: Prepaid::default() })
+    }
+
+    /// Forgets those whose accounts are settled, in the order in which they left, so that none is
+    /// looked at more often than he left and once.
+    fn forget_settled(&self, holders: &mut Holders) {
+        let now_ns = holders.now_ns;
+        while let Some(first) = holders.unsettled.front() {
+            let is_settled = match first {
+                Unsettled::User(user) => user.account.is_settled(now_ns),
+                Unsettled::Source(source) => source.account.is_settled(now_ns),
+            };
+            if !is_settled && holders.unsettled.len() <= self.max_allocations() as usize {
+                return;
+            }
+            match holders.unsettled.pop_front() {
+                Some(Unsettled::User(user)) => self.forget_user(holders, &user),
+                Some(Unsettled::Source(source)) => self.forget_source(holders, &source),
+                None => return,
+            }
+        }
+    }
+
+    fn forget_user(&self, holders: &mut Holders, user: &Arc<Holder<Box<str>>>) {
+        if user.count() == 0 {
+            let is_it = |holder: &Arc<_>| Arc::ptr_eq(holder, user);
+            let rehash = |holder: &Arc<Holder<Box<str>>>| self.hash_user(&holder.name);
+            hash::remove(&mut holders.users, self.hash_user(&user.name), is_it, rehash);
+        }
+    }
+
+    fn forget_source(&self, holders: &mut Holders, source: &Arc<Holder<IpAddr>>) {
+        if source.count() == 0 {
+            let is_it = |holder: &Arc<_>| Arc::ptr_eq(holder, source);
+            let rehash = |holder: &Arc<Holder<IpAddr>>| self.hash_source(holder.name);
+            hash::remove(&mut holders.sources, self.hash_source(source.name), is_it, rehash);
+        }
+    }
+
+    fn max_allocations(&self) -> u32 {
+        self.limits.allocations.min(MAX_ALLOCATIONS)
     }
 
     fn lock(&self) -> MutexGuard<'_, Holders> {
@@ -286,17 +340,23 @@ impl Drop for Seat {
     fn drop(&mut self) {
         self.keep(0, 0);
         let Self { quotas, user, source, .. } = &*self;
-        let (user_hash, source_hash) = (quotas.hash_user(&user.name), quotas.hash_source(source.name));
         let mut holders = quotas.lock();
         holders.allocations -= 1;
         if user.remove_one() {
-            let is_it = |holder: &Arc<_>| Arc::ptr_eq(holder, user);
-            hash::remove(&mut holders.users, user_hash, is_it, |holder| quotas.hash_user(&holder.name));
+            if user.account.is_settled(holders.now_ns) {
+                quotas.forget_user(&mut holders, user);
+            } else {
+                holders.unsettled.push_back(Unsettled::User(Arc::clone(user)));
+            }
         }
         if source.remove_one() {
-            let is_it = |holder: &Arc<_>| Arc::ptr_eq(holder, source);
-            hash::remove(&mut holders.sources, source_hash, is_it, |holder| quotas.hash_source(holder.name));
+            if source.account.is_settled(holders.now_ns) {
+                quotas.forget_source(&mut holders, source);
+            } else {
+                holders.unsettled.push_back(Unsettled::Source(Arc::clone(source)));
+            }
         }
+        quotas.forget_settled(&mut holders);
     }
 }
 

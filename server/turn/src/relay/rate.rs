@@ -87,6 +87,11 @@ impl Account {
         self.empty_ns.try_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
     }
 
+    /// True if nothing of what was taken matters any more.
+    pub(crate) fn is_settled(&self, now_ns: u64) -> bool {
+        self.empty_ns.load(Ordering::Relaxed) <= now_ns
+    }
+
     /// Undoes [`Self::take`].
     pub(crate) fn give_back(&self, meter: Meter, bytes: u64) {
         self.empty_ns.fetch_sub(meter.nanos(bytes), Ordering::Relaxed);

@@ -162,7 +162,8 @@ impl Relays {
             Ask::Reserved(token) => Some(self.find_reserved(token, known.user())?),
             Ask::Fresh { .. } => None,
         };
-        let seat = self.quotas.admit(known.user(), request.seen, self.defences)?;
+        let now_ns = self.shared.nanos(request.now);
+        let seat = self.quotas.admit(known.user(), request.seen, now_ns, self.defences)?;
         let lifetime = lifetime.clamp(DEFAULT_LIFETIME, MAX_LIFETIME);
         let beginning = Beginning {
             listener: request.listener.id,

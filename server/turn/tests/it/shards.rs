@@ -300,6 +300,34 @@ fn a_spent_source_costs_its_user_nothing() {
     }
 }
 
+/// Who ends his allocation and begins another has no more to spend for it; who waits has.
+#[test]
+fn a_new_allocation_is_no_new_rate() {
+    let check = |users: [&str; 2], sources: [&str; 2], pass_s: u64, expected: usize| {
+        let mut shards = shards(2, |config| {
+            config.limits.relay.rate_per_user = ByteRate::new(1000, 2000);
+            config.limits.relay.rate_per_source = ByteRate::new(1000, 3000);
+        });
+        let mut sent = 0;
+        for shard in 0..2 {
+            let client = shards.client(shard, users[shard], sources[shard]);
+            shards.allocate(shard, &client).expect("an allocation");
+            assert_eq!(shards.at(shard).bind(&client, CHANNEL, PEER), None);
+            let packets = (0..20).filter(|_| shards.at(shard).channel(&client, CHANNEL, &[7; 500]).is_some());
+            sent += packets.count();
+            assert_eq!(error(&shards.ask(shard, &client, REFRESH, &[END])), None);
+            shards.pass(Duration::from_secs(pass_s));
+        }
+        assert_eq!(sent, expected, "{users:?} {sources:?} {pass_s}");
+    };
+    let (one, two) = (["20.0.1.1:1", "20.0.1.1:2"], [CLIENT, "20.0.1.2:9"]);
+    check(["alice", "alice"], two, 0, 4);
+    check(["alice", "alice"], two, 1, 6);
+    check(["alice", "alice"], two, 100, 8);
+    check(["alice", "bob"], one, 0, 6);
+    check(["alice", "bob"], two, 0, 8);
+}
+
 /// What is bought in advance is the most by which a rate is exceeded.
 #[test]
 fn a_large_rate_holds_within_what_is_bought_in_advance() {
