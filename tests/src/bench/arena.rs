@@ -15,7 +15,7 @@ use meetpoint_turn::Secret;
 
 use super::BenchError;
 use super::meter::Meter;
-use super::turn::{Credentials, await_server};
+use super::turn::{Credentials, await_relay, await_server};
 use super::workload::{Sources, Target};
 
 // These look public on purpose: relays refuse peers that are not. Nothing leaves the machine.
@@ -168,7 +168,11 @@ impl Arena {
             sources: Some(SOURCES),
             nobody: Some(SocketAddrV4::new(NOBODY_IP, PORT)),
         };
-        let awaited = client.run_in(|| await_server(&target.socket(CLIENT_IP)?, START))?;
+        let mut awaited = client.run_in(|| await_server(&target.socket(CLIENT_IP)?, START))?;
+        target.credentials = contestant.credentials(data)?;
+        if let (Ok(()), Some(credentials)) = (&awaited, &target.credentials) {
+            awaited = client.run_in(|| await_relay(|| target.socket(CLIENT_IP), credentials, START))?;
+        }
         if let Err(error) = awaited {
             let _ = process.terminate();
             return Err(BenchError::Unexpected(format!(
@@ -177,7 +181,6 @@ impl Arena {
                 process.output()
             )));
         }
-        target.credentials = contestant.credentials(data)?;
         Ok(Self { _process: process, client, target, _lab: lab })
     }
 
