@@ -15,8 +15,8 @@ use meetpoint_turn::Secret;
 
 use super::BenchError;
 use super::meter::Meter;
-use super::turn::{Credentials, await_server};
-use super::workload::{Sources, Target};
+use super::turn::{Credentials, await_relay, await_server};
+use super::workload::{Sources, Target, Workload};
 
 // These look public on purpose: relays refuse peers that are not. Nothing leaves the machine.
 const SERVER_IP: Ipv4Addr = Ipv4Addr::new(21, 0, 0, 1);
@@ -34,6 +34,36 @@ const CABLE: &str = "bench";
 const SECRET: &str = "a secret of the benchmark alone";
 /// Servers start in less than a second; a busy machine may take longer.
 const START: Duration = Duration::from_secs(20);
+
+/// What coturn's documentation advises for production, with time-limited credentials, and nothing logged.
+pub const COTURN_FLAGS: [&str; 16] = [
+    "-n",
+    "--no-cli",
+    "--no-tls",
+    "--no-dtls",
+    "--no-software-attribute",
+    "--no-rfc5780",
+    "--response-origin-only-with-rfc5780",
+    "--no-stun-backward-compatibility",
+    "--no-dynamic-ip-list",
+    "--no-dynamic-realms",
+    "--no-auth-pings",
+    "--use-auth-secret",
+    "--realm=bench",
+    "--log-file=/dev/null",
+    "--no-stdout-log",
+    "--simple-log",
+];
+
+/// Meetpoint limits by default what coturn does not: answers to one address, and bytes. A closed loop from one address
+/// is meant to go beyond. Not so for [`Workload::Flood`], where the limits are what is measured.
+pub const UNBOUNDED_FLAGS: [&str; 5] = [
+    "--stun-budget=1000000",
+    "--relay-rate=1G",
+    "--relay-rate-per-user=1G",
+    "--relay-rate-per-source=1G",
+    "--relay-rate-total=1G",
+];
 
 /// A server to measure.
 #[derive(Debug, Clone)]
@@ -72,34 +102,12 @@ impl Contestant {
         !matches!(self.kind, Kind::Echo)
     }
 
-    fn command(&self, host: &Host, data: &Path) -> Result<Command, BenchError> {
+    fn command(&self, workload: Workload, host: &Host, data: &Path) -> Result<Command, BenchError> {
         let server = SERVER_IP.to_string();
         Ok(match &self.kind {
             Kind::Coturn { program, args } => {
                 let mut command = host.command(program);
-                // What its documentation advises for production, with time-limited credentials, and nothing logged.
-                command.args([
-                    "-n",
-                    "--no-cli",
-                    "--no-tls",
-                    "--no-dtls",
-                    "--no-software-attribute",
-                    "--no-rfc5780",
-                ]);
-                command.args(["--response-origin-only-with-rfc5780", "--no-stun-backward-compatibility"]);
-                command.args([
-                    "--no-dynamic-ip-list",
-                    "--no-dynamic-realms",
-                    "--no-auth-pings",
-                    "--realm=bench",
-                ]);
-                command.args(["--use-auth-secret", &format!("--static-auth-secret={SECRET}")]);
-                command.args([
-                    "--min-port=49152",
-                    "--max-port=65535",
-                    "--log-file=/dev/null",
-                    "--no-stdout-log",
-                ]);
+                command.args(COTURN_FLAGS).arg(format!("--static-auth-secret={SECRET}"));
                 command.args([format!("--pidfile={}", data.join("pid").display())]);
                 command.args([format!("--db={}", data.join("db").display())]);
                 command.args([format!("--listening-ip={server}"), format!("--relay-ip={server}")]);
@@ -112,6 +120,9 @@ impl Contestant {
                 let mut command = host.command(program);
                 command.arg("serve").arg("--data").arg(data.join("data")).args(["--http", &http]);
                 command.args(["--stun", &stun, "--seed", &format!("main@{http}"), "--relay-ip", &server]);
+                if workload != Workload::Flood {
+                    command.args(UNBOUNDED_FLAGS);
+                }
                 command.args(args);
                 command
             }
@@ -149,15 +160,15 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// Lays the cable, starts the server, and waits until it answers. `data` is an empty directory.
+    /// Lays the cable, starts the server for that work, and waits until it answers. `data` is an empty directory.
     ///
     /// # Errors
     /// If there can be no namespaces, or the server does not start.
-    pub fn new(contestant: &Contestant, data: &Path) -> Result<Self, BenchError> {
+    pub fn new(contestant: &Contestant, workload: Workload, data: &Path) -> Result<Self, BenchError> {
         let mut lab = Lab::new()?;
         let client = lab.node(NatKind::Open)?;
         connect(lab.server().namespace(), client.namespace())?;
-        let mut command = contestant.command(lab.server(), data)?;
+        let mut command = contestant.command(workload, lab.server(), data)?;
         let mut process = Process::spawn(&contestant.name, &mut command)?;
         let mut target = Target {
             server: SocketAddrV4::new(SERVER_IP, PORT),
@@ -168,7 +179,11 @@ impl Arena {
             sources: Some(SOURCES),
             nobody: Some(SocketAddrV4::new(NOBODY_IP, PORT)),
         };
-        let awaited = client.run_in(|| await_server(&target.socket(CLIENT_IP)?, START))?;
+        let mut awaited = client.run_in(|| await_server(&target.socket(CLIENT_IP)?, START))?;
+        target.credentials = contestant.credentials(data)?;
+        if let (Ok(()), Some(credentials)) = (&awaited, &target.credentials) {
+            awaited = client.run_in(|| await_relay(|| target.socket(CLIENT_IP), credentials, START))?;
+        }
         if let Err(error) = awaited {
             let _ = process.terminate();
             return Err(BenchError::Unexpected(format!(
@@ -177,7 +192,6 @@ impl Arena {
                 process.output()
             )));
         }
-        target.credentials = contestant.credentials(data)?;
         Ok(Self { _process: process, client, target, _lab: lab })
     }
 

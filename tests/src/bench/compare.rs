@@ -36,7 +36,7 @@ pub fn compare(
         let mut settings = *settings;
         for (contestant, series) in &mut series {
             let data = Scratch::new(scratch, round)?;
-            let arena = Arena::new(contestant, &data.0)?;
+            let arena = Arena::new(contestant, workload, &data.0)?;
             if workload == Workload::Latency && settings.per_s.is_none() {
                 let closed = arena.run(|target| measure(Workload::Channel, target, &settings))?;
                 settings.per_s = closed.first().map(|trips| trips.value / 2.0);

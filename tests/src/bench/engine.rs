@@ -157,25 +157,28 @@ fn close(slots: &mut [Slot], free: &mut Vec<u16>, number: u64) -> Option<Instant
     Some(asked_at)
 }
 
+/// What peers do to the bytes they send back: nothing, but in tests.
+pub type Change = fn(&mut [u8]);
+
 /// Clients, peers, and what they talk about.
 pub struct Engine<E> {
     exchange: E,
     wires: Vec<Wire>,
     peers: Vec<Wire>,
-    tamper: Box<dyn FnMut(&mut [u8])>,
+    change: Change,
 }
 
 impl<E: Exchange> Engine<E> {
     /// Takes one connected socket for each client.
     pub fn new(exchange: E, clients: Vec<Wire>) -> Self {
-        Self { exchange, wires: clients, peers: vec![], tamper: Box::new(|_| {}) }
+        Self { exchange, wires: clients, peers: vec![], change: |_| {} }
     }
 
-    /// Adds peers, which send back what they get after `tamper` has seen it.
+    /// Adds peers, which send back what they get after `change` has seen it.
     #[must_use]
-    pub fn with_peers(mut self, peers: Vec<Wire>, tamper: Box<dyn FnMut(&mut [u8])>) -> Self {
+    pub fn with_peers(mut self, peers: Vec<Wire>, change: Change) -> Self {
         self.peers = peers;
-        self.tamper = tamper;
+        self.change = change;
         self
     }
 
@@ -223,7 +226,7 @@ impl<E: Exchange> Engine<E> {
             let wake = next_due.map_or(next_sweep, |due| due.min(next_sweep)).min(end);
             wait(lanes, &self.peers, wake, &mut ready)?;
             for (peer, _) in self.peers.iter_mut().zip(&ready[lanes.len()..]).filter(|(_, ready)| **ready) {
-                peer.echo(&mut self.tamper)?;
+                peer.echo(self.change)?;
             }
             for (index, lane) in lanes.iter_mut().enumerate().filter(|(index, _)| ready[*index]) {
                 lane.receive(index, &self.exchange, tally)?;

@@ -4,6 +4,7 @@ use nix::sys::prctl::set_timerslack;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::BenchError;
+use super::arena::{COTURN_FLAGS, UNBOUNDED_FLAGS};
 use super::args::{CompareArgs, RunArgs};
 use super::compare;
 use super::meter::machine;
@@ -36,6 +37,8 @@ pub fn compare(args: &CompareArgs) -> Result<(), BenchError> {
     let settings = args.measure.settings()?;
     let scratch = std::env::temp_dir();
     println!("{}; medians of {} rounds of {} s\n", machine(), args.rounds, args.measure.seconds);
+    println!("coturn with {}", COTURN_FLAGS.join(" "));
+    println!("Meetpoint, but for the flood, with {}\n", UNBOUNDED_FLAGS.join(" "));
     for workload in args.measure.workloads() {
         let mut say = |round: usize, name: &str, figures: &[_]| {
             eprintln!("{workload:?} {}/{} {name}: {}", round + 1, args.rounds, line(figures));

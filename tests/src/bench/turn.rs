@@ -281,6 +281,25 @@ pub fn await_server(socket: &UdpSocket, patience: Duration) -> Result<(), BenchE
     Err(BenchError::Unexpected(format!("the server does not answer within {patience:?}")))
 }
 
+/// Waits until a server grants an allocation: it may answer before it has read its users. The allocation is released.
+///
+/// # Errors
+/// If it does not for that long: its last answer.
+pub fn await_relay(
+    open: impl Fn() -> Result<UdpSocket, BenchError>,
+    credentials: &Credentials,
+    patience: Duration,
+) -> Result<(), BenchError> {
+    let deadline = Instant::now() + patience;
+    loop {
+        // A new client each time: what a server thinks of the last one must not matter.
+        let outcome = open().and_then(|socket| Client::allocate(socket, credentials.of(0))?.release());
+        if outcome.is_ok() || Instant::now() >= deadline {
+            return outcome;
+        }
+    }
+}
+
 /// Sends a request until the answer to it comes.
 fn ask(socket: &UdpSocket, request: &[u8]) -> Result<Vec<u8>, BenchError> {
     let id = &request[8..20];

@@ -169,7 +169,7 @@ impl Wire {
     ///
     /// # Errors
     /// If the socket broke.
-    pub fn echo(&mut self, change: &mut dyn FnMut(&mut [u8])) -> Result<(), BenchError> {
+    pub fn echo(&mut self, change: fn(&mut [u8])) -> Result<(), BenchError> {
         let mut outbox = std::mem::take(&mut self.outbox);
         let outcome = self.receive(|datagram| {
             change(datagram);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Figure, Settings, Target, figure};
 use crate::bench::BenchError;
-use crate::bench::engine::{Engine, Pace, Span, Tally};
+use crate::bench::engine::{Change, Engine, Pace, Span, Tally};
 use crate::bench::exchange::{Binding, Channel, Exchange, Indication, MIN_PAYLOAD_LEN, Plain};
 use crate::bench::meter::Meter;
 use crate::bench::turn::Client;
@@ -114,17 +114,19 @@ impl Relayed {
         tamper: bool,
         meter: Option<&Meter>,
     ) -> Result<Tally, BenchError> {
-        let change = move |datagram: &mut [u8]| {
-            // Behind the number: the question can still be told, and only the verification sees it.
-            if let Some(byte) = datagram.get_mut(MIN_PAYLOAD_LEN).filter(|_| tamper) {
-                *byte ^= 1;
-            }
-        };
+        let change: Change = if tamper { flip_a_bit } else { |_| {} };
         let wires = self.clients.iter().map(|client| client.socket().map(Wire::new));
         let engine = Engine::new(exchange, wires.collect::<Result<_, _>>()?);
-        let tally = engine.with_peers(self.peers, Box::new(change)).run(pace, span, meter)?;
+        let tally = engine.with_peers(self.peers, change).run(pace, span, meter)?;
         self.clients.into_iter().try_for_each(Client::release)?;
         Ok(tally)
+    }
+}
+
+/// Behind the number: the question can still be told, and only the verification sees it.
+fn flip_a_bit(datagram: &mut [u8]) {
+    if let Some(byte) = datagram.get_mut(MIN_PAYLOAD_LEN) {
+        *byte ^= 1;
     }
 }
 
