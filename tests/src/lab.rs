@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::io::Write as _;
 
 use meetpoint_cli::lab::Lab;
+use meetpoint_cli::lab::probe::Dependence;
 
 /// `required` turns a lab that this machine cannot run from a skipped test into a failed one; `off` skips all.
 pub const LAB_SWITCH: &str = "MEETPOINT_LAB";
@@ -53,4 +54,14 @@ pub fn skip(name: &str, reason: &str) {
 pub fn is_installed(program: &str) -> bool {
     std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
+}
+
+/// How `turnutils_natdiscovery` says what a NAT's behaviour depends on.
+#[must_use]
+pub const fn in_coturns_words(dependence: Dependence) -> &'static str {
+    match dependence {
+        Dependence::Nothing => "Endpoint Independent",
+        Dependence::Address => "Address Dependent",
+        Dependence::AddressAndPort => "Address and Port Dependent",
+    }
 }

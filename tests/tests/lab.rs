@@ -7,10 +7,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use meetpoint_cli::lab::probe::{Dependence, Measurement, measure};
+use meetpoint_cli::lab::probe::{Measurement, measure};
 use meetpoint_cli::lab::punch::{Senders, attempt};
 use meetpoint_cli::lab::{Lab, NatKind, Process, SERVER_ADDRS};
-use meetpoint_tests::lab::{is_installed, lab_or_skip, skip};
+use meetpoint_tests::lab::{in_coturns_words, is_installed, lab_or_skip, skip};
 
 use NatKind::{
     AddressRestricted, DoubleNat, FullCone, Open, PortRestricted, PortRestrictedEarlyInbound, Remap,
@@ -67,14 +67,6 @@ fn coturn_measures_the_same() {
             }
             (promise, found) => panic!("{kind}: promised {promise}, coturn says {found:?}"),
         }
-    }
-}
-
-const fn in_coturns_words(dependence: Dependence) -> &'static str {
-    match dependence {
-        Dependence::Nothing => "Endpoint Independent",
-        Dependence::Address => "Address Dependent",
-        Dependence::AddressAndPort => "Address and Port Dependent",
     }
 }
 
