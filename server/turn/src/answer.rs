@@ -9,13 +9,20 @@ use crate::auth::{Proof, Refusal};
 use crate::budget::Party;
 use crate::config::Listener;
 use crate::crypto::IntegrityKey;
-use crate::message::{ALLOCATE, BINDING, Class, Message, REFRESH};
+use crate::message::{ALLOCATE, ATTRIBUTE_HEADER_LEN, BINDING, Class, Message, REFRESH};
 use crate::server::StunServer;
 use crate::write::Writer;
 
 /// Unknown attributes told in a 420. One is enough to know; the rest is a courtesy, bounded
 /// because the sender chooses its length.
 pub(crate) const MAX_UNKNOWN: usize = 32;
+
+/// Length of a FINGERPRINT with its header.
+pub(crate) const FINGERPRINT_LEN: usize = ATTRIBUTE_HEADER_LEN + 4;
+/// Shorter questions are refused without a challenge, which would be more than three times as long. What a client asks
+/// first is not shorter: an Allocate has REQUESTED-TRANSPORT at least (RFC 8656, section 7.1). FINGERPRINT, which comes
+/// back, does not count.
+const MIN_CHALLENGED_LEN: usize = 28;
 
 /// A request and where it came from.
 pub(crate) struct Request<'a> {
@@ -138,6 +145,11 @@ impl StunServer {
     /// Sends an error response, if it may be longer than the question or is not.
     pub(crate) fn fault(&mut self, request: &Request<'_>, proof: Option<&Proof<'_>>, fault: Fault<'_>) {
         let message = &request.message;
+        let fingerprint_len = if message.has_fingerprint() { FINGERPRINT_LEN } else { 0 };
+        let fault = match fault {
+            Fault::Refused(_) if message.wire_len() < MIN_CHALLENGED_LEN + fingerprint_len => Fault::BAD_REQUEST,
+            fault => fault,
+        };
         let mut writer = Writer::new(Class::Error, message.method(), message.transaction_id());
         writer.error_code(fault.code());
         match fault {

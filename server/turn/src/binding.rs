@@ -1,6 +1,6 @@
 //! Answers Binding requests: who asks, what he may have, and the bytes.
 
-use crate::answer::{Fault, MAX_UNKNOWN, Request, seal, unknown_attributes};
+use crate::answer::{FINGERPRINT_LEN, Fault, MAX_UNKNOWN, Request, seal, unknown_attributes};
 use crate::attr;
 use crate::auth::{Proof, is_anonymous};
 use crate::behaviour::{Change, response_port};
@@ -10,8 +10,6 @@ use crate::message::{ATTRIBUTE_HEADER_LEN, BINDING, Class, Message};
 use crate::server::{Output, StunServer};
 use crate::write::Writer;
 
-/// Length of a FINGERPRINT with its header.
-const FINGERPRINT_LEN: usize = ATTRIBUTE_HEADER_LEN + 4;
 /// The longest attribute value.
 const MAX_VALUE_LEN: usize = u16::MAX as usize;
 /// What PADDING is made of.

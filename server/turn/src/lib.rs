@@ -85,6 +85,7 @@ pub use crypto::{IntegrityKey, IntegrityKind};
 #[cfg(feature = "attack-tests")]
 pub use defence::Defence;
 pub use payload::Payload;
+pub use relay::read_xor_address;
 pub use relay::{
     ByteRate, Cidr, DEFAULT_PORTS, Family, Head, MAX_PEER_BLOCKS, ParseCidrError, Relay, RelayConfig,
     RelayId, RelayIp, RelayLimits, Session, SessionId,

@@ -38,6 +38,7 @@ use std::time::Duration;
 pub use cidr::{Cidr, ParseCidrError};
 pub(crate) use data::is_channel_data;
 pub(crate) use request::is_turn_request;
+pub use request::read_xor_address;
 pub(crate) use table::Relays;
 
 use crate::config::{ConfigError, ListenerId};
