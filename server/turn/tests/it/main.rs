@@ -2,6 +2,7 @@
 
 mod allocate;
 mod allocation;
+mod amplification;
 mod attacks;
 mod binding;
 mod budget;

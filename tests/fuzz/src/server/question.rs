@@ -11,9 +11,10 @@ use crate::wire::{Seen, is_ending};
 /// PASSWORD-ALGORITHMS as the server offers it: SHA-256 and MD5 (RFC 8489, section 14.11).
 const ALGORITHMS: [u8; 8] = [0, 2, 0, 0, 0, 1, 0, 0];
 
-/// A nonce and the second in which it was learnt.
+/// A nonce, who learnt it, and the second in which he did.
 #[derive(Debug, Clone)]
 pub(super) struct Nonce {
+    pub(super) of: usize,
     pub(super) bytes: Vec<u8>,
     pub(super) unix_s: u64,
 }
@@ -128,7 +129,7 @@ impl Manner {
         }
         writer.integrity(&long_term_key(algorithm, kind, &username, REALM, password.as_bytes()));
         let grant = Grant { user, secret, expires_unix_s, nonce: nonce.clone() };
-        (self.credentials() != 6).then_some(grant)
+        (self.credentials() != 6 && nonce.of == client).then_some(grant)
     }
 }
 

@@ -95,7 +95,7 @@ impl World {
         let outcome = self.ask(self.client(index), &Question { bytes, grant: None });
         let Outcome::Answered(answer) = outcome else { return };
         let seen = Seen::read(&answer.bytes).expect("an answer");
-        let nonce = seen.get(attr::NONCE).map(|bytes| Nonce { bytes: bytes.to_vec(), unix_s: now_s });
+        let nonce = seen.get(attr::NONCE).map(|bytes| Nonce { of: index, bytes: bytes.to_vec(), unix_s: now_s });
         self.nonces[index] = nonce.or(self.nonces[index].take());
     }
 
@@ -112,7 +112,9 @@ impl World {
         let id = self.transaction(manner);
         let mut writer = Manner::start(method, id);
         write(input, &mut writer);
-        let question = manner.finish(writer, index, self.nonces[index].as_ref(), input);
+        // Who has no nonce may try another's.
+        let nonce = self.nonces[index].as_ref().or_else(|| self.nonces.iter().flatten().next());
+        let question = manner.finish(writer, index, nonce, input);
         let client = self.client(index);
         self.ask(client, &question);
         if self.setup.is_prompt {
