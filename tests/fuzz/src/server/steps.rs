@@ -24,7 +24,8 @@ const NONCE_LIFE_S: u64 = 240;
 
 impl World {
     pub(super) fn step(&mut self, input: &mut Input<'_>) {
-        match input.byte() % 20 {
+        // Numbers that are free lead on: a new step takes one of them, and known inputs go on meaning what they did.
+        match input.byte() % 32 {
             0 => self.allocate(input),
             1 => self.refresh(input),
             2 | 3 => self.create_permission(input),
