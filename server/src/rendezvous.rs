@@ -5,15 +5,16 @@
 //! back, a node's messages wait in its own bounded queue, and a node that lets that queue fill is
 //! disconnected.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use meetpoint_broker::{AdmitRequest, Broker, ConnId, Event, Input, Limits, Output};
+use meetpoint_proto::id::DialBackNonce;
 use meetpoint_proto::wire::{ClientMessage, DecodeError, ServerMessage};
-use meetpoint_proto::{ClusterName, Code, NodeId};
+use meetpoint_proto::{ClusterName, Code, NodeId, SessionId};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,8 +22,8 @@ use tracing::{debug, info, warn};
 
 use crate::blocklist::Blocklist;
 use crate::clock;
-use crate::service::{Admission, Service, ServiceError, UnixMs};
-use crate::udp::{DialBack, Observed, WALL_INTERVAL};
+use crate::service::{Admission, CERTIFICATE_LIFETIME_S, Service, ServiceError, UnixMs};
+use crate::udp::{Observed, WALL_INTERVAL};
 
 /// Requests that wait for the broker. A full queue slows the senders down: their sockets are read later.
 const REQUESTS: usize = 1024;
@@ -31,6 +32,39 @@ const ADMISSIONS: usize = 256;
 /// Messages that wait for one node: a full directory (three pages) and a burst of joins. A node that
 /// has more waiting does not read.
 const OUTBOUND: usize = 512;
+/// How long an introduction lets two nodes relay to each other inside this server, if they stay. As long
+/// as a membership certificate holds; each further introduction of the two begins it anew.
+const PAIR_LIFETIME: Duration = Duration::from_secs(CERTIFICATE_LIFETIME_S);
+/// What waits for the STUN server beyond its channel: the ends of all sessions of a full server at
+/// once, and introductions between them. Some 2 MB.
+const MAX_WAITING_FOR_STUN: usize = 1 << 15;
+
+/// What the STUN and TURN server is asked to do or has to know. In its order: a pair whose session has
+/// ended must not be heard of again.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum StunRequest {
+    /// Send this nonce there, from a place that never sent to it.
+    DialBack {
+        /// An observed mapping.
+        to: SocketAddr,
+        /// What to send.
+        nonce: DialBackNonce,
+    },
+    /// Two nodes may meet at their relayed addresses. For every shard.
+    Introduced {
+        /// The session that asked.
+        a: SessionId,
+        /// The one that was asked for.
+        b: SessionId,
+        /// For so long at most.
+        until: Instant,
+    },
+    /// A node's session is over, and so is whatever it was introduced to. For every shard.
+    Ended {
+        /// The session.
+        session: SessionId,
+    },
+}
 
 /// A connection as the control shell sees it.
 pub(crate) struct Connection {
@@ -150,7 +184,9 @@ pub(crate) struct Rendezvous {
     tasks: TaskTracker,
     requests: mpsc::Receiver<Request>,
     observations: mpsc::Receiver<Observed>,
-    dial_backs: mpsc::Sender<DialBack>,
+    stun: mpsc::Sender<StunRequest>,
+    /// What the channel to the STUN server had no place for.
+    waiting_for_stun: VecDeque<StunRequest>,
     answers: mpsc::Receiver<Answer>,
     answer_sender: mpsc::Sender<Answer>,
     connections: BTreeMap<ConnId, Outbound>,
@@ -162,7 +198,7 @@ pub(crate) struct Rendezvous {
 /// The ends of the channels to the STUN task.
 pub(crate) struct StunChannels {
     pub(crate) observations: mpsc::Receiver<Observed>,
-    pub(crate) dial_backs: mpsc::Sender<DialBack>,
+    pub(crate) requests: mpsc::Sender<StunRequest>,
 }
 
 impl Rendezvous {
@@ -187,7 +223,8 @@ impl Rendezvous {
             tasks,
             requests,
             observations: stun.observations,
-            dial_backs: stun.dial_backs,
+            stun: stun.requests,
+            waiting_for_stun: VecDeque::new(),
             answers,
             answer_sender,
             connections: BTreeMap::new(),
@@ -223,6 +260,11 @@ impl Rendezvous {
                 Some(answer) = self.answers.recv() => self.answered(answer),
                 Some(Observed { session, source }) = self.observations.recv() => {
                     self.broker.handle(Instant::now(), Input::Observed { session, source });
+                }
+                Ok(place) = self.stun.reserve(), if !self.waiting_for_stun.is_empty() => {
+                    if let Some(request) = self.waiting_for_stun.pop_front() {
+                        place.send(request);
+                    }
                 }
                 _ = wall.tick() => {
                     self.broker.handle(Instant::now(), Input::Wall { unix_ms: UnixMs::now().unsigned() });
@@ -284,7 +326,7 @@ impl Rendezvous {
                 Output::Admit(request) => self.admit(*request),
                 Output::DialBack { to, nonce } => {
                     // A lost dial-back is asked for again.
-                    if self.dial_backs.try_send(DialBack { to, nonce }).is_err() {
+                    if self.stun.try_send(StunRequest::DialBack { to, nonce }).is_err() {
                         debug!(%to, "the STUN server is busy; a dial-back was dropped");
                     }
                 }
@@ -332,13 +374,33 @@ impl Rendezvous {
         }
     }
 
-    fn event(&self, event: Event) {
+    /// Tells the STUN server, now or as soon as it has a place.
+    fn tell_stun(&mut self, request: StunRequest) {
+        let unsent = if self.waiting_for_stun.is_empty() {
+            match self.stun.try_send(request) {
+                Ok(()) => None,
+                Err(mpsc::error::TrySendError::Full(request)) => Some(request),
+                // The server is ending.
+                Err(mpsc::error::TrySendError::Closed(_)) => None,
+            }
+        } else {
+            Some(request)
+        };
+        if unsent.is_some() && self.waiting_for_stun.len() >= MAX_WAITING_FOR_STUN {
+            warn!("the STUN server does not listen; it was not told whom the broker introduced");
+            return;
+        }
+        self.waiting_for_stun.extend(unsent);
+    }
+
+    fn event(&mut self, event: Event) {
         let now = UnixMs::now();
         match event {
             Event::Joined { session, cluster, node, name } => {
                 info!(%cluster, %node, %name, %session, "joined");
             }
-            Event::Left { cluster, node, graceful } => {
+            Event::Left { session, cluster, node, graceful } => {
+                self.tell_stun(StunRequest::Ended { session });
                 info!(%cluster, %node, graceful, "left");
                 self.service.note_seen(now, &cluster, node);
             }
@@ -348,7 +410,8 @@ impl Rendezvous {
                 info!(%cluster, %node, %class, %evidence, seen_as, "classified");
                 self.service.note_class(now, &cluster, node, (class, evidence, observed));
             }
-            Event::Introduced { cluster, ticket, from, to } => {
+            Event::Introduced { cluster, ticket, from, to, sessions: [a, b] } => {
+                self.tell_stun(StunRequest::Introduced { a, b, until: Instant::now() + PAIR_LIFETIME });
                 info!(%cluster, %ticket, %from, %to, "introduced");
             }
             Event::TicketEnded { cluster, ticket, direct_after } => {

@@ -1,4 +1,5 @@
-//! The server's two tokens: the one nodes join with, the one the operator administers with.
+//! The server's two tokens: the one nodes join with, the one the operator administers with. And the
+//! file of the secret that credentials are minted with.
 
 use meetpoint_proto::id::Fingerprint;
 use meetpoint_proto::{JoinToken, token};
@@ -66,19 +67,24 @@ pub(crate) fn join_token(
     Ok(token)
 }
 
-/// The secret that STUN and relay credentials are made with: the one stored, or a new one, which is
-/// stored, so that credentials outlive a restart.
-pub(crate) fn credential_secret(data: &DataDir) -> Result<meetpoint_turn::Secrets, SecretsError> {
-    let text = match data.read(CREDENTIAL_FILE)? {
-        Some(text) => text,
-        None => {
-            let text = Fingerprint::from_bytes(random()?).to_string();
-            data.write_secret(CREDENTIAL_FILE, &format!("{text}\n"))?;
-            text
-        }
-    };
-    let secret = meetpoint_turn::Secret::new(text.as_bytes())?;
-    Ok(meetpoint_turn::Secrets::new(vec![secret])?)
+/// A text that nobody can guess: 256 bits in 52 characters of base32.
+pub(crate) fn long_text() -> Result<String, getrandom::Error> {
+    Ok(Fingerprint::from_bytes(random()?).to_string())
+}
+
+/// The secret of STUN and relay credentials that lies in the data directory, if there is one.
+pub(crate) fn credential_secret(data: &DataDir) -> Result<Option<String>, SecretsError> {
+    let Some(text) = data.read(CREDENTIAL_FILE)? else { return Ok(None) };
+    meetpoint_turn::Secret::new(text.as_bytes())?;
+    Ok(Some(text))
+}
+
+/// Puts the current secret there, for programs that mint by themselves, unless it is there.
+pub(crate) fn write_credential_secret(data: &DataDir, secret: &str) -> Result<(), SecretsError> {
+    if data.read(CREDENTIAL_FILE)?.as_deref() != Some(secret) {
+        data.write_secret(CREDENTIAL_FILE, &format!("{secret}\n"))?;
+    }
+    Ok(())
 }
 
 /// Checks the operator's token. Only its digest is kept.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use meetpoint_proto::id::Fingerprint;
 use meetpoint_proto::wire::StunServer;
 use meetpoint_proto::{AddressClass, ClusterNetwork, EffectiveNetwork, JoinToken, addr};
-use meetpoint_turn::{ListenerRole, Secrets as StunSecrets};
+use meetpoint_turn::ListenerRole;
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -24,15 +24,15 @@ use crate::listen::{Sockets, listening_ips, machine_ips};
 use crate::rendezvous::{Rendezvous, StunChannels};
 use crate::secrets::{self, AdminToken, SecretsError};
 use crate::seeds::{self, Here, Verdict};
-use crate::service::{self, Cluster, DEFAULT_CLUSTER, NewToken, Service, ServiceError, UnixMs};
+use crate::service::{self, Cluster, DEFAULT_CLUSTER, Keyring, NewToken, Service, ServiceError, UnixMs};
 use crate::store::{self, OpenError, Store};
 use crate::udp::{RelayHandle, Setup, Stun, StunError, relay_config};
 use crate::warning::Warning;
 
 /// The registry's file in the data directory.
 const DATABASE: &str = "meetpoint.db";
-/// Observations and dial-backs that wait between the STUN and the broker task: a second's worth of a
-/// busy server. What is beyond is repeated by the nodes.
+/// Observations and requests that wait between the STUN and the broker task: a second's worth of a
+/// busy server. What is observed beyond it is repeated by the nodes.
 const STUN_QUEUE: usize = 4096;
 /// How long nodes and requests may take to part in peace.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -40,6 +40,11 @@ const DRAIN: Duration = Duration::from_secs(5);
 const HALT: Duration = Duration::from_secs(10);
 /// Ephemeral nodes of an earlier run have this long to come back before they are forgotten.
 const RETURN: Duration = Duration::from_secs(600);
+
+/// How often to see whether a credential secret has served: a look at a few numbers.
+const RETIRE_INTERVAL: Duration = Duration::from_secs(1);
+/// When to try again if the registry does not take it.
+const RETIRE_PAUSE: Duration = Duration::from_secs(60);
 
 /// Why the server does not start.
 #[derive(Debug, Error)]
@@ -84,7 +89,10 @@ impl StartError {
 
 impl From<ServiceError> for StartError {
     fn from(error: ServiceError) -> Self {
-        Self::Establish(error.to_string())
+        match error {
+            ServiceError::CredentialFile(error) => Self::Secrets(error),
+            error => Self::Establish(error.to_string()),
+        }
     }
 }
 
@@ -143,7 +151,7 @@ pub struct Server {
     app: App,
     listener: Listener,
     tasks: Tasks,
-    _data: DataDir,
+    _data: Arc<DataDir>,
 }
 
 /// Who owns which task, and who tells it to end.
@@ -168,13 +176,14 @@ impl Server {
         let sockets = Sockets::bind(&config)?;
         let given_identity = config.tls.as_ref().map(identity::load).transpose()?;
         let (kind, verdict) = decide(&config, &sockets).await?;
-        let data = DataDir::open(&config.data)?;
+        let data = Arc::new(DataDir::open(&config.data)?);
         let identity = given_identity.map_or_else(|| identity::load_or_make(&data), Ok)?;
         let tasks = Tasks::new();
         let (store, writer_ended) = Store::open(&data.file(DATABASE), &tasks.core).await?;
         let started = UnixMs::now();
-        let stun_secrets = secrets::credential_secret(&data)?;
-        let service = open_service(&config, &sockets, &store, (kind, &verdict), stun_secrets.clone()).await?;
+        let announces_hashes = config.relay.as_ref().is_some_and(|relay| relay.username_anonymity);
+        let keyring = Keyring::open(&store, Arc::clone(&data), started, announces_hashes).await?;
+        let service = open_service(&config, &sockets, &store, (kind, &verdict), keyring).await?;
         let join_token = secrets::join_token(&config, &data, identity.fingerprint)?;
         let is_usable = register_join_token(&service, started, &join_token).await?;
         let (admin, new_admin_token) = AdminToken::establish(&config, &data)?;
@@ -191,33 +200,32 @@ impl Server {
             warnings: warnings(&config, &sockets, &verdict, is_usable),
         };
         let core = Core { store, writer_ended, service, admin, identity, started };
-        Self::assemble(&config, sockets, stun_secrets, info, core, tasks, data)
+        Self::assemble(&config, sockets, info, core, tasks, data)
     }
 
     fn assemble(
         config: &ServeConfig,
         sockets: Sockets,
-        stun_secrets: StunSecrets,
         info: Info,
         core: Core,
         tasks: Tasks,
-        data: DataDir,
+        data: Arc<DataDir>,
     ) -> Result<Self, StartError> {
         let Core { store, writer_ended, service, admin, identity, started } = core;
         let stun_probe = probe_address(&sockets);
         let (observer, observations) = mpsc::channel(STUN_QUEUE);
-        let (dial_backs, dial_back_requests) = mpsc::channel(STUN_QUEUE);
+        let (requests, stun_requests) = mpsc::channel(STUN_QUEUE);
         let Sockets { http, http_addr, stun } = sockets;
         let (relay, inspections) = RelayHandle::new();
         let setup = Setup {
             external_ip: config.external_ip,
-            secrets: stun_secrets,
+            keys: service.relay_keys(),
             relay: config.relay.as_ref().map(|relay| relay_config(relay, config.external_ip, http_addr)),
             seed: secrets::random()?,
             inspections,
         };
-        let stun = Stun::new(stun, setup, observer, dial_back_requests)?;
-        let channels = StunChannels { observations, dial_backs };
+        let stun = Stun::new(stun, setup, observer, stun_requests)?;
+        let channels = StunChannels { observations, requests };
         let (rendezvous, handle) = Rendezvous::new(
             config.limits,
             secrets::random()?,
@@ -294,6 +302,7 @@ impl Server {
         let broker = core.spawn(rendezvous.run(soft.clone(), hard.clone()));
         let http = core.spawn(listener.run());
         let prune = core.spawn(forget_unseen(Arc::clone(&service), started, soft.clone()));
+        let retire = core.spawn(retire_secrets(Arc::clone(&service), soft.clone()));
         let outcome = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
             _ = stun => Err(RunError::TaskEnded("STUN server")),
@@ -309,6 +318,7 @@ impl Server {
         }
         hard.cancel();
         prune.abort();
+        retire.abort();
         // The writer ends with the last hold on the registry.
         drop((app, service));
         store.close().await;
@@ -375,7 +385,7 @@ async fn open_service(
     sockets: &Sockets,
     store: &Store,
     (kind, verdict): (ClusterNetwork, &Verdict),
-    stun_secrets: StunSecrets,
+    keyring: Keyring,
 ) -> Result<Arc<Service>, StartError> {
     let name = DEFAULT_CLUSTER.parse().map_err(|_| ServiceError::UnknownCluster)?;
     let key = secrets::random()?;
@@ -383,7 +393,7 @@ async fn open_service(
     let row = service::establish_cluster(store, UnixMs::now(), name, kind, key, seeds).await?;
     let cluster = Cluster::new(row, verdict.effective, config.open_join);
     let stun = sockets.stun_servers(config.external_ip);
-    Ok(Arc::new(Service::new(store.clone(), vec![cluster], stun, stun_secrets)))
+    Ok(Arc::new(Service::new(store.clone(), vec![cluster], stun, keyring)))
 }
 
 /// False if the operator has revoked it.
@@ -448,6 +458,22 @@ fn probe_address(sockets: &Sockets) -> SocketAddr {
         ip if !ip.is_unspecified() => addr,
         IpAddr::V4(_) => SocketAddr::from((Ipv4Addr::LOCALHOST, addr.port())),
         IpAddr::V6(_) => SocketAddr::from((Ipv6Addr::LOCALHOST, addr.port())),
+    }
+}
+
+/// Drops credential secrets whose last credential has ended.
+async fn retire_secrets(service: Arc<Service>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(RETIRE_INTERVAL);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        if let Err(error) = service.drop_unneeded_relay_secrets(UnixMs::now()).await {
+            warn!(%error, "a credential secret that nobody needs is still accepted");
+            tokio::time::sleep(RETIRE_PAUSE).await;
+        }
     }
 }
 

@@ -150,6 +150,41 @@ fn secrets_are_files_for_the_owner_alone() {
 }
 
 #[test]
+fn the_operator_handles_the_relay() {
+    let data = tempfile::tempdir().expect("a directory");
+    let server = Server::on_loopback(&data.path().join("data"), &["--relay-ip", "127.0.0.1"]);
+    let (url, file) = (format!("http://{}", server.http), server.data.join("admin-token"));
+    let operate = |args: &[&str]| -> String {
+        let mut command = Command::new(meetpoint());
+        command.arg("relay").args(args).args(["--server", &url, "--admin-token-file"]).arg(&file);
+        let output = command.output().expect("the binary runs");
+        assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let json = |args: &[&str]| -> Value {
+        serde_json::from_str(&operate(&[args, &["--json"]].concat())).expect("JSON")
+    };
+    let password = data.path().join("password");
+    std::fs::write(&password, "winter garden\n").expect("written");
+    let given = json(&["users", "set", "alice", "--password-file", password.to_str().expect("UTF-8")]);
+    assert_eq!((&given["user"]["name"], given.get("password")), (&Value::from("alice"), None));
+    let made = operate(&["users", "set", "bob"]);
+    assert_eq!(made.trim().len(), 32, "the password alone: {made}");
+    assert!(operate(&["users", "list"]).contains("alice"));
+    operate(&["users", "remove", "alice"]);
+    assert_eq!(json(&["users", "list"]).as_array().map(Vec::len), Some(1));
+
+    let value = operate(&["secrets", "add", "--overlap", "60"]);
+    let file = std::fs::read_to_string(server.data.join("credential-secret")).expect("a secret");
+    assert_eq!(value, file);
+    let list = json(&["secrets", "list"]);
+    assert_eq!((&list[0]["state"], &list[1]["state"]), (&"current".into(), &"accepted".into()));
+    operate(&["secrets", "drop", list[1]["id"].as_str().expect("an id")]);
+    assert_eq!(operate(&["secrets", "list"]).lines().count(), 2);
+    assert_eq!(json(&["sessions", "list"]), Value::Array(vec![]));
+}
+
+#[test]
 fn the_operator_sees_nodes_and_handles_tokens() {
     let data = tempfile::tempdir().expect("a directory");
     let server = Server::on_loopback(&data.path().join("data"), &[]);

@@ -222,6 +222,8 @@ pub enum Event {
     },
     /// A node is gone.
     Left {
+        /// The session that has ended.
+        session: SessionId,
         /// Its cluster.
         cluster: ClusterName,
         /// Who.
@@ -259,6 +261,8 @@ pub enum Event {
         from: NodeId,
         /// For whom.
         to: NodeId,
+        /// The sessions of both, in this order.
+        sessions: [SessionId; 2],
     },
     /// An introduction ended.
     TicketEnded {

@@ -164,8 +164,13 @@ impl Broker {
         let asker_active = !asker.proven_reachable() || target.proven_reachable();
         let for_asker = half(asker, target, to_target, to_asker, vec![request], asker_active);
         let for_target = half(target, asker, to_asker, to_target, Vec::new(), !target.proven_reachable());
-        let event =
-            Event::Introduced { cluster: asker.cluster.clone(), ticket, from: asker.node, to: target.node };
+        let event = Event::Introduced {
+            cluster: asker.cluster.clone(),
+            ticket,
+            from: asker.node,
+            to: target.node,
+            sessions: [asker.id, target.id],
+        };
         let record = Ticket { cluster: asker.cluster.clone(), asker: asker_conn, target: target_conn };
         self.tickets.insert(ticket, record);
         self.timers.set(Timer::Ticket(ticket), Some(now + self.limits.ticket_lifetime));

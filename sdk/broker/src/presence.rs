@@ -66,13 +66,13 @@ impl Broker {
     }
 
     fn farewell(&mut self, now: Instant, session: Session, graceful: bool) {
-        let Session { cluster, node, ephemeral, .. } = session;
+        let Session { id: session, cluster, node, ephemeral, .. } = session;
         if ephemeral && graceful {
             self.outputs.push_back(Output::Forget { cluster: cluster.clone(), node });
         } else if ephemeral {
             self.timers.set(Timer::Forget(cluster.clone(), node), Some(now + self.limits.ephemeral_grace));
         }
-        self.outputs.push_back(Output::Event(Event::Left { cluster, node, graceful }));
+        self.outputs.push_back(Output::Event(Event::Left { session, cluster, node, graceful }));
     }
 
     pub(crate) fn ping(&mut self, now: Instant, conn: ConnId) {

@@ -307,6 +307,26 @@ fn requests_wait_or_fail_with_a_reason() {
     assert!(rig.introductions(c).is_empty());
 }
 
+/// The relay lets the two meet by this, and parts them by that.
+#[test]
+fn introductions_and_ends_name_the_sessions() {
+    let (mut rig, a, b) = two_behind_nats();
+    let of = |rig: &Rig, conn| rig.sessions.iter().find(|(c, _)| *c == conn).unwrap().1;
+    let expected = [of(&rig, a), of(&rig, b)];
+    rig.say(a, connect("node-2", false));
+    rig.feed(Input::Closed { conn: b });
+    let said: Vec<_> = rig
+        .log
+        .iter()
+        .filter_map(|output| match output {
+            Output::Event(Event::Introduced { sessions, .. }) => Some(sessions.to_vec()),
+            Output::Event(Event::Left { session, .. }) => Some(vec![*session]),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(said, [expected.to_vec(), vec![expected[1]]]);
+}
+
 #[test]
 fn tickets_and_requests_are_capped() {
     let (mut rig, a, b) = two_behind_nats();

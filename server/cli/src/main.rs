@@ -33,6 +33,7 @@ fn main() -> ExitCode {
             Command::Demo(args) => demo::run(&args).await,
             Command::Tokens(args) => operator::tokens(args).await,
             Command::Nodes(args) => operator::nodes(args).await,
+            Command::Relay(args) => operator::relay(args).await,
             Command::Status(args) => operator::status(args).await,
         }
     });

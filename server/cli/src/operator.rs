@@ -6,9 +6,11 @@ use crate::args::{NodesArgs, ServerArgs, StatusArgs, TokensArgs, TokensCommand};
 use crate::exit::Failure;
 
 mod client;
+mod relay;
 mod table;
 
 use client::Client;
+pub(crate) use relay::relay;
 use table::Table;
 
 /// Largest page the server gives.

@@ -26,6 +26,7 @@ fn every_flag_of_the_contract_is_there_with_its_variable() {
         "admin-token",
         "tls-cert",
         "tls-key",
+        "relay-username-anonymity",
     ];
     let node = [
         "rendezvous",
@@ -70,7 +71,8 @@ fn secrets_in_the_environment_do_not_show() {
 #[test]
 fn exit_codes_and_commands_are_documented() {
     let text = help(&[]);
-    for part in ["Exit codes", "serve", "node", "demo", "tokens", "nodes", "status", "MEETPOINT_LOG"] {
+    for part in ["Exit codes", "serve", "node", "demo", "tokens", "nodes", "relay", "status", "MEETPOINT_LOG"]
+    {
         assert!(text.contains(part), "{part}: {text}");
     }
 }

@@ -84,6 +84,11 @@ pub struct RelayArgs {
         value_delimiter = ','
     )]
     pub relay_deny_peers: Vec<Cidr>,
+    /// Let clients send a hash in place of a static user's name (RFC 8489's username anonymity). Those
+    /// that know this feature then send nothing else, and can't use time-limited credentials, whose
+    /// hash the server can't know. Meetpoint's own nodes are not affected.
+    #[arg(long, env = "MEETPOINT_RELAY_USERNAME_ANONYMITY")]
+    pub relay_username_anonymity: bool,
 }
 
 /// Ports from the first to the last, both included.

@@ -68,6 +68,8 @@ pub struct RelaySettings {
     pub allow: Vec<Cidr>,
     /// Peers denied in any case.
     pub deny: Vec<Cidr>,
+    /// Whether clients are told that they may send a hash in place of a static user's name.
+    pub username_anonymity: bool,
 }
 
 /// Certificate and key, as files.
@@ -298,8 +300,13 @@ fn stun_pairs(stun: Vec<SocketAddr>, alt_port: u16) -> Result<Vec<SocketAddr>, C
 }
 
 fn relay_settings(args: RelayArgs) -> Result<Option<RelaySettings>, ConfigError> {
-    let RelayArgs { relay_ips: ips, relay_ports: ports, relay_allow_peers: allow, relay_deny_peers: deny } =
-        args;
+    let RelayArgs {
+        relay_ips: ips,
+        relay_ports: ports,
+        relay_allow_peers: allow,
+        relay_deny_peers: deny,
+        relay_username_anonymity: username_anonymity,
+    } = args;
     for (index, &ip) in ips.iter().enumerate() {
         if ip.is_multicast() || ip.is_unspecified() || ip == IpAddr::from([255; 4]) {
             return Err(ConfigError::NotAHost { flag: "--relay-ip", addr: ip });
@@ -313,7 +320,7 @@ fn relay_settings(args: RelayArgs) -> Result<Option<RelaySettings>, ConfigError>
             return Err(ConfigError::TooManyPeerBlocks { flag, count: blocks.len() });
         }
     }
-    Ok((!ips.is_empty()).then_some(RelaySettings { ips, ports, allow, deny }))
+    Ok((!ips.is_empty()).then_some(RelaySettings { ips, ports, allow, deny, username_anonymity }))
 }
 
 fn check_seeds(seeds: &[SeedAddr]) -> Result<(), ConfigError> {

@@ -151,6 +151,10 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::get, tokens::revoke))
         .routes(routes!(relay::create_credentials))
+        .routes(routes!(relay::users::list))
+        .routes(routes!(relay::users::put, relay::users::remove))
+        .routes(routes!(relay::secrets::list, relay::secrets::add))
+        .routes(routes!(relay::secrets::remove))
         .routes(routes!(relay::list))
         .routes(routes!(relay::end))
 }

@@ -58,6 +58,10 @@ problems! {
     UnknownSeed = NOT_FOUND, "unknown_seed", "GET /v1/clusters/{cluster}/seeds lists the seeds";
     UnknownToken = NOT_FOUND, "unknown_token", "GET /v1/clusters/{cluster}/join-tokens lists the join tokens";
     UnknownRelaySession = NOT_FOUND, "unknown_relay_session", "GET /v1/relay/sessions lists the allocations";
+    UnknownRelayUser = NOT_FOUND, "unknown_relay_user", "GET /v1/relay/users lists the static users";
+    UnknownRelaySecret = NOT_FOUND, "unknown_relay_secret", "GET /v1/relay/secrets lists the accepted secrets";
+    CurrentRelaySecret = CONFLICT, "current_relay_secret", "POST /v1/relay/secrets adds another one; then this one can be dropped";
+    RelayFull = CONFLICT, "relay_full", "DELETE one of /v1/relay/users or /v1/relay/secrets that is no longer needed";
     RelayOff = CONFLICT, "relay_off", "start the server with --relay-ip";
     MethodNotAllowed = METHOD_NOT_ALLOWED, "method_not_allowed", "the Allow header lists the methods of this path";
     Timeout = REQUEST_TIMEOUT, "timeout", "send the request faster, or try again later";
@@ -125,8 +129,17 @@ impl From<ServiceError> for Problem {
             ServiceError::UnknownSeed => ProblemCode::UnknownSeed,
             ServiceError::UnknownToken => ProblemCode::UnknownToken,
             ServiceError::ClusterFull => ProblemCode::ClusterFull,
-            ServiceError::BadToken(_) | ServiceError::NameTaken => ProblemCode::Invalid,
+            ServiceError::UnknownRelayUser => ProblemCode::UnknownRelayUser,
+            ServiceError::UnknownRelaySecret => ProblemCode::UnknownRelaySecret,
+            ServiceError::CurrentRelaySecret => ProblemCode::CurrentRelaySecret,
+            ServiceError::RelayFull(_) => ProblemCode::RelayFull,
+            ServiceError::BadToken(_)
+            | ServiceError::NameTaken
+            | ServiceError::KnownRelaySecret
+            | ServiceError::RelayUser(_)
+            | ServiceError::RelaySecret(_) => ProblemCode::Invalid,
             ServiceError::Random(_) => ProblemCode::Internal,
+            ServiceError::CredentialFile(_) => ProblemCode::Storage,
             ServiceError::Store(StoreError::Full) => ProblemCode::DiskFull,
             ServiceError::Store(StoreError::Busy) => ProblemCode::Overloaded,
             ServiceError::Store(_) => ProblemCode::Storage,
@@ -136,6 +149,10 @@ impl From<ServiceError> for Problem {
             ServiceError::Store(cause) => {
                 tracing::error!(error = %cause, "a request failed in the registry");
                 Self::new(code, "the registry did not take it")
+            }
+            ServiceError::CredentialFile(cause) => {
+                tracing::error!(error = %cause, "a request failed in the data directory");
+                Self::new(code, "the data directory did not take it")
             }
             _ => Self::new(code, error.to_string()),
         }

@@ -1,5 +1,8 @@
 //! The relay: credentials for it, and what goes through it.
 
+pub(super) mod secrets;
+pub(super) mod users;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -10,21 +13,14 @@ use utoipa::ToSchema;
 use super::App;
 use super::extract::{Admin, Body, PageQuery, Path, Query};
 use super::problem::{Problem, ProblemCode};
-use crate::service::UnixMs;
+use crate::service::{DEFAULT_LIFETIME_S, MAX_LIFETIME_S, MAX_MINTED_USER_LEN, ServiceError, UnixMs};
 use crate::udp::{RelayHandle, SessionInfo};
-
-/// Half a day: long enough for a meeting, short enough for a leak.
-const DEFAULT_LIFETIME_S: u64 = 12 * 60 * 60;
-/// A week. Credentials can't be taken back one by one.
-const MAX_LIFETIME_S: u64 = 7 * 24 * 60 * 60;
-/// Leaves room for the expiry in a username (RFC 8489, section 14.3).
-const MAX_USER_LEN: usize = 128;
 
 /// For whom credentials are to be.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewCredentials {
-    /// Whose allocations they are: quotas count by it. 1 to 128 visible ASCII characters.
+    /// Whose allocations they are: quotas count by it. 1 to 128 visible ASCII characters, not `node:` first.
     #[schema(min_length = 1, max_length = 128, example = "alice")]
     user: String,
     /// Seconds they can be used; half a day if absent.
@@ -102,7 +98,8 @@ impl From<SessionInfo> for SessionView {
     }
 }
 
-/// Mints credentials for STUN and TURN. They end by themselves and can't be taken back.
+/// Mints credentials for STUN and TURN. They end by themselves; they can be taken back only with the
+/// secret they were minted with.
 #[utoipa::path(
     post, path = "/v1/relay/credentials", tag = "relay", operation_id = "create_relay_credentials", security(("admin" = [])),
     request_body = NewCredentials,
@@ -118,15 +115,22 @@ pub(super) async fn create_credentials(
 ) -> Result<Json<Credentials>, Problem> {
     relay(&app)?;
     let is_visible = body.user.bytes().all(|b| b.is_ascii_graphic());
-    if !(1..=MAX_USER_LEN).contains(&body.user.len()) || !is_visible {
+    if !(1..=MAX_MINTED_USER_LEN).contains(&body.user.len()) || !is_visible {
         return Err(Problem::new(ProblemCode::Invalid, "user: 1 to 128 visible ASCII characters"));
+    }
+    if meetpoint_turn::is_node_user(&body.user) {
+        return Err(Problem::new(
+            ProblemCode::Invalid,
+            "user: names that begin with `node:` are the nodes' own",
+        ));
     }
     let lifetime_s = body.lifetime_s.unwrap_or(DEFAULT_LIFETIME_S);
     if !(1..=MAX_LIFETIME_S).contains(&lifetime_s) {
         return Err(Problem::new(ProblemCode::Invalid, "lifetime_s: from 1 to 604800 (a week)"));
     }
-    let expires_unix_s = UnixMs::now().unsigned() / 1000 + lifetime_s;
-    let (username, password) = app.service.mint(&body.user, expires_unix_s);
+    let now = UnixMs::now();
+    let expires_unix_s = now.unsigned() / 1000 + lifetime_s;
+    let (username, password) = app.service.mint(now, &body.user, expires_unix_s).await?;
     let expires_unix_ms = i64::try_from(expires_unix_s * 1000).unwrap_or(i64::MAX);
     Ok(Json(Credentials { username, password, expires_unix_ms }))
 }
@@ -184,6 +188,15 @@ pub(super) async fn end(
 fn relay(app: &App) -> Result<&RelayHandle, Problem> {
     let off = || Problem::new(ProblemCode::RelayOff, "this server does not relay");
     app.relay.as_ref().ok_or_else(off)
+}
+
+/// Carries out a change even if the caller goes away meanwhile: what is stored has to come into force.
+async fn to_the_end<T, F>(app: &App, change: F) -> Result<T, Problem>
+where
+    F: Future<Output = Result<T, ServiceError>> + Send + 'static,
+    T: Send + 'static,
+{
+    Ok(app.tasks.spawn(change).await.map_err(|_| going_away())??)
 }
 
 fn going_away() -> Problem {

@@ -5,17 +5,19 @@ use meetpoint_proto::id::Nonce;
 use meetpoint_proto::join::{Domain, Transcript};
 use meetpoint_proto::wire::{Hello, PROTOCOL_VERSION, Proof};
 use meetpoint_proto::{ClusterNetwork, EffectiveNetwork, NodeId};
-use meetpoint_turn::{Secret, Secrets};
 use tempfile::TempDir;
 
 use super::*;
-use crate::service::{Cluster, DEFAULT_CLUSTER, establish_cluster};
+use crate::data_dir::DataDir;
+use crate::service::{Cluster, DEFAULT_CLUSTER, Keyring, establish_cluster};
 use crate::store::Store;
 
 struct Rig {
     handle: Handle,
     halt: CancellationToken,
     cluster: ClusterName,
+    /// The STUN server's end, with one place.
+    stun: mpsc::Receiver<StunRequest>,
     _dir: TempDir,
 }
 
@@ -27,15 +29,16 @@ async fn rig() -> Rig {
     let now = UnixMs::now();
     let row = establish_cluster(&store, now, cluster.clone(), ClusterNetwork::Dynamic, [1; 32], Vec::new());
     let open = Cluster::new(row.await.unwrap(), EffectiveNetwork::Private, true);
-    let secrets = Secrets::new(vec![Secret::new(&[2; 32]).unwrap()]).unwrap();
-    let service = Arc::new(Service::new(store, vec![open], Vec::new(), secrets));
+    let data = Arc::new(DataDir::open(dir.path()).unwrap());
+    let keyring = Keyring::open(&store, data, now, false).await.unwrap();
+    let service = Arc::new(Service::new(store, vec![open], Vec::new(), keyring));
     let (_, observations) = mpsc::channel(1);
-    let (dial_backs, _) = mpsc::channel(1);
-    let stun = StunChannels { observations, dial_backs };
+    let (requests, stun_requests) = mpsc::channel(1);
+    let stun = StunChannels { observations, requests };
     let (rendezvous, handle) = Rendezvous::new(Limits::default(), [3; 32], service, stun, tasks.clone());
     let halt = CancellationToken::new();
     tasks.spawn(rendezvous.run(CancellationToken::new(), halt.clone()));
-    Rig { handle, halt, cluster, _dir: dir }
+    Rig { handle, halt, cluster, stun: stun_requests, _dir: dir }
 }
 
 async fn join(rig: &Rig, key: u8) -> Connection {
@@ -90,6 +93,47 @@ async fn who_does_not_read_is_disconnected() {
         heard.push(reader.outbound.recv().await.unwrap());
     }
     assert!(heard.iter().any(|message| matches!(message, ServerMessage::PeerLeft { .. })), "{heard:?}");
+    rig.halt.cancel();
+}
+
+/// However slowly the STUN server listens, it hears of every pair and of every session's end, and of
+/// a session's end behind its pairs.
+#[tokio::test]
+async fn the_stun_server_hears_of_pairs_in_their_order() {
+    const PAIRS: u32 = 5;
+    let mut rig = rig().await;
+    let (mut asker, target) = (join(&rig, 1).await, join(&rig, 2).await);
+    for (node, port) in [(&asker, 5001), (&target, 5002)] {
+        let host = vec![SocketAddr::from(([127, 0, 0, 1], port))];
+        rig.handle.message(node.id, ClientMessage::Candidates { host }).await.unwrap();
+    }
+    let peer = NodeId::from(&SigningKey::from_bytes(&[2; 32])).to_string();
+    for request in 0..PAIRS {
+        let connect = ClientMessage::Connect { request, peer: peer.clone(), wait: false };
+        rig.handle.message(asker.id, connect).await.unwrap();
+    }
+    let mut introductions = 0;
+    while introductions < PAIRS {
+        let heard = asker.outbound.recv().await.unwrap();
+        introductions += u32::from(matches!(heard, ServerMessage::Introduction(_)));
+    }
+    for node in [&target, &asker] {
+        rig.handle.message(node.id, ClientMessage::Leave).await.unwrap();
+    }
+    let mut heard = vec![];
+    while heard.len() < PAIRS as usize + 2 {
+        heard.push(tokio::time::timeout(Duration::from_secs(20), rig.stun.recv()).await.unwrap().unwrap());
+    }
+    let ended = heard.split_off(PAIRS as usize);
+    let [StunRequest::Ended { session: first }, StunRequest::Ended { session: second }] = ended[..] else {
+        panic!("{ended:?}");
+    };
+    assert_ne!(first, second);
+    for request in heard {
+        let StunRequest::Introduced { a, b, until } = request else { panic!("{request:?}") };
+        assert_eq!((a, b), (second, first));
+        assert!(until > Instant::now() + PAIR_LIFETIME / 2);
+    }
     rig.halt.cancel();
 }
 

@@ -37,12 +37,14 @@ impl Service {
             None => return Err(ServiceError::BadToken("is missing")),
         }
         let not_after_unix_s = now.unsigned() / 1000 + CERTIFICATE_LIFETIME_S;
-        let credential = (cluster.effective == EffectiveNetwork::Public).then(|| {
-            let user = request.session.to_string();
-            let (username, password) = self.stun_secrets.mint(&user, not_after_unix_s);
-            StunCredential { username, password }
-        });
         let id = cluster.id;
+        let credential = if cluster.effective == EffectiveNetwork::Public {
+            let user = meetpoint_turn::node_user(&request.session);
+            let (username, password) = self.mint(now, &user, not_after_unix_s).await?;
+            Some(StunCredential { username, password })
+        } else {
+            None
+        };
         self.store.write(move |tx| Box::pin(async move { store_join(tx, id, now, &request).await })).await?;
         Ok(Admission { not_after_unix_s, credential })
     }

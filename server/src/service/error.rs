@@ -3,6 +3,7 @@
 use meetpoint_proto::Code;
 use thiserror::Error;
 
+use crate::secrets::SecretsError;
 use crate::store::StoreError;
 
 /// Why a use case was refused.
@@ -22,6 +23,22 @@ pub(crate) enum ServiceError {
     BadToken(&'static str),
     #[error("the name belongs to another node")]
     NameTaken,
+    #[error("no static user of that name")]
+    UnknownRelayUser,
+    #[error("no credential secret with that id")]
+    UnknownRelaySecret,
+    #[error("new credentials are minted with this secret")]
+    CurrentRelaySecret,
+    #[error("this secret is among the accepted ones already")]
+    KnownRelaySecret,
+    #[error("there are as many {0} as there may be")]
+    RelayFull(&'static str),
+    #[error(transparent)]
+    RelayUser(#[from] meetpoint_turn::UserError),
+    #[error(transparent)]
+    RelaySecret(#[from] meetpoint_turn::SecretError),
+    #[error("the credential secret's file: {0}")]
+    CredentialFile(#[from] SecretsError),
     #[error("the system gives no randomness")]
     Random(#[from] getrandom::Error),
     #[error(transparent)]
@@ -36,9 +53,19 @@ impl ServiceError {
             Self::BadToken(_) => Code::BadToken,
             Self::NameTaken => Code::NameTaken,
             Self::ClusterFull => Code::ServerFull,
-            Self::UnknownNode | Self::UnknownSeed | Self::UnknownToken | Self::Random(_) | Self::Store(_) => {
-                Code::Storage
-            }
+            Self::UnknownNode
+            | Self::UnknownSeed
+            | Self::UnknownToken
+            | Self::UnknownRelayUser
+            | Self::UnknownRelaySecret
+            | Self::CurrentRelaySecret
+            | Self::KnownRelaySecret
+            | Self::RelayFull(_)
+            | Self::RelayUser(_)
+            | Self::RelaySecret(_)
+            | Self::CredentialFile(_)
+            | Self::Random(_)
+            | Self::Store(_) => Code::Storage,
         }
     }
 }

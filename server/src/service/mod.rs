@@ -5,6 +5,7 @@
 mod admit;
 mod error;
 mod registry;
+mod relay;
 mod tokens;
 
 use std::collections::BTreeMap;
@@ -13,11 +14,14 @@ use ed25519_dalek::SigningKey;
 use meetpoint_broker::ClusterConfig;
 use meetpoint_proto::wire::StunServer;
 use meetpoint_proto::{ClusterName, ClusterNetwork, EffectiveNetwork};
-use meetpoint_turn::Secrets;
 
-pub(crate) use admit::Admission;
+pub(crate) use admit::{Admission, CERTIFICATE_LIFETIME_S};
 pub(crate) use error::ServiceError;
 pub(crate) use registry::establish_cluster;
+pub(crate) use relay::{
+    DEFAULT_LIFETIME_S, Keyring, MAX_LIFETIME_S, MAX_MINTED_USER_LEN, MAX_PASSWORD_LEN, MAX_SECRET_LEN,
+    MIN_PASSWORD_LEN, RelayKeys,
+};
 pub(crate) use tokens::{MAX_LABEL_LEN, NewToken};
 
 use crate::store::Store;
@@ -59,19 +63,14 @@ pub(crate) struct Service {
     store: Store,
     clusters: BTreeMap<ClusterName, Cluster>,
     stun: Vec<StunServer>,
-    /// Mint the sessions' STUN credentials.
-    stun_secrets: Secrets,
+    /// Mints and checks STUN and TURN credentials.
+    keyring: Keyring,
 }
 
 impl Service {
-    pub(crate) fn new(
-        store: Store,
-        clusters: Vec<Cluster>,
-        stun: Vec<StunServer>,
-        stun_secrets: Secrets,
-    ) -> Self {
+    pub(crate) fn new(store: Store, clusters: Vec<Cluster>, stun: Vec<StunServer>, keyring: Keyring) -> Self {
         let clusters = clusters.into_iter().map(|cluster| (cluster.name.clone(), cluster)).collect();
-        Self { store, clusters, stun, stun_secrets }
+        Self { store, clusters, stun, keyring }
     }
 
     /// The clusters as the broker needs them.
@@ -96,11 +95,6 @@ impl Service {
     pub(crate) fn cluster(&self, name: &str) -> Result<&Cluster, ServiceError> {
         let known = name.parse::<ClusterName>().ok().and_then(|name| self.clusters.get(&name));
         known.ok_or(ServiceError::UnknownCluster)
-    }
-
-    /// Mints STUN and TURN credentials.
-    pub(crate) fn mint(&self, user: &str, expires_unix_s: u64) -> (String, String) {
-        self.stun_secrets.mint(user, expires_unix_s)
     }
 
     /// Proves that a write becomes durable.

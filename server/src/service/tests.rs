@@ -1,16 +1,18 @@
 //! The use cases on a real registry, with the time as the test says.
 
+use std::sync::Arc;
+
 use ed25519_dalek::SigningKey;
 use meetpoint_broker::{AdmitRequest, ConnId, TokenProof};
 use meetpoint_proto::id::{Fingerprint, Nonce};
 use meetpoint_proto::join::{Domain, Transcript};
 use meetpoint_proto::wire::{Hello, PROTOCOL_VERSION};
 use meetpoint_proto::{ClusterNetwork, Code, EffectiveNetwork, JoinToken, NodeId, PublicKey, SessionId};
-use meetpoint_turn::Secret;
 use tempfile::TempDir;
 use tokio_util::task::TaskTracker;
 
 use super::*;
+use crate::data_dir::DataDir;
 use crate::store::{StoreError, nodes};
 
 const CLUSTER: &str = DEFAULT_CLUSTER;
@@ -22,8 +24,9 @@ async fn service(effective: EffectiveNetwork) -> (Service, TempDir) {
     let name = CLUSTER.parse().unwrap();
     let row =
         establish_cluster(&store, NOW, name, ClusterNetwork::Dynamic, [1; 32], Vec::new()).await.unwrap();
-    let secrets = Secrets::new(vec![Secret::new(&[2; 32]).unwrap()]).unwrap();
-    (Service::new(store, vec![Cluster::new(row, effective, false)], Vec::new(), secrets), dir)
+    let data = Arc::new(DataDir::open(dir.path()).unwrap());
+    let keyring = Keyring::open(&store, data, NOW, false).await.unwrap();
+    (Service::new(store, vec![Cluster::new(row, effective, false)], Vec::new(), keyring), dir)
 }
 
 async fn token(service: &Service, expires_ms: Option<i64>, max_uses: Option<i64>) -> JoinToken {
@@ -130,8 +133,8 @@ async fn credentials_are_for_public_clusters() {
     let public_token = token(&public, None, None).await;
     let admission = public.admit(NOW, request(1, "a", &public_token)).await.unwrap();
     let credential = admission.credential.unwrap();
-    let user = credential.username.split_once(':').map(|(_, user)| user.parse());
-    assert_eq!(user, Some(Ok(SessionId::from_bytes([7; 16]))));
+    let session = meetpoint_turn::node_session(&credential.username);
+    assert_eq!(session, Some(SessionId::from_bytes([7; 16])));
 }
 
 #[tokio::test]
@@ -168,4 +171,86 @@ async fn nodes_of_an_earlier_run_are_forgotten_if_ephemeral() {
     left.sort();
     assert_eq!(left, ["back", "registered"]);
     assert_eq!(service.node_count(CLUSTER).await.unwrap(), 2);
+}
+
+const HOUR_MS: i64 = 3_600_000;
+
+fn at(hours: i64) -> UnixMs {
+    UnixMs(NOW.0 + hours * HOUR_MS)
+}
+
+/// The accepted secrets, the current one first, and for how many hours the others are.
+async fn accepted(service: &Service) -> Vec<(i64, i64)> {
+    let rows = service.relay_secrets().await;
+    rows.iter().map(|row| (row.id, (row.needed_until_ms - NOW.0) / HOUR_MS)).collect()
+}
+
+#[tokio::test]
+async fn a_secret_is_accepted_as_long_as_it_is_needed() {
+    let (service, _dir) = service(EffectiveNetwork::Private).await;
+    let keys = service.relay_keys();
+    let mint = async |now: UnixMs, hours: u64| {
+        let expires_unix_s = now.unsigned() / 1000 + hours * 3600;
+        service.mint(now, "alice", expires_unix_s).await.unwrap()
+    };
+    let first = mint(NOW, 24).await;
+    // An allocation may outlive them by an hour. An eighth more is noted: what is minted within the
+    // next hours changes nothing.
+    assert_eq!(accepted(&service).await, [(1, 28)]);
+    mint(at(3), 24).await;
+    mint(at(3), 8).await;
+    assert_eq!(accepted(&service).await, [(1, 28)]);
+
+    service.add_relay_secret(at(4), None, 12 * 3600).await.unwrap();
+    assert_eq!(accepted(&service).await, [(2, 4), (1, 28)]);
+    assert_ne!(mint(NOW, 24).await.1, first.1, "the new one mints");
+    service.add_relay_secret(at(5), None, 40 * 3600).await.unwrap();
+    assert_eq!(accepted(&service).await, [(3, 5), (2, 45), (1, 28)]);
+
+    for (hours, left) in
+        [(27, vec![3, 2, 1]), (28, vec![3, 2]), (44, vec![3, 2]), (45, vec![3]), (900, vec![3])]
+    {
+        service.drop_unneeded_relay_secrets(at(hours)).await.unwrap();
+        let ids: Vec<_> = accepted(&service).await.into_iter().map(|(id, _)| id).collect();
+        assert_eq!(ids, left, "{hours} h");
+    }
+    assert!(keys.has_changed().unwrap());
+}
+
+#[tokio::test]
+async fn the_secret_in_the_file_is_the_current_one() {
+    let (service, dir) = service(EffectiveNetwork::Private).await;
+    let file = dir.path().join("credential-secret");
+    let store = service.store.clone();
+    let data = Arc::clone(&service.keyring.data);
+    let open = async |now| Keyring::open(&store, Arc::clone(&data), now, false).await;
+    let current = service.relay_secrets().await[0].secret.clone();
+    assert_eq!(std::fs::read_to_string(&file).unwrap().trim(), current);
+
+    // A lost file is written again; a known secret in it does not count as a new one.
+    std::fs::remove_file(&file).unwrap();
+    open(at(0)).await.unwrap();
+    assert_eq!(std::fs::read_to_string(&file).unwrap().trim(), current);
+    service.add_relay_secret(at(1), None, 3600).await.unwrap();
+    std::fs::write(&file, &current).unwrap();
+    open(at(1)).await.unwrap();
+    let second = service.relay_secrets().await[0].secret.clone();
+    assert_eq!(std::fs::read_to_string(&file).unwrap().trim(), second);
+
+    // An unknown one is taken over, with what may have been minted with it elsewhere.
+    std::fs::write(&file, "the north wind and the sun").unwrap();
+    let keyring = open(at(1)).await.unwrap();
+    let service = Service::new(store.clone(), Vec::new(), Vec::new(), keyring);
+    assert_eq!(accepted(&service).await, [(3, 1 + 7 * 24), (2, 13), (1, 2)]);
+
+    std::fs::write(&file, "too short").unwrap();
+    assert!(matches!(open(at(1)).await.err(), Some(ServiceError::CredentialFile(_))));
+    std::fs::remove_file(&file).unwrap();
+
+    // A refused change leaves the file as it was.
+    service.add_relay_secret(at(1), None, 3600).await.unwrap();
+    let before = std::fs::read_to_string(&file).unwrap();
+    let full = service.add_relay_secret(at(1), None, 3600).await;
+    assert!(matches!(full.err(), Some(ServiceError::RelayFull(_))));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), before);
 }

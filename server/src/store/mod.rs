@@ -5,6 +5,7 @@
 
 pub(crate) mod clusters;
 pub(crate) mod nodes;
+pub(crate) mod relay;
 pub(crate) mod seeds;
 pub(crate) mod tokens;
 mod writer;
@@ -101,6 +102,8 @@ impl Store {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
+            // Keys that were dropped are overwritten.
+            .pragma("secure_delete", "ON")
             .busy_timeout(BUSY_TIMEOUT)
             .disable_statement_logging();
         let mut conn = options.connect().await?;

@@ -12,19 +12,19 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use meetpoint_proto::id::DialBackNonce;
 use meetpoint_proto::{SessionId, stun};
 use meetpoint_turn::{
-    Config, Input, Limits, Listener, ListenerId, Output, Relay, RelayConfig, RelayId, Secrets, StunServer,
+    Config, Input, Limits, Listener, ListenerId, Output, Relay, RelayConfig, RelayId, StunServer,
 };
 use tokio::net::UdpSocket;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, trace};
 
 use crate::clock;
 use crate::listen::{StunSocket, as_seen};
-use crate::service::UnixMs;
+use crate::rendezvous::StunRequest;
+use crate::service::{RelayKeys, UnixMs};
 
 use relay::RelaySockets;
 
@@ -48,13 +48,6 @@ pub(crate) struct Observed {
     pub(crate) source: SocketAddr,
 }
 
-/// What the broker asks of the STUN server.
-#[derive(Debug)]
-pub(crate) struct DialBack {
-    pub(crate) to: SocketAddr,
-    pub(crate) nonce: DialBackNonce,
-}
-
 /// The STUN server with its sockets.
 pub(crate) struct Stun {
     machine: StunServer,
@@ -64,14 +57,15 @@ pub(crate) struct Stun {
     /// Where a datagram for a client is put together.
     datagram: Vec<u8>,
     observations: mpsc::Sender<Observed>,
-    requests: mpsc::Receiver<DialBack>,
+    requests: mpsc::Receiver<StunRequest>,
     inspections: mpsc::Receiver<Inspection>,
+    keys: watch::Receiver<RelayKeys>,
 }
 
 /// What the machine is set up with.
 pub(crate) struct Setup {
     pub(crate) external_ip: Option<IpAddr>,
-    pub(crate) secrets: Secrets,
+    pub(crate) keys: watch::Receiver<RelayKeys>,
     pub(crate) relay: Option<RelayConfig>,
     pub(crate) seed: [u8; 32],
     pub(crate) inspections: mpsc::Receiver<Inspection>,
@@ -94,9 +88,9 @@ impl Stun {
         bound: Vec<StunSocket>,
         setup: Setup,
         observations: mpsc::Sender<Observed>,
-        requests: mpsc::Receiver<DialBack>,
+        requests: mpsc::Receiver<StunRequest>,
     ) -> Result<Self, StunError> {
-        let Setup { external_ip, secrets, relay, seed, inspections } = setup;
+        let Setup { external_ip, keys, relay, seed, inspections } = setup;
         let listeners = bound.iter().zip(0_u8..).map(|(socket, id)| Listener {
             id: ListenerId(id),
             role: socket.role,
@@ -104,8 +98,9 @@ impl Stun {
         });
         let config = Config {
             listeners: listeners.collect(),
+            streams: Vec::new(),
             realm: stun::REALM.to_owned(),
-            secrets,
+            secrets: keys.borrow().secrets.clone(),
             limits: Limits::default(),
             relay,
         };
@@ -119,6 +114,7 @@ impl Stun {
             observations,
             requests,
             inspections,
+            keys,
         })
     }
 
@@ -126,6 +122,7 @@ impl Stun {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         // Before the first datagram: without it a login is not answered.
         self.tell_wall_time();
+        self.take_keys();
         let mut wall = tokio::time::interval(WALL_INTERVAL);
         let mut buffer = vec![0; DATAGRAM_BYTES];
         loop {
@@ -134,9 +131,8 @@ impl Stun {
                 () = stop.cancelled() => return,
                 index = readable(&self.sockets) => self.receive(index, &mut buffer).await,
                 id = self.relays.readable() => self.receive_relayed(id, &mut buffer),
-                Some(DialBack { to, nonce }) = self.requests.recv() => {
-                    let nonce = *nonce.as_bytes();
-                    self.machine.handle(Instant::now(), Input::DialBack { to, nonce });
+                Some(request) = self.requests.recv() => {
+                    self.machine.handle(Instant::now(), input_of(request));
                 }
                 Some(inspection) = self.inspections.recv() => inspection.answer(&mut self.machine),
                 _ = wall.tick() => self.tell_wall_time(),
@@ -151,12 +147,24 @@ impl Stun {
         self.machine.handle(Instant::now(), Input::Wall { unix_ms });
     }
 
+    /// Checks credentials with the keys that are in force now.
+    fn take_keys(&mut self) {
+        let RelayKeys { secrets, users } = self.keys.borrow_and_update().clone();
+        let now = Instant::now();
+        self.machine.handle(now, Input::Secrets(secrets));
+        self.machine.handle(now, Input::Users(users));
+    }
+
     async fn receive(&mut self, index: usize, buffer: &mut [u8]) {
         let Ok(id) = u8::try_from(index) else { return };
         for _ in 0..BURST {
             let Some(socket) = self.sockets.get(index) else { return };
             match socket.try_recv_from(buffer) {
                 Ok((len, source)) => {
+                    // Behind the receiving: who was told of a change before he sent meets it here.
+                    if self.keys.has_changed().unwrap_or(false) {
+                        self.take_keys();
+                    }
                     let payload = buffer.get(..len).unwrap_or_default();
                     let relay = self.machine.datagram(Instant::now(), ListenerId(id), source, payload);
                     if let Some(relay) = relay {
@@ -229,8 +237,7 @@ impl Stun {
             match output {
                 Output::Transmit { listener, to, payload } => self.transmit(listener, to, &payload),
                 Output::Observed { username, source, .. } => {
-                    let user = username.split_once(':').and_then(|(_, user)| user.parse().ok());
-                    let Some(session) = user else { continue };
+                    let Some(session) = meetpoint_turn::node_session(&username) else { continue };
                     if self.observations.try_send(Observed { session, source }).is_err() {
                         trace!("the broker is busy; an observation was dropped");
                     }
@@ -252,6 +259,15 @@ impl Stun {
         if let Err(error) = socket.try_send_to(payload, to) {
             trace!(%error, %to, "a STUN answer was not sent");
         }
+    }
+}
+
+/// What the machine is told of the broker's request.
+fn input_of(request: StunRequest) -> Input<'static> {
+    match request {
+        StunRequest::DialBack { to, nonce } => Input::DialBack { to, nonce: *nonce.as_bytes() },
+        StunRequest::Introduced { a, b, until } => Input::Introduced { a, b, until },
+        StunRequest::Ended { session } => Input::Parted { node: session },
     }
 }
 

@@ -10,6 +10,7 @@ mod lifecycle;
 mod node;
 mod offline;
 mod relay;
+mod relay_keys;
 mod rest;
 mod running;
 mod stun;

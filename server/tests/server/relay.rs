@@ -17,31 +17,37 @@ use tokio::time::timeout;
 use crate::client::{call, get};
 use crate::running::{Running, config};
 
-const FLAGS: [&str; 4] = ["--relay-ip", "127.0.0.1", "--relay-allow-peer", "127.0.0.0/8"];
-const CREDENTIALS: &str = "/v1/relay/credentials";
+pub(crate) const FLAGS: [&str; 4] = ["--relay-ip", "127.0.0.1", "--relay-allow-peer", "127.0.0.0/8"];
+pub(crate) const CREDENTIALS: &str = "/v1/relay/credentials";
 const SESSIONS: &str = "/v1/relay/sessions";
 /// Longer than anything on loopback takes.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A TURN client of a few lines.
-struct Client {
-    socket: UdpSocket,
+pub(crate) struct Client {
+    pub(crate) socket: UdpSocket,
     username: String,
     key: IntegrityKey,
     realm: Vec<u8>,
-    nonce: Vec<u8>,
+    pub(crate) nonce: Vec<u8>,
     next_id: u8,
 }
 
 impl Client {
-    /// Asks for the challenge.
-    async fn new(server: SocketAddr, data: &Path, user: &str) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        socket.connect(server).await.unwrap();
+    /// Mints for itself, by the secret in the data directory.
+    pub(crate) async fn new(server: SocketAddr, data: &Path, user: &str) -> Self {
         let secret = std::fs::read_to_string(data.join("credential-secret")).unwrap();
         let secret = Secret::new(secret.trim().as_bytes()).unwrap();
         let now_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let (username, password) = mint(&secret, user, now_unix_s + 60);
+        Self::with(server, &username, &password).await
+    }
+
+    /// Asks for the challenge.
+    pub(crate) async fn with(server: SocketAddr, username: &str, password: &str) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        socket.connect(server).await.unwrap();
+        let username = username.to_owned();
         let key = IntegrityKey::new(IntegrityKind::Sha1, b"");
         let mut client = Self { socket, username, key, realm: vec![], nonce: vec![], next_id: 0 };
         let writer = client.writer(Class::Request, ALLOCATE);
@@ -50,10 +56,15 @@ impl Client {
         let challenge = Message::parse(&challenge).unwrap();
         client.realm = challenge.attribute(attr::REALM).unwrap().to_vec();
         client.nonce = challenge.attribute(attr::NONCE).unwrap().to_vec();
-        let realm = std::str::from_utf8(&client.realm).unwrap();
-        let (algorithm, kind) = (PasswordAlgorithm::Md5, IntegrityKind::Sha1);
-        client.key = long_term_key(algorithm, kind, &client.username, realm, password.as_bytes());
+        client.log_in(password);
         client
+    }
+
+    /// Uses this password from now on.
+    pub(crate) fn log_in(&mut self, password: &str) {
+        let realm = std::str::from_utf8(&self.realm).unwrap();
+        let (algorithm, kind) = (PasswordAlgorithm::Md5, IntegrityKind::Sha1);
+        self.key = long_term_key(algorithm, kind, &self.username, realm, password.as_bytes());
     }
 
     fn writer(&mut self, class: Class, method: u16) -> Writer {
@@ -68,13 +79,13 @@ impl Client {
         buffer
     }
 
-    /// The class of the answer, and the relayed address if it has one.
-    async fn ask(
+    /// The answer to a signed request.
+    async fn signed(
         &mut self,
         method: u16,
         attributes: &[(u16, &[u8])],
         peer: Option<SocketAddr>,
-    ) -> (Class, Option<SocketAddr>) {
+    ) -> Vec<u8> {
         let mut writer = self.writer(Class::Request, method);
         for (kind, value) in attributes {
             writer.attribute(*kind, value);
@@ -87,7 +98,24 @@ impl Client {
         writer.attribute(attr::NONCE, &self.nonce);
         writer.integrity(&self.key);
         self.socket.send(&writer.finish()).await.unwrap();
-        let answer = self.receive().await;
+        self.receive().await
+    }
+
+    /// The error in the answer to a Refresh, if there is one.
+    pub(crate) async fn refresh(&mut self) -> Option<u16> {
+        let answer = self.signed(REFRESH, &[], None).await;
+        let answer = Message::parse(&answer).unwrap();
+        answer.attribute(attr::ERROR_CODE).map(|value| u16::from(value[2]) * 100 + u16::from(value[3]))
+    }
+
+    /// The class of the answer, and the relayed address if it has one.
+    pub(crate) async fn ask(
+        &mut self,
+        method: u16,
+        attributes: &[(u16, &[u8])],
+        peer: Option<SocketAddr>,
+    ) -> (Class, Option<SocketAddr>) {
+        let answer = self.signed(method, attributes, peer).await;
         let answer = Message::parse(&answer).unwrap();
         assert!(answer.method() == method && answer.verify(&self.key));
         // Port and address are masked with the magic cookie.
@@ -98,20 +126,20 @@ impl Client {
         (answer.class(), relayed)
     }
 
-    async fn allocate(&mut self) -> SocketAddr {
+    pub(crate) async fn allocate(&mut self) -> SocketAddr {
         let answer = self.ask(ALLOCATE, &[(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])], None).await;
         assert_eq!(answer.0, Class::Success);
         answer.1.unwrap()
     }
 
-    async fn send(&mut self, peer: SocketAddr, data: &[u8]) {
+    pub(crate) async fn send(&mut self, peer: SocketAddr, data: &[u8]) {
         let mut writer = self.writer(Class::Indication, SEND);
         writer.xor_address(attr::XOR_PEER_ADDRESS, peer);
         writer.attribute(attr::DATA, data);
         self.socket.send(&writer.finish()).await.unwrap();
     }
 
-    async fn data(&self) -> Vec<u8> {
+    pub(crate) async fn data(&self) -> Vec<u8> {
         let datagram = self.receive().await;
         Message::parse(&datagram).unwrap().attribute(attr::DATA).unwrap().to_vec()
     }
@@ -250,6 +278,7 @@ async fn what_an_operator_cannot_have_is_said() {
         json!({ "user": "" }),
         json!({ "user": "a b" }),
         json!({ "user": "x".repeat(129) }),
+        json!({ "user": "node:aaaaaaaaaaaaaaaaaaaaaaaaaa" }),
         json!({ "user": "a", "lifetime_s": 0 }),
         json!({ "user": "a", "lifetime_s": 604_801 }),
     ] {

@@ -59,6 +59,7 @@ impl Bench {
             secrets: secrets(),
             limits,
             relay: None,
+            streams: vec![],
         };
         let server = StunServer::new(config, [7; 32]).expect("a good configuration");
         let (rounds, requests) = extent();

@@ -56,6 +56,7 @@ impl Bench {
         let addr = ([20, 0, 0, 1], 3478).into();
         let listener = Listener { id: ListenerId(0), role: ListenerRole::PrimaryMain, addr };
         let config = Config {
+            streams: vec![],
             listeners: vec![listener],
             realm: REALM.to_owned(),
             secrets: secrets(),

@@ -6,28 +6,29 @@ use std::time::Instant;
 
 use crate::attr;
 use crate::auth::{Proof, Refusal};
+use crate::behaviour::Place;
 use crate::budget::Party;
-use crate::config::Listener;
 use crate::crypto::IntegrityKey;
-use crate::message::{ALLOCATE, ATTRIBUTE_HEADER_LEN, BINDING, Class, Message, REFRESH};
+use crate::message::{ALLOCATE, ATTRIBUTE_HEADER_LEN, BINDING, Class, HEADER_LEN, Message, REFRESH};
+use crate::nonce::Origin;
 use crate::server::StunServer;
 use crate::write::Writer;
 
+/// Length of a FINGERPRINT with its header.
+pub(crate) const FINGERPRINT_LEN: usize = ATTRIBUTE_HEADER_LEN + 4;
 /// Unknown attributes told in a 420. One is enough to know; the rest is a courtesy, bounded
 /// because the sender chooses its length.
 pub(crate) const MAX_UNKNOWN: usize = 32;
 
-/// Length of a FINGERPRINT with its header.
-pub(crate) const FINGERPRINT_LEN: usize = ATTRIBUTE_HEADER_LEN + 4;
-/// Shorter questions are refused without a challenge, which would be more than three times as long. What a client asks
-/// first is not shorter: an Allocate has REQUESTED-TRANSPORT at least (RFC 8656, section 7.1). FINGERPRINT, which comes
-/// back, does not count.
-const MIN_CHALLENGED_LEN: usize = 28;
+/// The shortest request that is worth a challenge, FINGERPRINT aside: Allocate with its
+/// REQUESTED-TRANSPORT. It is 28 bytes and its challenge three times as many; to a shorter one, which
+/// asks for nothing, a challenge would be more than that.
+const SHORTEST_CHALLENGED_LEN: usize = HEADER_LEN + ATTRIBUTE_HEADER_LEN + 4;
 
 /// A request and where it came from.
 pub(crate) struct Request<'a> {
     pub(crate) now: Instant,
-    pub(crate) listener: Listener,
+    pub(crate) listener: Place,
     /// The source as the socket said it: where the answer goes.
     pub(crate) source: SocketAddr,
     /// The source as the rest of the world calls it.
@@ -39,7 +40,7 @@ pub(crate) struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    pub(crate) fn new(now: Instant, listener: Listener, source: SocketAddr, message: Message<'a>) -> Self {
+    pub(crate) fn new(now: Instant, listener: Place, source: SocketAddr, message: Message<'a>) -> Self {
         let seen = SocketAddr::new(source.ip().to_canonical(), source.port());
         Self {
             now,
@@ -49,6 +50,26 @@ impl<'a> Request<'a> {
             message,
             is_exempt: listener.addr.ip().is_loopback() && seen.ip().is_loopback(),
         }
+    }
+
+    /// Whose budget a request is paid from that proves nothing itself. TCP's handshake has proven
+    /// the source of what arrives on a stream.
+    pub(crate) fn stranger(&self) -> Party {
+        if self.listener.transport.is_stream() {
+            Party::Proven(self.seen)
+        } else {
+            Party::Unproven(self.seen.ip())
+        }
+    }
+
+    /// Where the request's nonce comes from and is good for.
+    pub(crate) fn origin(&self) -> Origin {
+        Origin { source: self.seen, is_stream: self.listener.transport.is_stream() }
+    }
+
+    /// True if nobody else can have sent it in this name: then a long answer hits who asked.
+    pub(crate) fn is_unspoofed(&self) -> bool {
+        self.is_exempt || self.listener.transport.is_stream()
     }
 }
 
@@ -116,10 +137,10 @@ impl StunServer {
             self.counters.dropped.no_wall_time += 1;
             return None;
         };
-        let claim = self.auth.claim(message, request.seen, unix_s);
+        let claim = self.auth.claim(message, request.origin(), unix_s);
         let party = match claim {
             Ok(_) => Party::Proven(request.seen),
-            Err(_) => Party::Unproven(request.seen.ip()),
+            Err(_) => request.stranger(),
         };
         if !self.take_source(request, party) {
             return None;
@@ -129,9 +150,9 @@ impl StunServer {
         let is_grant = matches!(message.method(), BINDING | ALLOCATE | REFRESH);
         let valid_at = is_grant.then_some(unix_s);
         let known = self.relays.as_ref().and_then(|relays| relays.known_key(request));
-        let proof = claim.and_then(|bearer| match known {
-            Some(known) if self.auth.is_known(message, &bearer, known, valid_at) => Ok(bearer.proof(known)),
-            _ => self.auth.prove(message, &bearer, valid_at),
+        let proof = claim.and_then(|bearer| {
+            let known = known.and_then(|known| self.auth.recognise(message, &bearer, known, valid_at));
+            known.map_or_else(|| self.auth.prove(message, &bearer, valid_at), Ok)
         });
         proof.map_err(|refusal| self.fault(request, None, Fault::Refused(refusal))).ok()
     }
@@ -145,9 +166,8 @@ impl StunServer {
     /// Sends an error response, if it may be longer than the question or is not.
     pub(crate) fn fault(&mut self, request: &Request<'_>, proof: Option<&Proof<'_>>, fault: Fault<'_>) {
         let message = &request.message;
-        let fingerprint_len = if message.has_fingerprint() { FINGERPRINT_LEN } else { 0 };
         let fault = match fault {
-            Fault::Refused(_) if message.wire_len() < MIN_CHALLENGED_LEN + fingerprint_len => Fault::BAD_REQUEST,
+            Fault::Refused(_) if asked_len(message) < SHORTEST_CHALLENGED_LEN => Fault::BAD_REQUEST,
             fault => fault,
         };
         let mut writer = Writer::new(Class::Error, message.method(), message.transaction_id());
@@ -157,11 +177,11 @@ impl StunServer {
             Fault::UnknownAttributes(kinds) => writer.unknown_attributes(kinds),
             Fault::Refused(Refusal::Unauthenticated | Refusal::StaleNonce) => {
                 let unix_s = self.unix_s(request.now).unwrap_or_default();
-                self.auth.write_challenge(&mut writer, request.seen, unix_s);
+                self.auth.write_challenge(&mut writer, request.origin(), unix_s);
             }
         }
         seal(&mut writer, proof.map(|proof| &proof.key), message.has_fingerprint());
-        let is_free = writer.wire_len() <= message.wire_len() || proof.is_some() || request.is_exempt;
+        let is_free = writer.wire_len() <= message.wire_len() || proof.is_some() || request.is_unspoofed();
         if !is_free && !self.budgets.take_amplified(request.now) {
             self.counters.dropped.amplified_budget += 1;
             return;
@@ -169,6 +189,11 @@ impl StunServer {
         self.counters.errors.count(fault.code());
         self.transmit(request.listener.id, request.source, writer.finish());
     }
+}
+
+/// The length of a message without FINGERPRINT, which its answer repeats.
+fn asked_len(message: &Message<'_>) -> usize {
+    message.wire_len() - if message.has_fingerprint() { FINGERPRINT_LEN } else { 0 }
 }
 
 /// The distinct comprehension-required attributes this server does not know, in their order.

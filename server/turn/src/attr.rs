@@ -43,6 +43,8 @@ pub const RESERVATION_TOKEN: u16 = 0x0022;
 pub const ADDITIONAL_ADDRESS_FAMILY: u16 = 0x8000;
 /// RFC 8656, section 18.12.
 pub const ADDRESS_ERROR_CODE: u16 = 0x8001;
+/// RFC 8656, section 18.13.
+pub const ICMP: u16 = 0x8004;
 /// RFC 8489, section 14.6.
 pub const MESSAGE_INTEGRITY_SHA256: u16 = 0x001C;
 /// RFC 8489, section 14.12.
@@ -93,6 +95,13 @@ pub const fn is_known_in_binding(kind: u16) -> bool {
             | PADDING
             | RESPONSE_PORT
     )
+}
+
+/// True for the attributes that send an answer elsewhere than back. On a stream there is no
+/// elsewhere, and a server that can't do it answers 420 (RFC 5780, section 6.1).
+#[must_use]
+pub const fn is_redirection(kind: u16) -> bool {
+    matches!(kind, CHANGE_REQUEST | RESPONSE_PORT)
 }
 
 /// True for the comprehension-required attributes this server understands in a message about

@@ -5,16 +5,20 @@
 //! about credentials, and cannot spend what the server grants to sources that proved themselves.
 //! A client that is wrong in both sees 438 first and 401 on its next try.
 //!
-//! Not here: usernames by hash. The server stores no users, so it cannot look one up, does not
-//! announce the feature, and answers USERHASH as an unknown user.
+//! There are two kinds of users, told apart by a colon in the name: time-limited ones
+//! ([`crate::credentials`]), of whom nothing is stored, and static ones ([`crate::users`]). Only
+//! the latter can be named by USERHASH; the hash of a time-limited username is answered like that of
+//! nobody, and so username anonymity is announced only if the operator says so
+//! ([`Users::announcing_hashes`]).
 
-use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::attr;
-use crate::credentials::{PasswordAlgorithm, Secrets, expiry_unix_s, key_for, user_of};
+use crate::credentials::{PasswordAlgorithm, SecretId, Secrets, expiry_unix_s, key_for, user_of};
 use crate::crypto::{IntegrityKey, IntegrityKind};
 use crate::message::Message;
-use crate::nonce::NonceKey;
+use crate::nonce::{Features, NonceKey, Origin};
+use crate::users::{LongTermKeys, User, Users};
 use crate::write::Writer;
 
 /// Usernames are shorter than 509 bytes (RFC 8489, section 14.3).
@@ -35,38 +39,64 @@ pub(crate) enum Refusal {
     StaleNonce,
 }
 
+/// How a request names its user.
+#[derive(Clone, Copy)]
+enum Claimed<'a> {
+    Name(&'a [u8]),
+    /// SHA-256 of name and realm (RFC 8489, section 14.4).
+    Hash(&'a [u8]),
+}
+
 /// A request that came from where our nonce went; its credentials are not yet checked.
 pub(crate) struct Bearer<'a> {
-    username: &'a [u8],
+    claimed: Claimed<'a>,
     realm: &'a [u8],
     algorithm: PasswordAlgorithm,
     kind: IntegrityKind,
 }
 
+/// Whose credentials they are.
+enum Username<'a> {
+    /// `<expiry>:<user>`, and the secret that vouches for it.
+    TimeLimited(&'a str, SecretId),
+    Static(Arc<str>),
+}
+
 /// A user whose request verified, and the key that protects the answer.
 pub(crate) struct Proof<'a> {
-    pub(crate) username: &'a str,
-    pub(crate) algorithm: PasswordAlgorithm,
+    username: Username<'a>,
+    algorithm: PasswordAlgorithm,
     pub(crate) key: IntegrityKey,
 }
 
-impl<'a> Bearer<'a> {
-    /// The proof of a bearer whose key was known ([`Authenticator::is_known`]).
-    pub(crate) fn proof(&self, known: &KnownKey) -> Proof<'a> {
-        let username = std::str::from_utf8(self.username).unwrap_or_default();
-        Proof { username, algorithm: self.algorithm, key: known.key.clone() }
+impl Proof<'_> {
+    /// The whole username, with an expiry if it has one.
+    pub(crate) fn username(&self) -> &str {
+        match &self.username {
+            Username::TimeLimited(username, _) => username,
+            Username::Static(name) => name,
+        }
+    }
+
+    /// The part of it that names somebody.
+    pub(crate) fn user(&self) -> &str {
+        match &self.username {
+            Username::TimeLimited(username, _) => user_of(username),
+            Username::Static(name) => name,
+        }
     }
 }
 
-/// The key of a user who proved himself before: it saves deriving it from each secret for each of
-/// his requests.
+/// The key of a user who proved himself before. Of a time-limited one it saves deriving it from
+/// each secret for each of his requests.
 #[derive(Debug)]
 pub(crate) struct KnownKey {
     username: Box<str>,
     algorithm: PasswordAlgorithm,
     key: IntegrityKey,
-    /// Which secrets it was derived from: dropping a secret drops what was derived from it.
-    generation: u32,
+    /// What it was derived from: dropping a secret drops what was derived from that one. Nothing
+    /// for a static user, who is looked up each time, so that a removed one is gone at once.
+    secret: Option<SecretId>,
 }
 
 impl KnownKey {
@@ -76,26 +106,33 @@ impl KnownKey {
 
     /// The part of the username that names somebody.
     pub(crate) fn user(&self) -> &str {
-        user_of(&self.username)
+        if self.secret.is_some() { user_of(&self.username) } else { &self.username }
     }
 }
+
+/// Stands in for the keys of a name that nobody has: refusing it takes as long as refusing a
+/// wrong password, so that time does not tell which names there are.
+static NOBODY: LongTermKeys = LongTermKeys { md5: [0; 16], sha256: [0; 32] };
 
 /// Checks requests and writes challenges.
 pub(crate) struct Authenticator {
     realm: String,
     secrets: Secrets,
-    generation: u32,
+    users: Users,
     nonces: NonceKey,
 }
 
 impl Authenticator {
     pub(crate) fn new(realm: String, secrets: Secrets, nonce_key: &[u8; 32]) -> Self {
-        Self { realm, secrets, generation: 0, nonces: NonceKey::new(nonce_key) }
+        Self { realm, secrets, users: Users::default(), nonces: NonceKey::new(nonce_key) }
     }
 
     pub(crate) fn set_secrets(&mut self, secrets: Secrets) {
         self.secrets = secrets;
-        self.generation = self.generation.wrapping_add(1);
+    }
+
+    pub(crate) fn set_users(&mut self, users: Users) {
+        self.users = users;
     }
 
     #[cfg(feature = "attack-tests")]
@@ -106,85 +143,127 @@ impl Authenticator {
     /// What to remember of a user who proved himself.
     pub(crate) fn remember(&self, proof: &Proof<'_>) -> KnownKey {
         KnownKey {
-            username: proof.username.into(),
+            username: proof.username().into(),
             algorithm: proof.algorithm,
             key: proof.key.clone(),
-            generation: self.generation,
+            secret: match proof.username {
+                Username::TimeLimited(_, secret) => Some(secret),
+                Username::Static(_) => None,
+            },
         }
     }
 
-    /// True if the bearer is the one whose key is known, and the message is his. The credentials
-    /// must not have expired at `valid_at`, if that is asked.
-    pub(crate) fn is_known(
+    /// The proof of a bearer who is the one whose key is known, and whose message is his. The
+    /// credentials must not have expired at `valid_at`, if that is asked.
+    pub(crate) fn recognise<'a>(
         &self,
-        message: &Message<'_>,
-        bearer: &Bearer<'_>,
+        message: &Message<'a>,
+        bearer: &Bearer<'a>,
         known: &KnownKey,
         valid_at: Option<u64>,
-    ) -> bool {
-        known.generation == self.generation
-            && bearer.username == known.username.as_bytes()
+    ) -> Option<Proof<'a>> {
+        let secret = known.secret.filter(|secret| self.secrets.holds(*secret))?;
+        let Claimed::Name(name) = bearer.claimed else { return None };
+        let is_known = name == known.username.as_bytes()
             && bearer.realm == self.realm.as_bytes()
             && bearer.algorithm == known.algorithm
             && is_in_time(&known.username, valid_at)
-            && message.verify(&known.key)
+            && message.verify(&known.key);
+        let username = std::str::from_utf8(name).ok().filter(|_| is_known)?;
+        Some(Proof {
+            username: Username::TimeLimited(username, secret),
+            algorithm: known.algorithm,
+            key: known.key.clone(),
+        })
     }
 
     /// Checks everything up to the credentials themselves, for a request that is not anonymous.
     pub(crate) fn claim<'a>(
         &self,
         message: &Message<'a>,
-        source: SocketAddr,
+        origin: Origin,
         unix_s: u64,
     ) -> Result<Bearer<'a>, Refusal> {
         let kind = message.integrity().ok_or(Refusal::Unauthenticated)?;
-        let username = message.attribute(attr::USERNAME);
-        let is_named = username.is_some() || message.attribute(attr::USERHASH).is_some();
-        let (true, Some(realm), Some(nonce)) =
-            (is_named, message.attribute(attr::REALM), message.attribute(attr::NONCE))
+        let name = message.attribute(attr::USERNAME).map(Claimed::Name);
+        let claimed = name.or_else(|| message.attribute(attr::USERHASH).map(Claimed::Hash));
+        let (Some(claimed), Some(realm), Some(nonce)) =
+            (claimed, message.attribute(attr::REALM), message.attribute(attr::NONCE))
         else {
             return Err(Refusal::BadRequest);
         };
-        if !self.nonces.is_valid(nonce, source, unix_s) {
+        if !self.nonces.is_valid(nonce, origin, unix_s) {
             return Err(Refusal::StaleNonce);
         }
         let algorithm = password_algorithm(message).ok_or(Refusal::BadRequest)?;
-        Ok(Bearer {
-            // With USERHASH alone this is the empty name, which is nobody's.
-            username: username.unwrap_or_default(),
-            realm,
-            algorithm,
-            kind,
-        })
+        Ok(Bearer { claimed, realm, algorithm, kind })
     }
 
-    /// Checks integrity, under each accepted secret, and that the credentials have not expired at
-    /// `valid_at`, if that is asked.
+    /// Checks integrity, and that the credentials have not expired at `valid_at`, if that is asked.
     pub(crate) fn prove<'a>(
         &self,
         message: &Message<'a>,
         bearer: &Bearer<'a>,
         valid_at: Option<u64>,
     ) -> Result<Proof<'a>, Refusal> {
-        let username = Some(bearer.username)
+        if bearer.realm != self.realm.as_bytes() {
+            return Err(Refusal::Unauthenticated);
+        }
+        let proof = match bearer.claimed {
+            Claimed::Hash(hash) => self.prove_static(message, bearer, self.users.by_hash(hash)),
+            Claimed::Name(name) if name.contains(&b':') => {
+                self.prove_time_limited(message, bearer, name, valid_at)
+            }
+            Claimed::Name(name) => {
+                let name = std::str::from_utf8(name).unwrap_or_default();
+                self.prove_static(message, bearer, self.users.by_name(name))
+            }
+        };
+        proof.ok_or(Refusal::Unauthenticated)
+    }
+
+    /// Under each accepted secret.
+    fn prove_time_limited<'a>(
+        &self,
+        message: &Message<'a>,
+        bearer: &Bearer<'a>,
+        name: &'a [u8],
+        valid_at: Option<u64>,
+    ) -> Option<Proof<'a>> {
+        let username = Some(name)
             .filter(|name| name.len() <= MAX_USERNAME_LEN)
             .and_then(|name| std::str::from_utf8(name).ok())
-            .filter(|name| is_in_time(name, valid_at))
-            .filter(|_| bearer.realm == self.realm.as_bytes())
-            .ok_or(Refusal::Unauthenticated)?;
+            .filter(|name| is_in_time(name, valid_at))?;
         let algorithm = bearer.algorithm;
         self.secrets
             .iter()
-            .map(|secret| key_for(secret, algorithm, bearer.kind, username, &self.realm))
-            .find(|key| message.verify(key))
-            .map(|key| Proof { username, algorithm, key })
-            .ok_or(Refusal::Unauthenticated)
+            .map(|secret| (secret.id(), key_for(secret, algorithm, bearer.kind, username, &self.realm)))
+            .find(|(_, key)| message.verify(key))
+            .map(|(secret, key)| Proof { username: Username::TimeLimited(username, secret), algorithm, key })
+    }
+
+    fn prove_static<'a>(
+        &self,
+        message: &Message<'a>,
+        bearer: &Bearer<'a>,
+        user: Option<&User>,
+    ) -> Option<Proof<'a>> {
+        let algorithm = bearer.algorithm;
+        let key = user.map_or(&NOBODY, User::keys).key(algorithm, bearer.kind);
+        let is_genuine = message.verify(&key);
+        let name = user.filter(|_| is_genuine)?.name();
+        Some(Proof { username: Username::Static(Arc::clone(name)), algorithm, key })
     }
 
     /// Adds what a client needs to try again (RFC 8489, section 9.2.4).
-    pub(crate) fn write_challenge(&self, writer: &mut Writer, source: SocketAddr, unix_s: u64) {
+    pub(crate) fn write_challenge(&self, writer: &mut Writer, origin: Origin, unix_s: u64) {
         writer.attribute(attr::REALM, self.realm.as_bytes());
-        writer.attribute(attr::NONCE, &self.nonces.issue(source, unix_s));
+        let features = if self.users.announces_hashes() {
+            Features::UsernameAnonymity
+        } else {
+            Features::PasswordAlgorithms
+        };
+        writer.attribute(attr::NONCE, &self.nonces.issue(features, origin, unix_s));
         writer.attribute(attr::PASSWORD_ALGORITHMS, &PASSWORD_ALGORITHMS);
     }
 }

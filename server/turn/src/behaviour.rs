@@ -4,10 +4,16 @@
 //! CHANGE-REQUEST is still served where the wanted listener exists (a second port alone lets a
 //! client tell address-dependent from port-dependent filtering), and answered with 420 where it
 //! does not; OTHER-ADDRESS is told for the whole square only, as sections 6 and 7.4 demand.
+//!
+//! The square is one of datagrams. An answer to a message on a stream has nowhere to go but back,
+//! so a listener of streams is treated as section 6 wants a server without alternates treated.
 
 use std::net::SocketAddr;
 
-use crate::config::{ConfigError, Listener, ListenerId, ListenerRole, MAX_LISTENERS};
+use crate::config::{
+    ConfigError, Listener, ListenerId, ListenerRole, MAX_LISTENERS, MAX_STREAM_LISTENERS, StreamListener,
+    Transport,
+};
 
 /// The "change IP" flag (RFC 5780, section 7.2).
 const CHANGE_IP: u8 = 0x04;
@@ -43,12 +49,34 @@ pub(crate) fn response_port(value: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes([*high, *low])).filter(|port| *port != 0)
 }
 
+/// A listener of either kind.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) id: ListenerId,
+    pub(crate) transport: Transport,
+    pub(crate) addr: SocketAddr,
+    /// Its place in the square, if it is one of datagrams.
+    role: Option<ListenerRole>,
+}
+
+impl From<Listener> for Place {
+    fn from(Listener { id, role, addr }: Listener) -> Self {
+        Self { id, transport: Transport::Udp, addr, role: Some(role) }
+    }
+}
+
+impl From<StreamListener> for Place {
+    fn from(StreamListener { id, transport, addr }: StreamListener) -> Self {
+        Self { id, transport, addr, role: None }
+    }
+}
+
 /// The listeners of one family, by place.
 type Square = [Option<ListenerId>; 4];
 
 /// All listeners and their squares.
 pub(crate) struct Listeners {
-    all: Vec<Listener>,
+    all: Vec<Place>,
     ipv4: Square,
     ipv6: Square,
 }
@@ -70,49 +98,57 @@ impl ListenerRole {
 }
 
 impl Listeners {
-    pub(crate) fn new(all: Vec<Listener>) -> Result<Self, ConfigError> {
-        if !(1..=MAX_LISTENERS).contains(&all.len()) {
+    pub(crate) fn new(datagrams: &[Listener], streams: &[StreamListener]) -> Result<Self, ConfigError> {
+        if !(1..=MAX_LISTENERS).contains(&datagrams.len()) {
             return Err(ConfigError::ListenerCount);
         }
-        for (index, listener) in all.iter().enumerate() {
-            if usize::from(listener.id.0) != index {
-                let id = listener.id.0;
+        if streams.len() > MAX_STREAM_LISTENERS {
+            return Err(ConfigError::StreamCount);
+        }
+        if let Some(stream) = streams.iter().find(|stream| !stream.transport.is_stream()) {
+            return Err(ConfigError::NoStream(stream.addr));
+        }
+        let places = datagrams.iter().copied().map(Place::from);
+        let all: Vec<Place> = places.chain(streams.iter().copied().map(Place::from)).collect();
+        for (index, place) in all.iter().enumerate() {
+            if usize::from(place.id.0) != index {
+                let id = place.id.0;
                 return Err(ConfigError::ListenerId { index, id });
             }
-            if listener.addr.port() == 0 {
-                return Err(ConfigError::NoPort(listener.addr));
+            if place.addr.port() == 0 {
+                return Err(ConfigError::NoPort(place.addr));
             }
         }
         Ok(Self {
-            ipv4: square(&all, "IPv4", SocketAddr::is_ipv4)?,
-            ipv6: square(&all, "IPv6", SocketAddr::is_ipv6)?,
+            ipv4: square(datagrams, "IPv4", SocketAddr::is_ipv4)?,
+            ipv6: square(datagrams, "IPv6", SocketAddr::is_ipv6)?,
             all,
         })
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Listener> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Place> {
         self.all.iter()
     }
 
-    pub(crate) fn get(&self, id: ListenerId) -> Option<&Listener> {
+    pub(crate) fn get(&self, id: ListenerId) -> Option<&Place> {
         self.all.get(usize::from(id.0))
     }
 
     /// The listener that answers a request to `at` with this CHANGE-REQUEST (RFC 5780, table 1).
-    pub(crate) fn changed(&self, at: &Listener, change: Change) -> Option<&Listener> {
-        let id = self.square_of(at.addr)[at.role.changed(change)]?;
+    pub(crate) fn changed(&self, at: &Place, change: Change) -> Option<&Place> {
+        let id = self.square_of(at.addr)[at.role?.changed(change)]?;
         self.get(id)
     }
 
     /// True if the family of `at` has more than one listener, so that clients can ask for
     /// another and should be told which one answered.
-    pub(crate) fn has_alternates(&self, at: &Listener) -> bool {
-        self.square_of(at.addr).iter().flatten().count() > 1
+    pub(crate) fn has_alternates(&self, at: &Place) -> bool {
+        at.role.is_some() && self.square_of(at.addr).iter().flatten().count() > 1
     }
 
     /// The address to tell as OTHER-ADDRESS, if the square is whole and its ports are the same
     /// on both addresses (RFC 5780, section 6).
-    pub(crate) fn other_address(&self, at: &Listener) -> Option<SocketAddr> {
+    pub(crate) fn other_address(&self, at: &Place) -> Option<SocketAddr> {
         let same_port = self.changed(at, Change::IP)?.addr.port() == at.addr.port();
         let other = self.changed(at, Change::BOTH)?.addr;
         let port = Change { ip: false, port: true };

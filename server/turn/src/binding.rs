@@ -3,9 +3,7 @@
 use crate::answer::{FINGERPRINT_LEN, Fault, MAX_UNKNOWN, Request, seal, unknown_attributes};
 use crate::attr;
 use crate::auth::{Proof, is_anonymous};
-use crate::behaviour::{Change, response_port};
-use crate::budget::Party;
-use crate::config::Listener;
+use crate::behaviour::{Change, Place, response_port};
 use crate::message::{ATTRIBUTE_HEADER_LEN, BINDING, Class, Message};
 use crate::server::{Output, StunServer};
 use crate::write::Writer;
@@ -48,7 +46,7 @@ impl StunServer {
     pub(crate) fn binding(&mut self, request: &Request<'_>) {
         let message = &request.message;
         if is_anonymous(message) {
-            if self.take_source(request, Party::Unproven(request.seen.ip())) {
+            if self.take_source(request, request.stranger()) {
                 self.answer(request, None);
             }
             return;
@@ -61,7 +59,9 @@ impl StunServer {
     /// Answers a request whose sender is in order: anybody, or the user of `proof`.
     fn answer(&mut self, request: &Request<'_>, proof: Option<&Proof<'_>>) {
         let mut unknown = [0; MAX_UNKNOWN];
-        let unknown = unknown_attributes(&request.message, attr::is_known_in_binding, &mut unknown);
+        let is_stream = request.listener.transport.is_stream();
+        let is_known = |kind| attr::is_known_in_binding(kind) && !(is_stream && attr::is_redirection(kind));
+        let unknown = unknown_attributes(&request.message, is_known, &mut unknown);
         if !unknown.is_empty() {
             return self.fault(request, proof, Fault::UnknownAttributes(unknown));
         }
@@ -86,9 +86,10 @@ impl StunServer {
             Some(_) => self.counters.binding.authenticated += 1,
         }
         self.transmit(from.id, to, writer.finish());
-        if let Some(proof) = proof {
+        // A mapping of TCP's is none that a peer's datagrams could go to.
+        if let Some(proof) = proof.filter(|_| !is_stream) {
             self.push(Output::Observed {
-                username: proof.username.to_owned(),
+                username: proof.username().to_owned(),
                 source: request.seen,
                 listener: request.listener.id,
             });
@@ -96,7 +97,7 @@ impl StunServer {
     }
 
     /// The listener to answer from (RFC 5780, section 6.1), if there is one.
-    fn origin(&self, request: &Request<'_>, wishes: &Wishes) -> Option<Listener> {
+    fn origin(&self, request: &Request<'_>, wishes: &Wishes) -> Option<Place> {
         let at = &request.listener;
         match wishes.change {
             None => Some(*at),
@@ -110,7 +111,7 @@ impl StunServer {
         &mut self,
         request: &Request<'_>,
         wishes: &Wishes,
-        from: Listener,
+        from: Place,
         proof: Option<&Proof<'_>>,
     ) -> Writer {
         let transaction_id = request.message.transaction_id();
@@ -127,7 +128,8 @@ impl StunServer {
             if let Some(other) = self.listeners.other_address(&request.listener) {
                 full.address(attr::OTHER_ADDRESS, other);
             }
-            let is_free = full.wire_len() + tail_len <= question_len || proof.is_some() || request.is_exempt;
+            let is_short = full.wire_len() + tail_len <= question_len;
+            let is_free = is_short || proof.is_some() || request.is_unspoofed();
             if is_free || self.budgets.take_amplified(request.now) {
                 writer = full;
             } else {

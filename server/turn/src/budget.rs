@@ -69,7 +69,7 @@ impl Rate {
     }
 
     /// The virtual time after one more answer, or nothing if there is none left.
-    fn next(self, virtual_ns: u64, now_ns: u64) -> Option<u64> {
+    pub(crate) fn next(self, virtual_ns: u64, now_ns: u64) -> Option<u64> {
         let start_ns = virtual_ns.max(now_ns);
         (start_ns - now_ns <= self.tolerance_ns()).then(|| start_ns + self.interval_ns())
     }

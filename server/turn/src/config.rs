@@ -15,7 +15,10 @@ pub const MAX_REALM_LEN: usize = 127;
 /// Slots of the source table, see [`Limits::source_slots`].
 pub const MAX_SOURCE_SLOTS: u32 = 1 << 24;
 
-/// Which listener: an index into [`Config::listeners`].
+/// TCP and TLS on two addresses of two families.
+pub const MAX_STREAM_LISTENERS: usize = 8;
+
+/// Which listener: an index into [`Config::listeners`], and beyond them into [`Config::streams`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListenerId(pub u8);
 
@@ -42,6 +45,40 @@ pub struct Listener {
     pub role: ListenerRole,
     /// Its address as clients see it, which is not the bound one behind a cloud's 1:1 NAT. An
     /// unspecified address works, but cannot be told to clients.
+    pub addr: SocketAddr,
+}
+
+/// What carries the messages between a client and a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Transport {
+    /// Datagrams.
+    Udp,
+    /// A stream.
+    Tcp,
+    /// An encrypted stream.
+    Tls,
+}
+
+impl Transport {
+    /// True for TCP and TLS: messages follow one another ([`crate::frame`]), and the handshake
+    /// has shown that the client receives where it sends from.
+    #[must_use]
+    pub const fn is_stream(self) -> bool {
+        match self {
+            Self::Udp => false,
+            Self::Tcp | Self::Tls => true,
+        }
+    }
+}
+
+/// A listening socket of the shell whose connections carry messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamListener {
+    /// Its index in [`Config::streams`], counted on from the number of [`Config::listeners`].
+    pub id: ListenerId,
+    /// TCP or TLS.
+    pub transport: Transport,
+    /// Its address as clients see it.
     pub addr: SocketAddr,
 }
 
@@ -81,6 +118,8 @@ impl Default for Limits {
 pub struct Config {
     /// The sockets, each at the index its id says.
     pub listeners: Vec<Listener>,
+    /// The listening sockets of TCP and TLS, if there are any.
+    pub streams: Vec<StreamListener>,
     /// The realm of the credentials.
     pub realm: String,
     /// The secrets of the credentials.
@@ -98,6 +137,12 @@ pub enum ConfigError {
     /// There is nothing to listen on, or more than two addresses by two ports by two families.
     #[error("give between 1 and {MAX_LISTENERS} listeners")]
     ListenerCount,
+    /// More listeners of streams than two addresses by two transports by two families.
+    #[error("give at most {MAX_STREAM_LISTENERS} listeners of streams")]
+    StreamCount,
+    /// UDP has no streams.
+    #[error("the listener of streams {0} is one of datagrams")]
+    NoStream(SocketAddr),
     /// A listener's id is not its index.
     #[error("the listener at index {index} has the id {id}")]
     ListenerId {

@@ -108,6 +108,8 @@ pub struct RelayCounters {
     pub to_client: Traffic,
     /// Of both: between two clients of this server, without leaving it.
     pub inside: Traffic,
+    /// Clients told that a datagram of theirs did not get to its peer.
+    pub icmp: u64,
     /// What was not relayed, by reason.
     pub dropped: RelayDropCounters,
 }
@@ -145,6 +147,11 @@ pub struct RelayDropCounters {
     pub malformed: u64,
     /// The allocation's rate was spent.
     pub rate: u64,
+    /// Between two relayed addresses of this server, one of them a node's, without an
+    /// introduction.
+    pub not_introduced: u64,
+    /// ICMP that clients are not told of, or not that often.
+    pub icmp: u64,
 }
 
 /// Datagrams without an answer, by reason.

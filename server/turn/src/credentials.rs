@@ -1,9 +1,12 @@
 //! Time-limited credentials in the widely used REST form: the username is
 //! `<unix seconds of expiry>:<user>`, the password `base64(HMAC-SHA1(secret, username))`.
 //!
-//! Whoever holds a secret can mint and check them, so the server stores no user. Secrets rotate
-//! with overlap: new credentials are made with the first of [`Secrets`], old ones are accepted
-//! until their secret is dropped from the list.
+//! Whoever holds a secret can mint and check them, so the server stores nothing about these users;
+//! those it does store are in [`crate::users`]. Secrets rotate with overlap: new credentials are
+//! made with the first of [`Secrets`], old ones are accepted until their secret is dropped from the
+//! list.
+
+use std::sync::Arc;
 
 use data_encoding::BASE64;
 use hmac::{Hmac, Mac};
@@ -33,9 +36,17 @@ pub enum SecretError {
     Count,
 }
 
+/// Tells secrets apart, so that a list can change without what was derived from the secrets that
+/// stay in it. It is a MAC over the empty username, which nobody has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SecretId(u64);
+
 /// A credential secret, kept as a prepared HMAC; the bytes themselves are forgotten.
 #[derive(Clone)]
-pub struct Secret(Hmac<Sha1>);
+pub struct Secret {
+    mac: Hmac<Sha1>,
+    id: SecretId,
+}
 
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -52,20 +63,26 @@ impl Secret {
         if bytes.len() < MIN_SECRET_LEN {
             return Err(SecretError::TooShort);
         }
-        Ok(Self(keyed(bytes)))
+        let mac: Hmac<Sha1> = keyed(bytes);
+        let [a, b, c, d, e, f, g, h, ..] = <[u8; 20]>::from(mac.clone().finalize().into_bytes());
+        Ok(Self { mac, id: SecretId(u64::from_be_bytes([a, b, c, d, e, f, g, h])) })
+    }
+
+    pub(crate) const fn id(&self) -> SecretId {
+        self.id
     }
 
     fn password(&self, username: &str) -> [u8; PASSWORD_LEN] {
-        let mac = self.0.clone().chain_update(username).finalize();
+        let mac = self.mac.clone().chain_update(username).finalize();
         let mut password = [0; PASSWORD_LEN];
         BASE64.encode_mut(&mac.into_bytes(), &mut password);
         password
     }
 }
 
-/// The secrets in force: the first one mints, all of them are accepted.
+/// The secrets in force: the first one mints, all of them are accepted. Clones share one list.
 #[derive(Debug, Clone)]
-pub struct Secrets(Vec<Secret>);
+pub struct Secrets(Arc<[Secret]>);
 
 impl Secrets {
     /// Takes the secrets, the current one first.
@@ -76,7 +93,7 @@ impl Secrets {
         if secrets.is_empty() || secrets.len() > MAX_SECRETS {
             return Err(SecretError::Count);
         }
-        Ok(Self(secrets))
+        Ok(Self(secrets.into()))
     }
 
     /// Mints with the current secret, see [`mint`].
@@ -87,6 +104,10 @@ impl Secrets {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Secret> {
         self.0.iter()
+    }
+
+    pub(crate) fn holds(&self, id: SecretId) -> bool {
+        self.0.iter().any(|secret| secret.id == id)
     }
 }
 
@@ -119,12 +140,12 @@ pub fn long_term_key(
 ) -> IntegrityKey {
     let parts = [username.as_bytes(), b":", realm.as_bytes(), b":", password];
     match algorithm {
-        PasswordAlgorithm::Md5 => IntegrityKey::new(kind, &digest::<Md5>(parts)),
-        PasswordAlgorithm::Sha256 => IntegrityKey::new(kind, &digest::<Sha256>(parts)),
+        PasswordAlgorithm::Md5 => IntegrityKey::new(kind, &digest::<Md5, 5>(parts)),
+        PasswordAlgorithm::Sha256 => IntegrityKey::new(kind, &digest::<Sha256, 5>(parts)),
     }
 }
 
-fn digest<D: Digest>(parts: [&[u8]; 5]) -> md5::digest::Output<D> {
+pub(crate) fn digest<D: Digest, const N: usize>(parts: [&[u8]; N]) -> md5::digest::Output<D> {
     parts.iter().fold(D::new(), |hash, part| hash.chain_update(part)).finalize()
 }
 
@@ -191,6 +212,9 @@ mod tests {
     fn secrets_are_long_and_few_and_silent() {
         assert_eq!(Secret::new(&[7; 15]).unwrap_err(), SecretError::TooShort);
         let secret = Secret::new(&[7; 16]).unwrap();
+        let [same, other] = [[7; 16], [8; 16]].map(|bytes| Secret::new(&bytes).unwrap());
+        assert_eq!(secret.id(), same.id());
+        assert_ne!(secret.id(), other.id());
         assert_eq!(Secrets::new(vec![]).unwrap_err(), SecretError::Count);
         assert_eq!(Secrets::new(vec![secret.clone(); MAX_SECRETS + 1]).unwrap_err(), SecretError::Count);
         assert_eq!(format!("{secret:?}"), "Secret(..)");

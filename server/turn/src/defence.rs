@@ -14,6 +14,8 @@ pub enum Defence {
     OwnPorts,
     /// Allocations are counted by user, source and in all.
     Quotas,
+    /// Nodes meet at their relayed addresses only if they were introduced.
+    Introductions,
     /// A source that proved itself has a budget of its own.
     ProvenApart,
 }

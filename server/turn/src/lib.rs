@@ -10,6 +10,10 @@
 //! 3. after either, takes [`StunServer::poll_output`] until it is empty, and does what it says;
 //! 4. reads [`StunServer::counters`] and [`StunServer::sessions`] when somebody asks.
 //!
+//! A connection of a [`StreamListener`] is cut into frames ([`frame`]), each of which is given like a
+//! datagram; what is to be transmitted to its client is written to it, and its end is
+//! [`Input::Disconnected`].
+//!
 //! If it relays ([`Config::relay`]), the shell also opens a socket for each [`Output::OpenRelay`],
 //! and gives what arrives there. For the way of a relayed packet it has [`StunServer::datagram`] and
 //! [`StunServer::relayed`] in place of the two inputs of that name: they return a [`Relay`] that
@@ -41,7 +45,8 @@
 //!
 //! * No answer without a question: each datagram yields at most one, to the question's source
 //!   address. Dial-backs go where the caller says, three times at most.
-//! * Nothing is relayed without a permission, nor to a peer that the rules forbid.
+//! * Nothing is relayed without a permission, nor to a peer that the rules forbid, nor between two
+//!   nodes that were not introduced.
 //! * Nobody is granted a relayed address without credentials; there is no way to start without.
 //! * Memory does not depend on who sends: the source table has a fixed size, nonces are not
 //!   stored, the queue and the dial-backs are bounded. Allocations are bounded by quotas, and each
@@ -50,7 +55,7 @@
 //! * The path of an anonymous Binding does not allocate, nor does that of a relayed packet.
 //! * Nothing from the network can panic.
 //!
-//! Deliberately absent: TCP framing, TLS, and every decision about clusters.
+//! Deliberately absent: TLS, TCP towards peers (RFC 6062), and every decision about clusters.
 
 mod answer;
 pub mod attr;
@@ -64,17 +69,20 @@ pub mod credentials;
 mod crypto;
 mod defence;
 mod dialback;
+pub mod frame;
+mod holder;
 pub mod message;
 mod nonce;
 mod payload;
 mod relay;
 mod server;
+pub mod users;
 mod write;
 
 pub use budget::Rate;
 pub use config::{
     Config, ConfigError, Limits, Listener, ListenerId, ListenerRole, MAX_LISTENERS, MAX_REALM_LEN,
-    MAX_SOURCE_SLOTS,
+    MAX_SOURCE_SLOTS, MAX_STREAM_LISTENERS, StreamListener, Transport,
 };
 pub use counters::{
     BindingCounters, Counters, DialBackCounters, DropCounters, ErrorCounters, RelayCounters,
@@ -84,11 +92,13 @@ pub use credentials::{Secret, SecretError, Secrets};
 pub use crypto::{IntegrityKey, IntegrityKind};
 #[cfg(feature = "attack-tests")]
 pub use defence::Defence;
+pub use holder::{Holder, is_node_user, node_session, node_user};
 pub use payload::Payload;
 pub use relay::read_xor_address;
 pub use relay::{
-    ByteRate, Cidr, DEFAULT_PORTS, Family, Head, MAX_PEER_BLOCKS, ParseCidrError, Relay, RelayConfig,
-    RelayId, RelayIp, RelayLimits, Session, SessionId,
+    ByteRate, Cidr, DEFAULT_PORTS, Family, Head, MAX_LIFETIME, MAX_PEER_BLOCKS, ParseCidrError, Relay,
+    RelayConfig, RelayId, RelayIp, RelayLimits, Session, SessionId,
 };
 pub use server::{Input, MAX_OUTPUTS, Output, StunServer};
+pub use users::{LongTermKeys, User, UserError, Users};
 pub use write::Writer;

@@ -17,10 +17,32 @@ use crate::defence::{Defence, Defences};
 /// asks for at most one hour; a source that keeps a NAT mapping alive asks far more often.
 pub(crate) const EPOCH_S: u64 = 300;
 
-/// The nonce cookie (RFC 8489, section 9.2) and the base64 of the security feature set with the
-/// leftmost bit, "password algorithms", set (RFC 8489, section 18.1). Whoever strips
-/// PASSWORD-ALGORITHMS from an answer cannot strip this as well: the nonce would not be ours.
-const COOKIE: &[u8; 13] = b"obMatJos2gAAA";
+/// Length of a [`Features::cookie`].
+const COOKIE_LEN: usize = 13;
+
+/// The security features a nonce announces (RFC 8489, section 18.1). Whoever strips
+/// PASSWORD-ALGORITHMS from an answer cannot strip this as well: the MAC covers it, and the nonce
+/// would not be ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Features {
+    /// "Password algorithms", the leftmost bit.
+    PasswordAlgorithms = 0x80,
+    /// And "username anonymity", the next one.
+    UsernameAnonymity = 0xC0,
+}
+
+impl Features {
+    const ALL: [Self; 2] = [Self::PasswordAlgorithms, Self::UsernameAnonymity];
+
+    /// The nonce cookie (section 9.2) and the base64 of the three bytes of the feature set.
+    const fn cookie(self) -> &'static [u8; COOKIE_LEN] {
+        match self {
+            Self::PasswordAlgorithms => b"obMatJos2gAAA",
+            Self::UsernameAnonymity => b"obMatJos2wAAA",
+        }
+    }
+}
 
 /// 63 bits and one that says which of two epochs it was. They cannot be guessed online (each
 /// guess is a packet, each epoch a new value), and keep a 401 to a bare 28-byte request within
@@ -29,7 +51,15 @@ const MAC_LEN: usize = 8;
 /// Base64 without padding of [`MAC_LEN`] bytes.
 const MAC_TEXT_LEN: usize = 11;
 /// Length of a nonce.
-pub(crate) const NONCE_LEN: usize = COOKIE.len() + MAC_TEXT_LEN;
+pub(crate) const NONCE_LEN: usize = COOKIE_LEN + MAC_TEXT_LEN;
+
+/// Where a nonce is sent, and has to come back from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin {
+    pub(crate) source: SocketAddr,
+    /// Behind a NAT the same address and port are somebody else's in UDP than in TCP.
+    pub(crate) is_stream: bool,
+}
 
 /// Makes and checks nonces.
 pub(crate) struct NonceKey {
@@ -47,19 +77,24 @@ impl NonceKey {
         self.defences = defences;
     }
 
-    /// The nonce for this source at this time.
-    pub(crate) fn issue(&self, source: SocketAddr, unix_s: u64) -> [u8; NONCE_LEN] {
-        let mac = self.mac(source, unix_s / EPOCH_S);
+    /// The nonce for this origin at this time.
+    pub(crate) fn issue(&self, features: Features, origin: Origin, unix_s: u64) -> [u8; NONCE_LEN] {
+        let mac = self.mac(features, origin, unix_s / EPOCH_S);
         let mut nonce = [0; NONCE_LEN];
-        nonce[..COOKIE.len()].copy_from_slice(COOKIE);
-        BASE64URL_NOPAD.encode_mut(&mac, &mut nonce[COOKIE.len()..]);
+        nonce[..COOKIE_LEN].copy_from_slice(features.cookie());
+        BASE64URL_NOPAD.encode_mut(&mac, &mut nonce[COOKIE_LEN..]);
         nonce
     }
 
-    /// True if `nonce` was issued to this source in this epoch or the one before.
-    pub(crate) fn is_valid(&self, nonce: &[u8], source: SocketAddr, unix_s: u64) -> bool {
+    /// True if `nonce` was issued to this origin in this epoch or the one before, whatever it
+    /// announced then.
+    pub(crate) fn is_valid(&self, nonce: &[u8], origin: Origin, unix_s: u64) -> bool {
         let epoch = unix_s / EPOCH_S;
-        let Some(mac_text) = nonce.strip_prefix(COOKIE).filter(|t| t.len() == MAC_TEXT_LEN) else {
+        let Some((cookie, mac_text)) = nonce.split_first_chunk::<COOKIE_LEN>() else {
+            return false;
+        };
+        let features = Features::ALL.into_iter().find(|features| features.cookie() == cookie);
+        let Some(features) = features.filter(|_| mac_text.len() == MAC_TEXT_LEN) else {
             return false;
         };
         let mut mac = [0; MAC_LEN];
@@ -71,20 +106,22 @@ impl NonceKey {
         let Some(epoch) = epoch.checked_sub(u64::from(!is_current)) else {
             return false;
         };
-        self.mac(source, epoch).ct_eq(&mac).into()
+        self.mac(features, origin, epoch).ct_eq(&mac).into()
     }
 
-    fn mac(&self, source: SocketAddr, epoch: u64) -> [u8; MAC_LEN] {
-        let ip = match source.ip() {
+    fn mac(&self, features: Features, origin: Origin, epoch: u64) -> [u8; MAC_LEN] {
+        let ip = match origin.source.ip() {
             IpAddr::V4(ip) => ip.to_ipv6_mapped(),
             IpAddr::V6(ip) => ip,
         };
-        let mut input = [0; 26];
+        let mut input = [0; 28];
         input[..8].copy_from_slice(&epoch.to_be_bytes());
         if self.defences.stand(Defence::BoundNonce) {
             input[8..24].copy_from_slice(&ip.octets());
-            input[24..].copy_from_slice(&source.port().to_be_bytes());
+            input[24..26].copy_from_slice(&origin.source.port().to_be_bytes());
+            input[26] = u8::from(origin.is_stream);
         }
+        input[27] = features as u8;
         let whole = self.mac.clone().chain_update(input).finalize().into_bytes();
         let mut mac = [0; MAC_LEN];
         mac.copy_from_slice(&whole[..MAC_LEN]);
@@ -102,10 +139,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cookie_says_password_algorithms() {
-        assert_eq!(&COOKIE[..9], b"obMatJos2");
-        let features = data_encoding::BASE64.decode(&COOKIE[9..]).unwrap();
-        assert_eq!(features, [0x80, 0, 0]);
+    fn the_cookie_says_the_features() {
+        for features in Features::ALL {
+            let cookie = features.cookie();
+            assert_eq!(&cookie[..9], b"obMatJos2");
+            let decoded = data_encoding::BASE64.decode(&cookie[9..]).unwrap();
+            assert_eq!(decoded, [features as u8, 0, 0]);
+        }
+    }
+
+    /// Neither feature can be added to a nonce or taken from it.
+    #[test]
+    fn the_features_are_covered() {
+        let key = NonceKey::new(&[1; 32]);
+        let source = Origin { source: "20.0.0.1:4000".parse().unwrap(), is_stream: false };
+        for (ours, other) in [(Features::ALL[0], Features::ALL[1]), (Features::ALL[1], Features::ALL[0])] {
+            let mut nonce = key.issue(ours, source, 1_800_000_000);
+            assert!(key.is_valid(&nonce, source, 1_800_000_000));
+            nonce[..COOKIE_LEN].copy_from_slice(other.cookie());
+            assert!(!key.is_valid(&nonce, source, 1_800_000_000));
+        }
     }
 
     #[test]
@@ -113,11 +166,11 @@ mod tests {
         const T: u64 = 1_700_000_100;
         let start = T - T % EPOCH_S;
         let key = NonceKey::new(&[1; 32]);
-        let source: SocketAddr = "20.0.0.1:4000".parse().unwrap();
-        let nonce = key.issue(source, start);
+        let origin = |source: &str| Origin { source: source.parse().unwrap(), is_stream: false };
+        let source = origin("20.0.0.1:4000");
+        let nonce = key.issue(Features::PasswordAlgorithms, source, start);
         let check = |source: &str, at: u64, valid: bool| {
-            let source = source.parse().unwrap();
-            assert_eq!(key.is_valid(&nonce, source, at), valid, "{source} {at}");
+            assert_eq!(key.is_valid(&nonce, origin(source), at), valid, "{source} {at}");
         };
         check("20.0.0.1:4000", start, true);
         check("20.0.0.1:4000", start + 2 * EPOCH_S - 1, true);
@@ -126,6 +179,7 @@ mod tests {
         check("20.0.0.1:4001", start, false);
         check("20.0.0.2:4000", start, false);
         check("[::20.0.0.1]:4000", start, false);
+        assert!(!key.is_valid(&nonce, Origin { is_stream: true, ..source }, start));
 
         assert!(!NonceKey::new(&[2; 32]).is_valid(&nonce, source, start));
         assert!(!key.is_valid(&nonce[..NONCE_LEN - 1], source, start));

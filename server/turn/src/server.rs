@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use meetpoint_proto::SessionId as NodeSession;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -19,7 +20,8 @@ use crate::credentials::Secrets;
 use crate::dialback::{DialBacks, Probe, is_one_host};
 use crate::message::{BINDING, Class, Message, ParseError, SEND, TransactionId};
 use crate::payload::Payload;
-use crate::relay::{Relay, RelayId, Relays, Session, SessionId, is_channel_data, is_turn_request};
+use crate::relay::{Icmp, Relay, RelayId, Relays, Session, SessionId, is_channel_data, is_turn_request};
+use crate::users::Users;
 use crate::write::Writer;
 
 /// Outputs that wait for the shell. A batch of 512 datagrams, each with an answer and an
@@ -34,11 +36,11 @@ const MAX_TIMEOUTS_AT_ONCE: usize = 256;
 /// What the shell tells the server.
 #[derive(Debug)]
 pub enum Input<'a> {
-    /// A datagram arrived.
+    /// A datagram arrived, or a frame of a stream ([`crate::frame`]).
     Datagram {
         /// Where.
         listener: ListenerId,
-        /// From whom, as the socket says.
+        /// From whom, as the socket says; of a stream, its remote address.
         source: SocketAddr,
         /// The whole of it.
         payload: &'a [u8],
@@ -56,8 +58,12 @@ pub enum Input<'a> {
         /// What the probe carries.
         nonce: [u8; 16],
     },
-    /// These secrets hold from now on.
+    /// These secrets hold from now on. What was granted under one that stays, stays; under one that
+    /// is gone it can no longer be refreshed.
     Secrets(Secrets),
+    /// These are the static users from now on. What a removed one was granted can no longer be
+    /// refreshed.
+    Users(Users),
     /// A datagram arrived at a relay socket.
     Relayed {
         /// Which.
@@ -80,12 +86,48 @@ pub enum Input<'a> {
     },
     /// An operator ends this allocation.
     EndSession(SessionId),
+    /// ICMP said of a datagram that left a relay socket that it did not arrive (RFC 8656, section 11.5).
+    Icmp {
+        /// Which socket.
+        at: RelayId,
+        /// Where the datagram went, with port 0 if the shell does not know it.
+        peer: SocketAddr,
+        /// ICMP's type, of the version of IP that `peer` has.
+        kind: u8,
+        /// ICMP's code.
+        code: u8,
+        /// The next hop's MTU in network order, if the message tells it.
+        data: [u8; 4],
+    },
+    /// The broker introduced two nodes: they may meet at their relayed addresses. Of several
+    /// introductions the last one counts.
+    Introduced {
+        /// The session of one.
+        a: NodeSession,
+        /// The session of the other.
+        b: NodeSession,
+        /// For so long, unless either session ends before.
+        until: Instant,
+    },
+    /// A node's session has ended: who was introduced to it may meet it no more.
+    Parted {
+        /// The session.
+        node: NodeSession,
+    },
+    /// A connection of a listener of streams has ended. Its allocation ends with it: nobody else
+    /// can have its 5-tuple (RFC 8656, section 6).
+    Disconnected {
+        /// Where it arrived.
+        listener: ListenerId,
+        /// Its client.
+        source: SocketAddr,
+    },
 }
 
 /// What the server wants done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
-    /// Send a datagram.
+    /// Send a datagram, or write to the stream that `to` has with this listener.
     Transmit {
         /// From which socket.
         listener: ListenerId,
@@ -95,9 +137,10 @@ pub enum Output {
         payload: Payload,
     },
     /// A Binding request with good credentials and a nonce that was delivered to this very source
-    /// came from it: its sender receives there.
+    /// came from it: its sender receives there. Never for a stream: the mapping of a connection is
+    /// of no use to anybody else.
     Observed {
-        /// `<expiry>:<user>`, as the request had it.
+        /// `<expiry>:<user>`, as the request had it, or the name of a static user.
         username: String,
         /// The source; an IPv4-mapped one is given as IPv4.
         source: SocketAddr,
@@ -171,7 +214,7 @@ impl StunServer {
         random.fill_bytes(&mut nonce_key);
         let mut budget_key = [0; 16];
         random.fill_bytes(&mut budget_key);
-        let listeners = Listeners::new(config.listeners)?;
+        let listeners = Listeners::new(&config.listeners, &config.streams)?;
         let relay = config.relay.as_ref();
         Ok(Self {
             relays: relay.map(|relay| Relays::new(relay, config.limits.relay, &listeners)),
@@ -205,9 +248,28 @@ impl StunServer {
                 let is_ended = self.relays.as_mut().is_some_and(|relays| relays.end(id));
                 self.counters.relay.ended += u64::from(is_ended);
             }
+            Input::Disconnected { listener, source } => {
+                let is_ended =
+                    self.relays.as_mut().is_some_and(|relays| relays.disconnected(listener, source));
+                self.counters.relay.ended += u64::from(is_ended);
+            }
+            Input::Icmp { at, peer, kind, code, data } => {
+                self.icmp(now, at, Icmp { peer, kind, code, data });
+            }
+            Input::Introduced { a, b, until } => {
+                if let Some(relays) = &mut self.relays {
+                    relays.introduce(now, a, b, until);
+                }
+            }
+            Input::Parted { node } => {
+                if let Some(relays) = &mut self.relays {
+                    relays.part(node);
+                }
+            }
             Input::Wall { unix_ms } => self.wall = Some(Wall { at: now, unix_ms }),
             Input::DialBack { to, nonce } => self.dial_back(now, to, nonce),
             Input::Secrets(secrets) => self.auth.set_secrets(secrets),
+            Input::Users(users) => self.auth.set_users(users),
         }
     }
 
@@ -255,6 +317,12 @@ impl StunServer {
     #[must_use]
     pub fn relay_sizes(&self) -> [usize; 4] {
         self.relays.as_ref().map_or([0; 4], Relays::sizes)
+    }
+
+    /// How many pairs of nodes may meet at their relayed addresses, at most.
+    #[must_use]
+    pub fn introduced_pairs(&self) -> usize {
+        self.relays.as_ref().map_or(0, Relays::pairs)
     }
 
     /// Switches a defence off, to show what it is for.
@@ -316,6 +384,14 @@ impl StunServer {
     ) -> Option<Relay<'a>> {
         let relays = self.relays.as_mut()?;
         relays.inbound(now, at, peer, payload, &mut self.counters.relay)
+    }
+
+    fn icmp(&mut self, now: Instant, at: RelayId, icmp: Icmp) {
+        let Some(relays) = &mut self.relays else { return };
+        let told = relays.icmp(now, at, icmp, &mut self.counters.relay);
+        if let Some((listener, to, writer)) = told {
+            self.transmit(listener, to, writer.finish());
+        }
     }
 
     fn push_relay(&mut self, relay: &Relay<'_>) {

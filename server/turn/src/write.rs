@@ -92,6 +92,13 @@ impl Writer {
         self.attribute(attr::ADDRESS_ERROR_CODE, &value);
     }
 
+    /// Adds ICMP: a type of 7 bits and a code of 9 (RFC 8656, section 18.13).
+    pub fn icmp(&mut self, kind: u8, code: u8, error_data: [u8; 4]) {
+        let [high, low] = (u16::from(kind) << 9 | u16::from(code)).to_be_bytes();
+        let [a, b, c, d] = error_data;
+        self.attribute(attr::ICMP, &[0, 0, high, low, a, b, c, d]);
+    }
+
     /// Adds UNKNOWN-ATTRIBUTES (RFC 8489, section 14.13).
     pub fn unknown_attributes(&mut self, kinds: &[u16]) {
         let value: Vec<u8> = kinds.iter().flat_map(|kind| kind.to_be_bytes()).collect();

@@ -168,7 +168,8 @@ fn refused(bytes: &[u8]) -> Option<Difference> {
     match Seen::read(&whole) {
         Some(_) if whole != bytes => Some(Difference::FirstBits),
         Some(seen) => {
-            let mut fingerprints = seen.attributes.iter().filter(|attribute| attribute.kind == wire::FINGERPRINT);
+            let mut fingerprints =
+                seen.attributes.iter().filter(|attribute| attribute.kind == wire::FINGERPRINT);
             if fingerprints.any(|attribute| attribute.end != bytes.len()) {
                 return Some(Difference::FingerprintNotLast);
             }
@@ -183,7 +184,8 @@ fn is_broken_behind_integrity(bytes: &[u8]) -> bool {
     (HEADER_LEN..bytes.len()).step_by(4).any(|end| {
         let mut whole = bytes[..end].to_vec();
         whole[2..4].copy_from_slice(&((end - HEADER_LEN) as u16).to_be_bytes());
-        Seen::read(&whole).is_some_and(|seen| seen.attributes.iter().any(|attribute| is_ending(attribute.kind)))
+        Seen::read(&whole)
+            .is_some_and(|seen| seen.attributes.iter().any(|attribute| is_ending(attribute.kind)))
     })
 }
 
@@ -229,7 +231,8 @@ fn attributes_agree(
     }
     let seen = Seen::read(bytes).expect("all three have read it");
     let endings: Vec<u16> = seen.attributes.iter().skip(read.len()).map(|attribute| attribute.kind).collect();
-    let place = |kind| [INTEGRITY, INTEGRITY_SHA256, wire::FINGERPRINT].iter().position(|ending| *ending == kind);
+    let place =
+        |kind| [INTEGRITY, INTEGRITY_SHA256, wire::FINGERPRINT].iter().position(|ending| *ending == kind);
     if endings.iter().any(|kind| !is_ending(*kind)) || !endings.is_sorted_by(|a, b| place(*a) < place(*b)) {
         different.push(Difference::BehindIntegrity);
     }
@@ -249,7 +252,9 @@ fn checks_agree(
     let password = stun_types::message::ShortTermCredentials::new(PASSWORD.to_owned());
     let theirs_verified = others.validate_integrity(&password.into()).is_ok();
     assert_eq!(verified, theirs_verified);
-    if kind == IntegrityKind::Sha1 && theirs.attributes.0.iter().filter(|a| a.typ.value() == INTEGRITY).count() == 1 {
+    if kind == IntegrityKind::Sha1
+        && theirs.attributes.0.iter().filter(|a| a.typ.value() == INTEGRITY).count() == 1
+    {
         let key = stun::integrity::MessageIntegrity::new_short_term_integrity(PASSWORD.to_owned());
         assert_eq!(verified, key.check(theirs).is_ok());
     }
@@ -259,7 +264,8 @@ fn addresses_agree(ours: &Message<'_>, theirs: &stun::message::Message, differen
     for kind in ADDRESSES {
         let Some(value) = ours.attribute(kind) else { continue };
         let read = read_xor_address(value, ours.transaction_id());
-        let raw = stun_types::attribute::RawAttribute::new(stun_types::attribute::XorMappedAddress::TYPE, value);
+        let raw =
+            stun_types::attribute::RawAttribute::new(stun_types::attribute::XorMappedAddress::TYPE, value);
         let other = stun_types::attribute::XorMappedAddress::try_from(&raw).ok();
         let mut id = [0; 16];
         id[4..].copy_from_slice(&ours.transaction_id().0);

@@ -15,6 +15,7 @@ mod input;
 mod message;
 mod mutate;
 mod server;
+mod stream;
 mod text;
 mod username;
 mod wire;
@@ -25,6 +26,7 @@ pub use control::{certificate, frames};
 pub use message::{stun_address, stun_message};
 pub use mutate::{Dice, mutate};
 pub use server::{play, server};
+pub use stream::stream;
 pub use text::{cidr, join_token, words};
 pub use username::username;
 
@@ -45,11 +47,38 @@ pub struct Target {
 
 const COOKIE: &[u8] = &wire::COOKIE;
 const FRAME_WORDS: &[&[u8]] = &[
-    b"{\"type\":\"", b"hello", b"proof", b"candidates", b"connect", b"introduction", b"welcome", b"\":", b",\"", b"null",
-    b"4294967296", b"-1", b"\\u0000", b"\"20.0.0.1:4000\"", b"[[[[", b"}",
+    b"{\"type\":\"",
+    b"hello",
+    b"proof",
+    b"candidates",
+    b"connect",
+    b"introduction",
+    b"welcome",
+    b"\":",
+    b",\"",
+    b"null",
+    b"4294967296",
+    b"-1",
+    b"\\u0000",
+    b"\"20.0.0.1:4000\"",
+    b"[[[[",
+    b"}",
 ];
-const TEXT_WORDS: &[&[u8]] =
-    &[b"mpj1", b"@", b":", b"[::1]", b"::ffff:", b"/32", b"/128", b"10.0.0.0", b".", b"-", b"65535", b"2002:", b"00"];
+const TEXT_WORDS: &[&[u8]] = &[
+    b"mpj1",
+    b"@",
+    b":",
+    b"[::1]",
+    b"::ffff:",
+    b"/32",
+    b"/128",
+    b"10.0.0.0",
+    b".",
+    b"-",
+    b"65535",
+    b"2002:",
+    b"00",
+];
 const STUN_WORDS: &[&[u8]] = &[
     COOKIE,
     &[0x00, 0x01],
@@ -61,16 +90,18 @@ const STUN_WORDS: &[&[u8]] = &[
     &[0x80, 0x20],
 ];
 /// Steps of the server's play that lead somewhere.
-const PLAY_WORDS: &[&[u8]] = &[&[19, 0, 0, 0], &[19, 1, 0, 0], &[19, 5, 4, 0], &[0, 2, 0, 0], &[13, 8], &[12, 0], &[12, 1]];
+const PLAY_WORDS: &[&[u8]] =
+    &[&[19, 0, 0, 0], &[19, 1, 0, 0], &[19, 5, 4, 0], &[0, 2, 0, 0], &[13, 8], &[12, 0], &[12, 1]];
 
 /// Everything that is fuzzed.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     Target { name: "agent", run: agent, max_len: 1024, share: 1, words: STUN_WORDS },
     Target { name: "certificate", run: certificate, max_len: 256, share: 1, words: TEXT_WORDS },
     Target { name: "cidr", run: cidr, max_len: 128, share: 20, words: TEXT_WORDS },
     Target { name: "frames", run: frames, max_len: 4096, share: 5, words: FRAME_WORDS },
     Target { name: "join_token", run: join_token, max_len: 300, share: 5, words: TEXT_WORDS },
     Target { name: "server", run: server, max_len: 2048, share: 4, words: PLAY_WORDS },
+    Target { name: "stream", run: stream, max_len: 512, share: 10, words: STUN_WORDS },
     Target { name: "stun_address", run: stun_address, max_len: 64, share: 20, words: STUN_WORDS },
     Target { name: "stun_codecs", run: stun_codecs, max_len: 512, share: 10, words: STUN_WORDS },
     Target { name: "stun_message", run: stun_message, max_len: 512, share: 20, words: STUN_WORDS },

@@ -62,7 +62,10 @@ fn rewrite(message: &Message<'_>, bytes: &[u8]) {
     assert!(read.verify(&key));
     assert!(read.attributes().eq(message.attributes()));
     written[sum / 8 % protected_len] ^= 1 << (sum % 8);
-    assert!(!Message::parse(&written).is_ok_and(|message| message.verify(&key)), "a changed bit goes unnoticed");
+    assert!(
+        !Message::parse(&written).is_ok_and(|message| message.verify(&key)),
+        "a changed bit goes unnoticed"
+    );
 }
 
 /// Reads the bytes as the value of an address attribute, behind a transaction id.

@@ -77,6 +77,7 @@ fn server() -> StunServer {
         secrets: Secrets::new(vec![Secret::new(SECRET).expect("long enough")]).expect("one"),
         limits: Limits { source_slots: 1, ..Limits::default() },
         relay: None,
+        streams: vec![],
     };
     StunServer::new(config, [7; 32]).expect("a good configuration")
 }

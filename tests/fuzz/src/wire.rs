@@ -95,7 +95,8 @@ impl<'a> Seen<'a> {
 /// Reads an address in the form of XOR-MAPPED-ADDRESS (RFC 8489, section 14.2).
 pub(crate) fn xor_address(value: &[u8], id: &[u8; 12]) -> Option<SocketAddr> {
     let mask = [&COOKIE[..], id].concat();
-    let unmasked = |bytes: &[u8]| bytes.iter().zip(&mask).map(|(byte, mask)| byte ^ mask).collect::<Vec<u8>>();
+    let unmasked =
+        |bytes: &[u8]| bytes.iter().zip(&mask).map(|(byte, mask)| byte ^ mask).collect::<Vec<u8>>();
     let ip: IpAddr = match (value.get(1)?, value.len()) {
         (1, 8) => <[u8; 4]>::try_from(unmasked(&value[4..])).ok()?.into(),
         (2, 20) => <[u8; 16]>::try_from(unmasked(&value[4..])).ok()?.into(),

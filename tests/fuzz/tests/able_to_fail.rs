@@ -30,6 +30,7 @@ fn each_defence_is_missed() {
     check(Defence::Canonical);
     check(Defence::OwnPorts);
     check(Defence::Quotas);
+    check(Defence::Introductions);
 }
 
 #[test]

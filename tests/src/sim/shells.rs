@@ -167,7 +167,8 @@ impl World {
         });
         let unix_s = BIRTH_UNIX_S + self.now.as_secs();
         let input = if is_good {
-            let (username, password) = self.secrets.mint(&session.to_string(), unix_s + 86_400);
+            let (username, password) =
+                self.secrets.mint(&meetpoint_turn::node_user(&session), unix_s + 86_400);
             meetpoint_broker::Input::Admitted {
                 conn,
                 not_after_unix_s: unix_s + CERTIFICATE_LIFE_S,
@@ -188,8 +189,7 @@ impl World {
                     self.cross(SERVER_ONE_WAY, from, to, payload.to_vec());
                 }
                 Out::Observed { username, source, .. } => {
-                    let session = username.split_once(':').and_then(|(_, session)| session.parse().ok());
-                    if let Some(session) = session {
+                    if let Some(session) = meetpoint_turn::node_session(&username) {
                         self.observed(session, source);
                     }
                 }
@@ -213,6 +213,7 @@ impl World {
 pub(super) fn stun_machine(secrets: Secrets, seed: [u8; 32]) -> StunMachine {
     let config = meetpoint_turn::Config {
         listeners: listeners().to_vec(),
+        streams: Vec::new(),
         realm: meetpoint_proto::stun::REALM.to_owned(),
         secrets,
         // The table of sources is half a megabyte by default, and here two nodes ask.

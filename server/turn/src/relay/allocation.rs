@@ -8,9 +8,11 @@ use std::time::Instant;
 
 use crate::answer::TurnError;
 use crate::auth::KnownKey;
-use crate::config::ListenerId;
+use crate::config::{ListenerId, Transport};
 use crate::counters::Traffic;
+use crate::holder::Holder;
 use crate::message::TransactionId;
+use crate::relay::icmp;
 use crate::relay::ports::Parity;
 use crate::relay::{ByteRate, CHANNEL_LIFETIME, Family, PERMISSION_LIFETIME, RelayId, RelayLimits};
 
@@ -50,9 +52,11 @@ struct Channel {
 /// An allocation (RFC 8656, section 3.2).
 pub(crate) struct Allocation {
     pub(crate) listener: ListenerId,
+    pub(crate) transport: Transport,
     /// Where its client is, as the socket says it.
     pub(crate) source: SocketAddr,
     pub(crate) known: KnownKey,
+    pub(crate) holder: Holder,
     /// Of the Allocate request: a retransmission is answered like the first one.
     pub(crate) transaction_id: TransactionId,
     pub(crate) has_fingerprint: bool,
@@ -77,13 +81,17 @@ pub(crate) struct Allocation {
     by_peer: Vec<(SocketAddr, u16)>,
     /// When what was relayed so far is paid for.
     empty_ns: u64,
+    /// The same for ICMP.
+    icmp_empty_ns: u64,
 }
 
 /// What an allocation begins with.
 pub(crate) struct Beginning {
     pub(crate) listener: ListenerId,
+    pub(crate) transport: Transport,
     pub(crate) source: SocketAddr,
     pub(crate) known: KnownKey,
+    pub(crate) holder: Holder,
     pub(crate) transaction_id: TransactionId,
     pub(crate) has_fingerprint: bool,
     pub(crate) lifetime_s: u32,
@@ -92,11 +100,22 @@ pub(crate) struct Beginning {
 impl Allocation {
     /// A new one that lasts until `expires` if nothing more is heard.
     pub(crate) fn new(beginning: Beginning, expires: Instant) -> Self {
-        let Beginning { listener, source, known, transaction_id, has_fingerprint, lifetime_s } = beginning;
-        Self {
+        let Beginning {
             listener,
+            transport,
             source,
             known,
+            holder,
+            transaction_id,
+            has_fingerprint,
+            lifetime_s,
+        } = beginning;
+        Self {
+            listener,
+            transport,
+            source,
+            known,
+            holder,
             transaction_id,
             has_fingerprint,
             opening: None,
@@ -112,6 +131,7 @@ impl Allocation {
             channels: Vec::new(),
             by_peer: Vec::new(),
             empty_ns: 0,
+            icmp_empty_ns: 0,
         }
     }
 
@@ -196,6 +216,21 @@ impl Allocation {
         let next = rate.next(self.empty_ns, now_ns, bytes as u64);
         self.empty_ns = next.unwrap_or(self.empty_ns);
         next.is_some()
+    }
+
+    /// Takes one report of ICMP's, if there is one left.
+    pub(crate) fn take_icmp(&mut self, now_ns: u64) -> bool {
+        let next = icmp::RATE.next(self.icmp_empty_ns, now_ns);
+        self.icmp_empty_ns = next.unwrap_or(self.icmp_empty_ns);
+        next.is_some()
+    }
+
+    /// True if a datagram to this peer is one that its client can forbid to fragment. Between two
+    /// IP versions, and between two addresses of IPv6, the attribute is ignored (RFC 8656,
+    /// sections 13 and 14); what came in a stream had no packet to go by (section 15).
+    pub(crate) fn obeys_dont_fragment(&self, peer: SocketAddr) -> bool {
+        let is_ipv4 = self.source.ip().to_canonical().is_ipv4() && peer.is_ipv4();
+        self.transport.is_stream() || is_ipv4
     }
 
     /// Forgets what has run out.

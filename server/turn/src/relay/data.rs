@@ -5,9 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use crate::attr;
-use crate::config::ListenerId;
+use crate::config::{ListenerId, Transport};
 use crate::counters::RelayCounters;
+use crate::defence::Defence;
+use crate::holder::Holder;
 use crate::message::{Class, DATA, HEADER_LEN, MAGIC_COOKIE, Message, message_type};
+use crate::relay::allocation::Allocation;
 use crate::relay::peers::Peer;
 use crate::relay::request::read_xor_address;
 use crate::relay::slab::Key;
@@ -15,7 +18,7 @@ use crate::relay::table::Relays;
 use crate::relay::{Family, Head, MAX_HEAD_LEN, Relay, RelayId};
 
 /// The length of a ChannelData header (RFC 8656, section 12.4).
-const CHANNEL_HEADER_LEN: usize = 4;
+pub(crate) const CHANNEL_HEADER_LEN: usize = 4;
 /// More than this behind ChannelData is no padding (RFC 8656, section 12.5).
 const MAX_CHANNEL_PADDING: usize = 3;
 /// What fits a UDP datagram with the longest head before it.
@@ -91,6 +94,9 @@ impl Relays {
         if self.rules.is_here(peer.ip()) && self.rules.judge(peer, self.defences) == Peer::Forbidden {
             return dropped(&mut counters.dropped.forbidden);
         }
+        // The client can ask for it only where it means something; elsewhere it is no error.
+        let obeys = |allocation: &Allocation| allocation.obeys_dont_fragment(peer);
+        let dont_fragment = dont_fragment && self.slab.get(key).is_some_and(obeys);
         self.forward(now, key, peer, payload, dont_fragment, counters)
     }
 
@@ -115,6 +121,7 @@ impl Relays {
         if !allocation.take(rate, now_ns, payload.len()) {
             return dropped(&mut counters.dropped.rate);
         }
+        let holder = allocation.holder;
         allocation.to_peer.count(payload.len());
         counters.to_peer.count(payload.len());
         if !self.rules.is_inside(peer) {
@@ -124,7 +131,7 @@ impl Relays {
         let Some(client) = self.ports.owner_of(peer) else {
             return dropped(&mut counters.dropped.no_allocation);
         };
-        let relay = self.deliver(now, client, relayed, payload, counters)?;
+        let relay = self.deliver(now, client, relayed, Some(holder), payload, counters)?;
         counters.inside.count(payload.len());
         Some(relay)
     }
@@ -148,14 +155,17 @@ impl Relays {
         if self.rules.is_inside(peer) {
             return dropped(&mut counters.dropped.forbidden);
         }
-        self.deliver(now, key, peer, payload, counters)
+        self.deliver(now, key, peer, None, payload, counters)
     }
 
+    /// Delivers to the client of `key` what a peer sent, who is `inside` if he is one of this server's
+    /// clients too.
     fn deliver<'a>(
         &mut self,
         now: Instant,
         key: Key,
         peer: SocketAddr,
+        inside: Option<Holder>,
         payload: &'a [u8],
         counters: &mut RelayCounters,
     ) -> Option<Relay<'a>> {
@@ -167,6 +177,10 @@ impl Relays {
         if !allocation.permits(now, permission) {
             return dropped(&mut counters.dropped.no_permission);
         }
+        let may_meet = |from| self.pairs.may_meet(now, from, allocation.holder);
+        if !inside.is_none_or(may_meet) && self.defences.stand(Defence::Introductions) {
+            return dropped(&mut counters.dropped.not_introduced);
+        }
         if payload.len() > MAX_RELAYED_LEN {
             return dropped(&mut counters.dropped.malformed);
         }
@@ -176,7 +190,7 @@ impl Relays {
         allocation.to_client.count(payload.len());
         counters.to_client.count(payload.len());
         let (head, tail) = match allocation.channel_of(now, peer) {
-            Some(number) => (channel_head(number, payload.len()), &ZEROS[..0]),
+            Some(number) => channel_head(number, payload.len(), allocation.transport),
             None => {
                 self.indications = self.indications.wrapping_add(1);
                 data_head(self.indications, peer, payload.len())
@@ -194,11 +208,14 @@ fn read_channel_data(datagram: &[u8]) -> Option<(u16, &[u8])> {
     is_whole.then_some((u16::from_be_bytes([header[0], header[1]]), payload))
 }
 
-fn channel_head(number: u16, len: usize) -> Head {
+/// A ChannelData header, and the zeros behind what it announces: in a stream the next message has
+/// to start at a multiple of four (RFC 8656, section 12.5).
+fn channel_head(number: u16, len: usize, transport: Transport) -> (Head, &'static [u8]) {
+    let tail_len = if transport.is_stream() { len.next_multiple_of(4) - len } else { 0 };
     let mut bytes = [0; MAX_HEAD_LEN];
     bytes[..2].copy_from_slice(&number.to_be_bytes());
     bytes[2..4].copy_from_slice(&(len as u16).to_be_bytes());
-    Head { bytes, len: CHANNEL_HEADER_LEN as u8 }
+    (Head { bytes, len: CHANNEL_HEADER_LEN as u8 }, &ZEROS[..tail_len])
 }
 
 /// A Data indication up to what it carries, and the zeros behind that.

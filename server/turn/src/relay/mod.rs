@@ -1,4 +1,4 @@
-//! Relaying (TURN over UDP, RFC 8656): what clients ask for, what they are granted, and the way of
+//! Relaying over UDP (TURN, RFC 8656): what clients ask for, what they are granted, and the way of
 //! each packet.
 //!
 //! * `request` answers Allocate, Refresh, CreatePermission and ChannelBind;
@@ -6,25 +6,30 @@
 //! * `allocation` is one of them: its permissions, channels and rate;
 //! * `ports` knows which relayed address is whose;
 //! * `peers` says who may be a peer at all;
-//! * `data` is the way of a packet. It searches three ordered tables and allocates nothing.
+//! * `pairs` says which nodes may meet at their relayed addresses;
+//! * `data` is the way of a packet. It searches three ordered tables and allocates nothing;
+//! * `icmp` is what comes back instead.
 //!
 //! # What a relayed packet needs
 //!
 //! A permission its client installed for the peer, a peer that the rules allow, and what is left of
 //! the allocation's rate. A peer that is itself one of the server's relayed addresses is handed to
 //! its client inside the machine, and only if that client has a permission for exactly the
-//! relayed address the packet comes from.
+//! relayed address the packet comes from. If either client is a node, both have to be, and the broker
+//! must have introduced them.
 //!
 //! Two things are stricter than the RFC. A channel carries data towards a peer only while there is
 //! a permission as well (section 12 asks for one only in the other direction). And a permission for
 //! an address of this server holds for the one port it names, because all clients' relayed
 //! addresses differ in nothing else.
 //!
-//! Not here: TCP allocations (RFC 6062), mobility (RFC 8016), ICMP (section 11.5).
+//! Not here: TCP allocations (RFC 6062), mobility (RFC 8016).
 
 mod allocation;
 mod cidr;
 mod data;
+mod icmp;
+mod pairs;
 mod peers;
 mod ports;
 mod request;
@@ -36,12 +41,13 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 pub use cidr::{Cidr, ParseCidrError};
-pub(crate) use data::is_channel_data;
+pub(crate) use data::{CHANNEL_HEADER_LEN, is_channel_data};
+pub(crate) use icmp::Icmp;
 pub(crate) use request::is_turn_request;
 pub use request::read_xor_address;
 pub(crate) use table::Relays;
 
-use crate::config::{ConfigError, ListenerId};
+use crate::config::{ConfigError, ListenerId, Transport};
 use crate::counters::Traffic;
 use slab::Key;
 
@@ -52,8 +58,9 @@ pub const DEFAULT_PORTS: RangeInclusive<u16> = 49152..=65535;
 pub const MAX_PEER_BLOCKS: usize = 256;
 /// No lifetime is shorter than this unless the client ends it (RFC 8656, section 7.2).
 pub(crate) const DEFAULT_LIFETIME: Duration = Duration::from_secs(600);
-/// No lifetime is longer than this (RFC 8656, section 7.2 recommends it).
-pub(crate) const MAX_LIFETIME: Duration = Duration::from_secs(3600);
+/// No lifetime is longer than this (RFC 8656, section 7.2 recommends it). So long an allocation may
+/// outlive the credentials it was made with, and its permissions are renewed with those till then.
+pub const MAX_LIFETIME: Duration = Duration::from_secs(3600);
 /// How long a permission lasts (RFC 8656, section 9).
 pub(crate) const PERMISSION_LIFETIME: Duration = Duration::from_secs(300);
 /// How long a channel stays bound (RFC 8656, section 12).
@@ -286,6 +293,8 @@ pub struct Session<'a> {
     pub client: SocketAddr,
     /// The listener its client uses.
     pub listener: ListenerId,
+    /// What carries its messages there.
+    pub transport: Transport,
     /// Its relayed addresses, IPv4 first.
     pub relayed: [Option<SocketAddr>; 2],
     /// How long it lasts if its client is silent.
@@ -311,7 +320,8 @@ pub enum Relay<'a> {
         /// The client wants it whole or not at all (RFC 8656, section 18.9).
         dont_fragment: bool,
     },
-    /// From a listener to a client: `head`, `payload` and `tail` in one datagram.
+    /// From a listener to a client: `head`, `payload` and `tail` in one datagram, or one after the other
+    /// in the client's stream.
     ToClient {
         /// The socket it leaves from.
         listener: ListenerId,
@@ -321,7 +331,7 @@ pub enum Relay<'a> {
         head: Head,
         /// What the peer sent.
         payload: &'a [u8],
-        /// Zeros that fill up the last attribute.
+        /// Zeros that fill up the last attribute, or a stream's ChannelData.
         tail: &'static [u8],
     },
 }

@@ -9,7 +9,7 @@ use rand_chacha::ChaCha20Rng;
 use crate::answer::{Fault, MAX_UNKNOWN, Request, TurnError, seal, unknown_attributes};
 use crate::attr;
 use crate::auth::{KnownKey, Proof};
-use crate::credentials::user_of;
+use crate::holder::Holder;
 use crate::message::{
     ALLOCATE, CHANNEL_BIND, CREATE_PERMISSION, Class, MAGIC_COOKIE, Message, REFRESH, TransactionId,
 };
@@ -128,6 +128,7 @@ impl Relays {
         }
         let lifetime = read_lifetime(message)?.unwrap_or(DEFAULT_LIFETIME);
         let ask = self.read_allocate(message)?;
+        let holder = Holder::of(known.user()).ok_or(TurnError::Forbidden)?;
         if let Ask::Reserved(token) = ask {
             let reservation = self.reservations.get(&token);
             if reservation.is_none_or(|reservation| *reservation.user != *known.user()) {
@@ -138,8 +139,10 @@ impl Relays {
         let lifetime = lifetime.clamp(DEFAULT_LIFETIME, MAX_LIFETIME);
         let beginning = Beginning {
             listener: request.listener.id,
+            transport: request.listener.transport,
             source: request.source,
             known,
+            holder,
             transaction_id: message.transaction_id(),
             has_fingerprint: message.has_fingerprint(),
             lifetime_s: lifetime.as_secs() as u32,
@@ -303,7 +306,7 @@ impl Relays {
     /// RFC 8656, section 10.2: all its peers or none.
     fn create_permission(&mut self, request: &Request<'_>, proof: &Proof<'_>) -> Result<Outcome, TurnError> {
         let message = &request.message;
-        let key = self.allocation_of(request, user_of(proof.username))?;
+        let key = self.allocation_of(request, proof.user())?;
         let mut peers = Vec::new();
         for attribute in message.attributes().filter(|a| a.kind == attr::XOR_PEER_ADDRESS) {
             let peer = read_xor_address(attribute.value, message.transaction_id());
@@ -328,7 +331,7 @@ impl Relays {
     /// RFC 8656, section 12.2. The permission comes with the channel.
     fn channel_bind(&mut self, request: &Request<'_>, proof: &Proof<'_>) -> Result<Outcome, TurnError> {
         let message = &request.message;
-        let key = self.allocation_of(request, user_of(proof.username))?;
+        let key = self.allocation_of(request, proof.user())?;
         let number = match message.attribute(attr::CHANNEL_NUMBER) {
             Some([high, low, _, _]) => u16::from_be_bytes([*high, *low]),
             _ => return Err(TurnError::BadRequest),

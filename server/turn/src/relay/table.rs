@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use meetpoint_proto::SessionId as NodeSession;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::Rng;
 
@@ -13,6 +14,7 @@ use crate::behaviour::Listeners;
 use crate::config::ListenerId;
 use crate::defence::{Defence, Defences};
 use crate::relay::allocation::{Allocation, Opening, Wanted};
+use crate::relay::pairs::Pairs;
 use crate::relay::peers::PeerRules;
 use crate::relay::ports::{Parity, Ports};
 use crate::relay::slab::{Key, Slab};
@@ -43,6 +45,7 @@ pub(crate) struct Relays {
     pub(super) slab: Slab<Allocation>,
     pub(super) reservations: BTreeMap<[u8; 8], Reservation>,
     pub(super) can_refuse_fragments: bool,
+    pub(super) pairs: Pairs,
     pub(super) defences: Defences,
     /// Makes the transaction ids of indications differ; nobody answers them.
     pub(super) indications: u64,
@@ -70,6 +73,7 @@ impl Relays {
             slab: Slab::default(),
             reservations: BTreeMap::new(),
             can_refuse_fragments: config.dont_fragment,
+            pairs: Pairs::default(),
             defences: Defences::default(),
             indications: 0,
             by_client: BTreeMap::new(),
@@ -305,6 +309,27 @@ impl Relays {
         self.remove(id.key()).is_some()
     }
 
+    /// Ends what a client's connection carried, if it carried anything.
+    pub(crate) fn disconnected(&mut self, listener: ListenerId, source: SocketAddr) -> bool {
+        let key = self.find(listener, source);
+        key.is_some_and(|key| self.remove(key).is_some())
+    }
+
+    /// Lets two nodes meet at their relayed addresses.
+    pub(crate) fn introduce(&mut self, now: Instant, a: NodeSession, b: NodeSession, until: Instant) {
+        self.pairs.introduce(now, a, b, until);
+    }
+
+    /// A node's session has ended: it meets nobody any more.
+    pub(crate) fn part(&mut self, node: NodeSession) {
+        self.pairs.end(node);
+    }
+
+    /// How many pairs of nodes may meet, those included that have run out since the last one came.
+    pub(crate) fn pairs(&self) -> usize {
+        self.pairs.len()
+    }
+
     pub(crate) fn sessions(&self, now: Instant) -> impl Iterator<Item = Session<'_>> {
         let is_active = |(_, allocation): &(Key, &Allocation)| allocation.opening.is_none();
         self.slab.iter().filter(is_active).map(move |(key, allocation)| Session {
@@ -312,6 +337,7 @@ impl Relays {
             user: allocation.known.user(),
             client: allocation.source,
             listener: allocation.listener,
+            transport: allocation.transport,
             relayed: allocation.relays.map(|id| Some(self.ports.get(id?)?.seen)),
             lifetime_left: allocation.expires.saturating_duration_since(now),
             to_peer: allocation.to_peer,

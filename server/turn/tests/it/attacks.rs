@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use meetpoint_proto::SessionId;
 use meetpoint_turn::message::{ALLOCATE, CREATE_PERMISSION};
-use meetpoint_turn::{Defence, Output, Rate, RelayIp, attr};
+use meetpoint_turn::{Defence, Output, Rate, RelayIp, attr, node_user};
 
 use crate::common::{CLIENT, PRIMARY_MAIN, addr, error, plain};
 use crate::turn::{A, CHANNEL, PEER, TurnRig, UDP, V6, turn, with};
@@ -125,6 +126,21 @@ fn this_machine_is_not_relayed_to() {
         };
         check(Defence::OwnPorts, make, |turn| reaches(turn, peer));
     }
+}
+
+/// A node with good credentials that was introduced to nobody, and a node of another cluster that was
+/// talked into a permission for it.
+#[test]
+fn nodes_of_different_clusters_do_not_meet() {
+    check(Defence::Introductions, turn, |turn| {
+        let nodes = [1, 2].map(|n| node_user(&SessionId::from_bytes([n; 16])));
+        let mallory = turn.client(&nodes[0], CLIENT);
+        let victim = turn.client(&nodes[1], "20.0.1.2:9");
+        let (here, there) = (turn.allocate(&mallory), turn.allocate(&victim));
+        assert_eq!(turn.permit(&victim, &here.to_string()), None);
+        assert_eq!(turn.permit(&mallory, &there.to_string()), None);
+        turn.send(&mallory, &there.to_string(), b"x").is_some()
+    });
 }
 
 /// A port that the server listens on is nobody's relayed address, even in their range.

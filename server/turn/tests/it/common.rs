@@ -67,12 +67,15 @@ pub(crate) fn config(listeners: Vec<Listener>) -> Config {
         secrets: secrets(&["the first secret", "the other secret"]),
         limits: Limits::default(),
         relay: None,
+        streams: vec![],
     }
 }
 
 /// The machine and its time.
 pub(crate) struct Rig {
     pub(crate) server: StunServer,
+    /// Where its clients ask.
+    pub(crate) at: ListenerId,
     pub(crate) now: Instant,
 }
 
@@ -88,7 +91,7 @@ impl Rig {
     pub(crate) fn with(config: Config) -> Self {
         let server = StunServer::new(config, [7; 32]).expect("a good configuration");
         let now = Instant::now();
-        let mut rig = Self { server, now };
+        let mut rig = Self { server, at: PRIMARY_MAIN, now };
         let unix_ms = NOW_UNIX_S * 1000;
         rig.server.handle(now, Input::Wall { unix_ms });
         rig
@@ -113,14 +116,14 @@ impl Rig {
         self.outputs()
     }
 
-    /// The answer to a datagram at the first listener, which has to come back from there.
+    /// The answer to a datagram, which has to come back from where it was asked for.
     pub(crate) fn ask(&mut self, source: &str, payload: &[u8]) -> Option<Payload> {
-        let mut answers = self.give(PRIMARY_MAIN, source, payload).into_iter();
+        let mut answers = self.give(self.at, source, payload).into_iter();
         let first = answers.next()?;
         let Output::Transmit { listener, to, payload } = first else {
             panic!("the answer is the first output, not {first:?}");
         };
-        assert_eq!((listener, to), (PRIMARY_MAIN, addr(source)));
+        assert_eq!((listener, to), (self.at, addr(source)));
         Some(payload)
     }
 }
@@ -195,7 +198,7 @@ pub(crate) fn login_as(rig: &mut Rig, source: &str, user: &str, expires_unix_s: 
     login_of(rig, source, "the first secret", user, expires_unix_s)
 }
 
-fn login_of(rig: &mut Rig, source: &str, of: &str, user: &str, expires_unix_s: u64) -> Login {
+pub(crate) fn login_of(rig: &mut Rig, source: &str, of: &str, user: &str, expires_unix_s: u64) -> Login {
     let question = request_with(&[(attr::USERNAME, b"1:somebody")]);
     let challenge = rig.ask(source, &question).expect("a challenge");
     assert_eq!(error(&challenge), Some(401));

@@ -311,7 +311,7 @@ fn the_stronger_integrity_decides() {
 fn before_the_wall_time_is_known_only_anybody_is_answered() {
     use crate::common::{config, plain};
     let server = meetpoint_turn::StunServer::new(config(lone()), [1; 32]).expect("a server");
-    let mut rig = Rig { server, now: Rig::new(lone()).now };
+    let mut rig = Rig { server, ..Rig::new(lone()) };
     assert!(rig.ask(CLIENT, &plain()).is_some());
     assert!(rig.ask(CLIENT, &request_with(&[(attr::USERNAME, b"x")])).is_none());
     assert_eq!(rig.counters().dropped.no_wall_time, 1);

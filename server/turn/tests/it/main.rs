@@ -2,7 +2,6 @@
 
 mod allocate;
 mod allocation;
-mod amplification;
 mod attacks;
 mod binding;
 mod budget;
@@ -11,8 +10,14 @@ mod configuration;
 mod credentials;
 mod dial_back;
 mod discovery;
+mod errors;
+mod floods;
 mod garbage;
+mod icmp;
+mod pairs;
 mod relaying;
 mod sequences;
+mod streams;
 mod turn;
+mod users;
 mod vectors;

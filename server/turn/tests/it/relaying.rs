@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use meetpoint_turn::message::{ALLOCATE, CREATE_PERMISSION, Class, SEND};
-use meetpoint_turn::{ByteRate, attr};
+use meetpoint_turn::message::{ALLOCATE, CREATE_PERMISSION, Class, SEND, TransactionId};
+use meetpoint_turn::{ByteRate, ListenerId, Relay, StreamListener, Transport, attr};
 
-use crate::common::{CLIENT, addr, raw};
+use crate::common::{CLIENT, CLIENT6, PRIMARY_MAIN, addr, raw};
 use crate::turn::{
     A, CHANNEL, Client, PEER, TurnRig, UDP, V6, channel_data, data_indication, relayed, to_client, to_peer,
     turn, with, write,
@@ -182,6 +182,56 @@ fn send_indications_are_read_strictly() {
     check(&[A::Peer(PEER)], false);
     check(std::slice::from_ref(&data), false);
     check(&[A::Peer("[2a00::1]:1"), data], false);
+}
+
+/// Sections 11.2 and 13 to 15: a Send indication's DONT-FRAGMENT is obeyed between two addresses of IPv4 and
+/// out of a stream, has no meaning elsewhere, and is an unknown attribute where nobody could obey it.
+/// ChannelData cannot ask for it.
+#[test]
+fn datagrams_are_not_fragmented_if_their_client_says_so() {
+    const STREAM: ListenerId = ListenerId(1);
+    let check = |can: bool, at: ListenerId, client: &str, peer: &str, expected: Option<bool>| {
+        let mut turn = with(|config| {
+            config.relay.as_mut().expect("a relay").dont_fragment = can;
+            let addr = addr("20.0.0.1:3478");
+            config.streams = vec![StreamListener { id: STREAM, transport: Transport::Tcp, addr }];
+        });
+        turn.rig.at = at;
+        let client = turn.client("alice", client);
+        let both = A::Raw(attr::ADDITIONAL_ADDRESS_FAMILY, V6);
+        turn.ask(&client, ALLOCATE, &[A::Raw(attr::REQUESTED_TRANSPORT, UDP), both]);
+        assert_eq!(turn.bind(&client, CHANNEL, peer), None);
+        let mut flag = |datagram: &[u8]| match turn.rig.server.datagram(
+            turn.rig.now,
+            at,
+            addr(&client.source),
+            datagram,
+        ) {
+            Some(Relay::ToPeer { dont_fragment, payload: b"x", .. }) => Some(dont_fragment),
+            None => None,
+            other => panic!("{other:?}"),
+        };
+        let send = |more: &[A<'_>]| {
+            let attributes = [&[A::Peer(peer), A::Raw(attr::DATA, b"x")], more].concat();
+            write(Class::Indication, SEND, TransactionId([1; 12]), &attributes).finish()
+        };
+        assert_eq!(
+            flag(&send(&[A::Raw(attr::DONT_FRAGMENT, b"")])),
+            expected,
+            "{can} {at:?} {} {peer}",
+            client.source
+        );
+        assert_eq!(flag(&send(&[])), Some(false));
+        assert_eq!(flag(&channel_data(CHANNEL, b"x")), Some(false));
+    };
+    let peer6 = "[2a00::7]:7";
+    for at in [PRIMARY_MAIN, STREAM] {
+        for (client, peer) in [(CLIENT, PEER), (CLIENT, peer6), (CLIENT6, PEER), (CLIENT6, peer6)] {
+            check(false, at, client, peer, None);
+            check(true, at, client, peer, Some(at == STREAM || (client, peer) == (CLIENT, PEER)));
+        }
+    }
+    check(true, PRIMARY_MAIN, "[::ffff:20.0.1.1]:40000", PEER, Some(true));
 }
 
 #[test]

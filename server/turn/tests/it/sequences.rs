@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use meetpoint_turn::message::{ALLOCATE, CREATE_PERMISSION, REFRESH};
-use meetpoint_turn::{Input, attr};
+use meetpoint_turn::{Input, Output, attr};
 use proptest::prelude::*;
 
-use crate::common::error;
+use crate::common::{PRIMARY_MAIN, error};
 use crate::turn::{A, Client, Relayed, TurnRig, UDP, channel_data, with};
 
 const CLIENTS: usize = 6;
@@ -25,6 +25,8 @@ enum Step {
     Send(usize, usize),
     Channel(usize, u16),
     Arrive(usize, usize),
+    Icmp(usize, usize, u8),
+    Disconnect(usize),
     Raw(usize, Vec<u8>),
     Fail(u16),
     End(u64),
@@ -42,7 +44,9 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (client.clone(), number.clone(), peer.clone()).prop_map(|(c, n, p)| Step::Bind(c, n, p)),
         3 => (client.clone(), peer.clone()).prop_map(|(c, p)| Step::Send(c, p)),
         3 => (client.clone(), number).prop_map(|(c, n)| Step::Channel(c, n)),
-        3 => (client.clone(), peer).prop_map(|(c, p)| Step::Arrive(c, p)),
+        3 => (client.clone(), peer.clone()).prop_map(|(c, p)| Step::Arrive(c, p)),
+        1 => (client.clone(), peer, 0..16_u8).prop_map(|(c, p, kind)| Step::Icmp(c, p, kind)),
+        1 => client.clone().prop_map(Step::Disconnect),
         1 => (client, proptest::collection::vec(any::<u8>(), 0..60)).prop_map(|(c, bytes)| Step::Raw(c, bytes)),
         1 => (50_000..50_008_u16).prop_map(Step::Fail),
         1 => any::<u64>().prop_map(Step::End),
@@ -141,6 +145,13 @@ impl World {
                 self.check_sent(index, sent.as_ref());
             }
             Step::Arrive(index, peer) => self.arrive(index, peer),
+            Step::Icmp(index, peer, kind) => self.icmp(index, peer, kind),
+            Step::Disconnect(index) => {
+                let source = source(index).parse().expect("an address");
+                let input = Input::Disconnected { listener: PRIMARY_MAIN, source };
+                self.turn.rig.server.handle(self.turn.rig.now, input);
+                assert_eq!(self.turn.run(), []);
+            }
             Step::Raw(index, bytes) => {
                 let relay = self.turn.relay(&source(index), &bytes);
                 self.check_sent(index, relay.as_ref());
@@ -170,6 +181,21 @@ impl World {
         {
             let owner = (0..CLIENTS).find(|other| source(*other) == to.to_string()).expect("a client");
             assert!(self.has_permission(owner, peer.parse().expect("an address")), "{peer}");
+        }
+    }
+
+    fn icmp(&mut self, index: usize, peer: usize, kind: u8) {
+        let peer: SocketAddr = self.peer(peer).parse().expect("an address");
+        let relayed = self.relayed.get(&index);
+        let Some((at, _)) = self.turn.sockets.iter().find(|(_, open)| Some(*open) == relayed) else {
+            return;
+        };
+        let input = Input::Icmp { at: *at, peer, kind, code: 1, data: [0; 4] };
+        self.turn.rig.server.handle(self.turn.rig.now, input);
+        for output in self.turn.run() {
+            let Output::Transmit { to, .. } = output else { panic!("{output:?}") };
+            let told = (0..CLIENTS).find(|other| source(*other) == to.to_string());
+            assert!(told.is_some_and(|told| self.has_permission(told, peer)), "{peer}");
         }
     }
 }

@@ -8,7 +8,7 @@ use meetpoint_turn::message::{
 };
 use meetpoint_turn::{Config, Input, Output, Payload, Relay, RelayConfig, RelayId, RelayIp, Writer, attr};
 
-use crate::common::{Login, NOW_UNIX_S, PRIMARY_MAIN, Rig, addr, config, error, login_as, lone};
+use crate::common::{Login, NOW_UNIX_S, Rig, addr, config, error, login_as, lone};
 
 pub(crate) const RELAY_IP: &str = "20.0.0.9";
 pub(crate) const RELAY_IP6: &str = "2a00:9::9";
@@ -116,13 +116,13 @@ impl TurnRig {
     }
 
     pub(crate) fn give(&mut self, source: &str, datagram: &[u8]) -> Option<Payload> {
-        let input = Input::Datagram { listener: PRIMARY_MAIN, source: addr(source), payload: datagram };
+        let input = Input::Datagram { listener: self.rig.at, source: addr(source), payload: datagram };
         self.rig.server.handle(self.rig.now, input);
         let outputs = self.run();
         assert!(outputs.len() <= 1, "{outputs:?}");
         outputs.into_iter().next().map(|output| match output {
             Output::Transmit { listener, to, payload } => {
-                assert_eq!((listener, to), (PRIMARY_MAIN, addr(source)));
+                assert_eq!((listener, to), (self.rig.at, addr(source)));
                 payload
             }
             other => panic!("{other:?}"),
@@ -178,7 +178,7 @@ impl TurnRig {
 
     /// What the machine wants relayed of a client's datagram.
     pub(crate) fn relay(&mut self, source: &str, datagram: &[u8]) -> Option<Relayed> {
-        let relay = self.rig.server.datagram(self.rig.now, PRIMARY_MAIN, addr(source), datagram);
+        let relay = self.rig.server.datagram(self.rig.now, self.rig.at, addr(source), datagram);
         let whole = relay.map(|relay| whole(&self.sockets, &relay));
         assert_eq!(self.run(), [], "relaying answers nothing");
         whole

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use meetpoint_turn::credentials::{PasswordAlgorithm, long_term_key};
 use meetpoint_turn::message::{BINDING, Class, Message};
-use meetpoint_turn::{IntegrityKey, IntegrityKind, Writer, attr};
+use meetpoint_turn::users::userhash;
+use meetpoint_turn::{IntegrityKey, IntegrityKind, LongTermKeys, Writer, attr};
 
 use crate::common::{addr, mapped};
 
@@ -94,6 +95,8 @@ fn rfc_5769_long_term_credentials() {
     };
     assert!(message.verify(&key("example.org")));
     assert!(!message.verify(&key("example.net")));
+    let stored = LongTermKeys::derive(JAPANESE_USER, "example.org", "TheMatrIX");
+    assert!(message.verify(&IntegrityKey::new(IntegrityKind::Sha1, &stored.md5)));
 
     // Without padding of its own and without SOFTWARE, our bytes are the vector's bytes.
     let mut writer = Writer::new(Class::Request, BINDING, message.transaction_id());
@@ -109,6 +112,10 @@ fn rfc_8489_long_term_credentials_with_sha_256() {
     let bytes = bytes(LONG_TERM_SHA256);
     let message = Message::parse(&bytes).expect("a good message");
     assert_eq!(message.integrity(), Some(IntegrityKind::Sha256));
+    assert_eq!(message.attribute(attr::USERHASH), Some(&userhash(JAPANESE_USER, "example.org")[..]));
+    // What is stored of a static user is that key.
+    let stored = LongTermKeys::derive(JAPANESE_USER, "example.org", "TheMatrIX");
+    assert!(message.verify(&IntegrityKey::new(IntegrityKind::Sha256, &stored.sha256)));
     let key = long_term_key(
         PasswordAlgorithm::Sha256,
         IntegrityKind::Sha256,

@@ -10,8 +10,10 @@ use meetpoint_turn::{ListenerId, RelayId, attr};
 use crate::server::World;
 use crate::server::model::{Client, Gauge, source_key};
 use crate::server::question::Grant;
-use crate::server::setup::{is_forbidden, is_inside};
-use crate::wire::{FINGERPRINT, HEADER_LEN, INTEGRITY, INTEGRITY_SHA256, Seen, fingerprint, u16_at, xor_address};
+use crate::server::setup::{STREAM, is_forbidden, is_inside};
+use crate::wire::{
+    FINGERPRINT, HEADER_LEN, INTEGRITY, INTEGRITY_SHA256, Seen, fingerprint, u16_at, xor_address,
+};
 
 const REQUEST: u8 = 0;
 const INDICATION: u8 = 1;
@@ -91,6 +93,10 @@ impl World {
             }
             Relayed::ToClient(answer) => {
                 let owner = self.model.owner(peer).expect("somebody's relayed address");
+                assert!(
+                    self.model.may_meet(self.now, client, owner),
+                    "{client:?} was not introduced to {owner:?}"
+                );
                 self.judge_delivered(owner, own, cargo.data, answer);
             }
         }
@@ -103,7 +109,10 @@ impl World {
         self.model.count(self.now, owner, data.len(), self.setup);
         if let Some(number) = self.model.channel_of(self.now, owner, peer) {
             let head = [number.to_be_bytes(), (data.len() as u16).to_be_bytes()].concat();
-            assert_eq!(answer.bytes, [&head[..], data].concat());
+            // In a stream the next frame starts at a multiple of four (RFC 8656, section 12.5).
+            let padding =
+                if answer.listener == STREAM { data.len().next_multiple_of(4) - data.len() } else { 0 };
+            assert_eq!(answer.bytes, [&head[..], data, &[0; 3][..padding]].concat());
             return;
         }
         let seen = Seen::read(&answer.bytes).expect("a message");
@@ -113,7 +122,13 @@ impl World {
     }
 
     /// A datagram of a client was answered.
-    pub(super) fn judge_answer(&mut self, client: Client, question: &[u8], grant: Option<&Grant>, answer: &Answer) {
+    pub(super) fn judge_answer(
+        &mut self,
+        client: Client,
+        question: &[u8],
+        grant: Option<&Grant>,
+        answer: &Answer,
+    ) {
         let asked = Seen::read(question).expect("only messages are answered");
         let told = Seen::read(&answer.bytes).expect("answers are messages");
         assert_eq!((asked.class(), asked.method(), asked.id), (REQUEST, told.method(), told.id));
@@ -142,6 +157,10 @@ impl World {
         let port = asked.get(attr::RESPONSE_PORT).filter(|_| is_discovery).map(|value| u16_at(value, 0));
         let (listener, source) = client;
         assert_eq!(answer.to, SocketAddr::new(source.ip(), port.unwrap_or(source.port())));
+        assert!(
+            listener != STREAM || (answer.listener, answer.to) == client,
+            "a stream's answer goes elsewhere"
+        );
         let may_change = is_discovery && asked.get(attr::CHANGE_REQUEST).is_some();
         assert!(answer.listener == listener || may_change);
         let is_proven = told.has(INTEGRITY) || told.has(INTEGRITY_SHA256);
@@ -168,7 +187,8 @@ impl World {
         if told.class() == ERROR {
             assert!(told_len <= len.max(3 * HEADER_LEN.max(len)), "{told_len} bytes for {len}");
         }
-        if self.setup.is_generous {
+        // Who has a connection receives where he sends from.
+        if self.setup.is_generous || client.0 == STREAM {
             return;
         }
         let elapsed = self.now - self.budgets.started;
@@ -187,7 +207,8 @@ impl World {
         let (now, limits) = (self.now, self.setup.limits().relay);
         let seen = SocketAddr::new(client.1.ip().to_canonical(), client.1.port());
         let user = grant.map(|grant| &grant.user[..]);
-        let lifetime_s = || told.get(attr::LIFETIME).map(|value| u32::from_be_bytes(value.try_into().expect("4 bytes")));
+        let lifetime_s =
+            || told.get(attr::LIFETIME).map(|value| u32::from_be_bytes(value.try_into().expect("4 bytes")));
         match (told.method(), user) {
             (BINDING, _) => assert_eq!(told.addresses(attr::XOR_MAPPED_ADDRESS), [Some(seen)]),
             (ALLOCATE, Some(user)) => {
@@ -214,6 +235,16 @@ impl World {
         }
     }
 
+    /// ICMP is told to who has a permission for whom it is about.
+    pub(super) fn judge_icmp(&mut self, owner: Client, peer: SocketAddr, answer: &Answer) {
+        let told = Seen::read(&answer.bytes).expect("a message");
+        assert_eq!(((answer.listener, answer.to), told.class(), told.method()), (owner, INDICATION, DATA));
+        assert_eq!(told.addresses(attr::XOR_PEER_ADDRESS), [Some(peer)]);
+        assert!(told.has(attr::ICMP) && !told.has(attr::DATA));
+        assert!(self.model.permits(self.now, owner, peer) && !is_inside(peer), "ICMP of {peer}");
+        self.model.count_icmp(self.now, owner);
+    }
+
     /// An Allocate is answered once its sockets are open, or could not be opened.
     pub(super) fn judge_allocate(&mut self, answer: &Answer) {
         let told = Seen::read(&answer.bytes).expect("answers are messages");
@@ -226,7 +257,7 @@ impl World {
         drop(sessions);
         let mut grants = self.asked.iter().filter(|asked| asked.client == client && asked.id == told.id);
         let grant = grants.find(|asked| user.as_ref().is_none_or(|user| *user == asked.grant.user));
-        let grant = grant.expect("an Allocate that was asked").grant.clone();
+        let grant = grant.unwrap_or_else(|| panic!("nobody at {client:?} asked, {user:?}")).grant.clone();
         assert!(told.has(INTEGRITY) || told.has(INTEGRITY_SHA256));
         if told.class() == SUCCESS {
             self.judge_success(client, &told, &told, Some(&grant));

@@ -29,7 +29,7 @@ use crate::input::Input;
 use judge::{Answer, Budgets, Relayed, cargo};
 use model::{Client, Model, Socket, source_key};
 use question::{Grant, Nonce, Question};
-use setup::{CLIENTS, NOW_UNIX_S, PORTS, RELAY_IP4, RELAY_IP6, Setup, WITHHELD_PORT, addr};
+use setup::{CLIENTS, NOW_UNIX_S, PORTS, RELAY_IP4, RELAY_IP6, STREAM, Setup, WITHHELD_PORT, addr};
 
 /// Steps of one play: enough for a life and a half of everything, and still a fraction of a millisecond.
 const MAX_STEPS: usize = 256;
@@ -201,13 +201,16 @@ impl World {
         let mut outputs = outputs.into_iter();
         let answer = match outputs.next() {
             None => return Outcome::Silence,
-            Some(Output::Transmit { listener, to, payload }) => Answer { listener, to, bytes: payload.to_vec() },
+            Some(Output::Transmit { listener, to, payload }) => {
+                Answer { listener, to, bytes: payload.to_vec() }
+            }
             Some(other) => panic!("{other:?}"),
         };
         self.judge_answer(client, &question.bytes, question.grant.as_ref(), &answer);
         match outputs.next() {
             None => {}
             Some(Output::Observed { username, source, listener }) => {
+                assert_ne!(client.0, STREAM, "a connection's mapping is observed");
                 let grant = question.grant.as_ref().expect("nobody is observed without credentials");
                 let name = format!("{}:{}", grant.expires_unix_s, grant.user);
                 let seen = SocketAddr::new(client.1.ip().to_canonical(), client.1.port());
@@ -242,6 +245,17 @@ impl World {
             (None, None) => {}
             other => panic!("{other:?}"),
         }
+    }
+
+    /// The network says that something did not arrive.
+    fn icmp(&mut self, at: RelayId, peer: SocketAddr, kind: u8, code: u8) {
+        self.server.handle(self.now, Event::Icmp { at, peer, kind, code, data: [0, 0, 5, 220] });
+        let mut outputs = self.outputs();
+        let Some(Relayed::ToClient(answer)) = copied(&mut outputs) else { return };
+        assert_eq!(outputs, [], "one indication");
+        let owner = self.model.sockets.get(&at).and_then(|socket| self.model.owner(socket.seen));
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        self.judge_icmp(owner.expect("somebody's socket"), peer, &answer);
     }
 
     /// What follows from anything but a datagram: at most the answer to an Allocate that waited.
@@ -305,7 +319,8 @@ impl World {
         let (mut users, mut sources) = (BTreeMap::<&str, u32>::new(), BTreeMap::<IpAddr, u32>::new());
         let mut count = 0;
         for session in self.server.sessions(self.now) {
-            let granted = self.model.granted.get(&(session.listener, session.client)).expect("an unknown session");
+            let granted =
+                self.model.granted.get(&(session.listener, session.client)).expect("an unknown session");
             assert_eq!(session.user, granted.user);
             assert!(session.relayed.iter().flatten().eq(&granted.relayed));
             assert_eq!(session.lifetime_left, granted.expires.saturating_duration_since(self.now));
@@ -342,7 +357,9 @@ impl World {
 /// The first output, if it is a relayed datagram.
 fn copied(outputs: &mut Vec<Output>) -> Option<Relayed> {
     match outputs.pop()? {
-        Output::TransmitRelayed { from, to, payload, .. } => Some(Relayed::ToPeer { from, to, payload: payload.to_vec() }),
+        Output::TransmitRelayed { from, to, payload, .. } => {
+            Some(Relayed::ToPeer { from, to, payload: payload.to_vec() })
+        }
         Output::Transmit { listener, to, payload } => {
             Some(Relayed::ToClient(Answer { listener, to, bytes: payload.to_vec() }))
         }
@@ -352,7 +369,9 @@ fn copied(outputs: &mut Vec<Output>) -> Option<Relayed> {
 
 fn owned(relay: &Relay<'_>) -> Relayed {
     match relay {
-        Relay::ToPeer { from, to, payload, .. } => Relayed::ToPeer { from: *from, to: *to, payload: payload.to_vec() },
+        Relay::ToPeer { from, to, payload, .. } => {
+            Relayed::ToPeer { from: *from, to: *to, payload: payload.to_vec() }
+        }
         Relay::ToClient { listener, to, head, payload, tail } => {
             let bytes = [head, *payload, *tail].concat();
             Relayed::ToClient(Answer { listener: *listener, to: *to, bytes })

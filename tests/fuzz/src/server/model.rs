@@ -29,6 +29,7 @@ pub(super) struct Granted {
     pub(super) expires: Instant,
     began: Instant,
     relayed_bytes: u64,
+    icmp: Gauge,
     permissions: BTreeMap<Permitted, Instant>,
     channels: BTreeMap<u16, (SocketAddr, Instant)>,
 }
@@ -64,6 +65,8 @@ impl Gauge {
 pub(super) struct Model {
     pub(super) granted: BTreeMap<Client, Granted>,
     pub(super) sockets: BTreeMap<RelayId, Socket>,
+    /// Which users' nodes were introduced, in both orders, and until when.
+    pairs: BTreeMap<(String, String), Instant>,
 }
 
 impl Model {
@@ -96,6 +99,7 @@ impl Model {
             expires: now + Duration::from_secs(lifetime_s.into()),
             began: now,
             relayed_bytes: 0,
+            icmp: Gauge::new(10.0, 20.0),
             permissions: BTreeMap::new(),
             channels: BTreeMap::new(),
         };
@@ -139,7 +143,15 @@ impl Model {
         assert!(granted.permissions.len() <= most, "too many permissions");
     }
 
-    pub(super) fn bind(&mut self, now: Instant, client: Client, user: &str, number: u16, peer: SocketAddr, most: usize) {
+    pub(super) fn bind(
+        &mut self,
+        now: Instant,
+        client: Client,
+        user: &str,
+        number: u16,
+        peer: SocketAddr,
+        most: usize,
+    ) {
         assert!((0x4000..=0x7FFE).contains(&number) && peer.port() != 0, "{number:#x} {peer}");
         let granted = self.of(client, user);
         granted.channels.retain(|_, (_, until)| now < *until);
@@ -193,6 +205,32 @@ impl Model {
         // What the rate of the setup allows, and a byte for rounding.
         let most = 3000.0 + 1000.0 * elapsed + 1.0;
         assert!(granted.relayed_bytes as f64 <= most, "{} of {most} bytes", granted.relayed_bytes);
+    }
+
+    /// The client is told of an ICMP message: ten a second, twenty at once.
+    pub(super) fn count_icmp(&mut self, now: Instant, client: Client) {
+        let granted = self.granted.get_mut(&client).expect("an allocation");
+        granted.icmp.take(now.saturating_duration_since(granted.began), "ICMP messages");
+    }
+
+    pub(super) fn introduce(&mut self, a: &str, b: &str, until: Instant) {
+        self.pairs.insert((a.to_owned(), b.to_owned()), until);
+        self.pairs.insert((b.to_owned(), a.to_owned()), until);
+    }
+
+    pub(super) fn part(&mut self, node: &str) {
+        self.pairs.retain(|(a, b), _| a != node && b != node);
+    }
+
+    /// Inside the server nodes meet whom they were introduced to, and others meet others.
+    pub(super) fn may_meet(&self, now: Instant, a: Client, b: Client) -> bool {
+        let user = |client| self.granted.get(&client).map(|granted| granted.user.clone());
+        let (Some(a), Some(b)) = (user(a), user(b)) else { return false };
+        match (a.starts_with("node:"), b.starts_with("node:")) {
+            (false, false) => true,
+            (true, true) => a != b && self.pairs.get(&(a, b)).is_some_and(|until| now < *until),
+            _ => false,
+        }
     }
 
     /// Nothing outlives its time once the timers ran.

@@ -5,7 +5,7 @@ use meetpoint_turn::message::{Class, TransactionId};
 use meetpoint_turn::{IntegrityKind, Secret, Writer, attr};
 
 use crate::input::Input;
-use crate::server::setup::{NOW_UNIX_S, REALM, SECRETS};
+use crate::server::setup::{CLIENTS, NOW_UNIX_S, REALM, SECRETS, user};
 use crate::wire::{Seen, is_ending};
 
 /// PASSWORD-ALGORITHMS as the server offers it: SHA-256 and MD5 (RFC 8489, section 14.11).
@@ -108,7 +108,7 @@ impl Manner {
 
     fn sign(self, writer: &mut Writer, client: usize, nonce: &Nonce) -> Option<Grant> {
         let secret = usize::from(self.credentials() == 4);
-        let user = format!("user{}", (client + usize::from(self.credentials() == 3)) % 3);
+        let user = user(client + usize::from(self.credentials() == 3));
         let expires_unix_s = if self.credentials() == 5 { NOW_UNIX_S } else { NOW_UNIX_S + 86_400 };
         let made_with = Secret::new(SECRETS[secret].as_bytes()).expect("long enough");
         let (username, mut password) = mint(&made_with, &user, expires_unix_s);
@@ -129,7 +129,9 @@ impl Manner {
         }
         writer.integrity(&long_term_key(algorithm, kind, &username, REALM, password.as_bytes()));
         let grant = Grant { user, secret, expires_unix_s, nonce: nonce.clone() };
-        (self.credentials() != 6 && nonce.of == client).then_some(grant)
+        // A nonce is for a source, to whichever listener it speaks.
+        let is_own = CLIENTS[nonce.of].1 == CLIENTS[client].1;
+        (self.credentials() != 6 && is_own).then_some(grant)
     }
 }
 

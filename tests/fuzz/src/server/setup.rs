@@ -3,9 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
+use meetpoint_proto::SessionId;
 use meetpoint_turn::{
     ByteRate, Config, Limits, Listener, ListenerId, ListenerRole, Rate, RelayConfig, RelayIp, RelayLimits,
-    Secret, Secrets,
+    Secret, Secrets, StreamListener, Transport, node_user,
 };
 
 use crate::input::Input;
@@ -31,8 +32,12 @@ pub(super) const LISTENERS: [(ListenerRole, &str); 5] = [
     (ListenerRole::PrimaryMain, "[2a00::1]:3478"),
 ];
 
-/// Clients, by the listener they use. Some share an address or a /64, and one comes from a dual-stack socket.
-pub(super) const CLIENTS: [(u8, &str); 7] = [
+/// The listener of streams, behind those of datagrams.
+pub(super) const STREAM: ListenerId = ListenerId(LISTENERS.len() as u8);
+
+/// Clients, by the listener they use. Some share an address or a /64, one comes from a dual-stack socket, and the last
+/// two by a stream.
+pub(super) const CLIENTS: [(u8, &str); 9] = [
     (0, "20.0.1.1:40000"),
     (0, "20.0.1.1:40001"),
     (0, "20.0.1.2:40000"),
@@ -40,7 +45,27 @@ pub(super) const CLIENTS: [(u8, &str); 7] = [
     (4, "[::ffff:20.0.1.3]:40000"),
     (4, "[2a00:1:2:3::4]:40000"),
     (4, "[2a00:1:2:3::5]:40000"),
+    (STREAM.0, "20.0.1.4:40000"),
+    (STREAM.0, "20.0.1.4:40001"),
 ];
+
+/// Users; the last ones are nodes.
+const USERS: usize = 5;
+/// How many of them are nobody's nodes.
+const OTHERS: usize = 3;
+
+/// The nodes' sessions.
+pub(super) fn node(number: usize) -> SessionId {
+    SessionId::from_bytes([number as u8; 16])
+}
+
+/// The user with this number, counted around.
+pub(super) fn user(number: usize) -> String {
+    match number % USERS {
+        number @ 0..OTHERS => format!("user{number}"),
+        number => node_user(&node(number - OTHERS)),
+    }
+}
 
 /// Peers: strangers, and then those of whom each rule is afraid.
 pub(super) const PEERS: [&str; 17] = [
@@ -137,6 +162,11 @@ impl Setup {
             secrets: secrets(&[0, 1]),
             limits: self.limits(),
             relay: Some(relay),
+            streams: vec![StreamListener {
+                id: STREAM,
+                transport: Transport::Tcp,
+                addr: addr("20.0.0.1:3478"),
+            }],
         }
     }
 }
@@ -152,7 +182,8 @@ pub(super) fn secrets(which: &[usize]) -> Secrets {
 
 /// True for the addresses that relayed addresses have.
 pub(super) fn is_inside(peer: SocketAddr) -> bool {
-    (peer.ip() == IpAddr::from(RELAY_IP4) || peer.ip() == IpAddr::from(RELAY_IP6)) && PORTS.contains(&peer.port())
+    (peer.ip() == IpAddr::from(RELAY_IP4) || peer.ip() == IpAddr::from(RELAY_IP6))
+        && PORTS.contains(&peer.port())
 }
 
 /// The IPv4 address that an IPv6 address is another form of.

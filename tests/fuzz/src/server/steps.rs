@@ -6,13 +6,13 @@ use std::time::Duration;
 use meetpoint_turn::message::{
     ALLOCATE, BINDING, CHANNEL_BIND, CREATE_PERMISSION, Class, REFRESH, SEND, TransactionId,
 };
-use meetpoint_turn::{Input as Event, ListenerId, RelayId, SessionId, Writer, attr};
+use meetpoint_turn::{Input as Event, ListenerId, RelayId, SessionId, Writer, attr, node_user};
 
 use crate::input::Input;
-use crate::server::{Outcome, World};
 use crate::server::model::Client;
 use crate::server::question::{Manner, Nonce, Question, damage};
-use crate::server::setup::{CLIENTS, PEERS, addr, is_forbidden, is_inside, secrets};
+use crate::server::setup::{CLIENTS, PEERS, addr, is_forbidden, is_inside, node, secrets};
+use crate::server::{Outcome, World};
 use crate::wire::Seen;
 
 /// Times at which something ends, and what lies around them.
@@ -40,6 +40,9 @@ impl World {
             16 => self.operate(input),
             17 => self.dial_back(input),
             18 => self.wall(input),
+            20 => self.network_complains(input),
+            21 => self.introduce(input),
+            22 => self.disconnect(input),
             _ => self.short_life(input),
         }
     }
@@ -85,7 +88,8 @@ impl World {
     fn learn(&mut self, index: usize, manner: Manner) {
         let now_s = self.unix_s().unwrap_or_default();
         let known = self.nonces[index].as_ref();
-        let is_fresh = known.is_some_and(|nonce| nonce.unix_s <= now_s && now_s - nonce.unix_s < NONCE_LIFE_S);
+        let is_fresh =
+            known.is_some_and(|nonce| nonce.unix_s <= now_s && now_s - nonce.unix_s < NONCE_LIFE_S);
         if is_fresh || manner.keeps_nonce() || !manner.is_signed() {
             return;
         }
@@ -96,7 +100,8 @@ impl World {
         let outcome = self.ask(self.client(index), &Question { bytes, grant: None });
         let Outcome::Answered(answer) = outcome else { return };
         let seen = Seen::read(&answer.bytes).expect("an answer");
-        let nonce = seen.get(attr::NONCE).map(|bytes| Nonce { of: index, bytes: bytes.to_vec(), unix_s: now_s });
+        let nonce =
+            seen.get(attr::NONCE).map(|bytes| Nonce { of: index, bytes: bytes.to_vec(), unix_s: now_s });
         self.nonces[index] = nonce.or(self.nonces[index].take());
     }
 
@@ -251,6 +256,41 @@ impl World {
         if let Some(at) = at {
             self.arrive(at, peer, &data);
         }
+    }
+
+    /// ICMP, of kinds that are told and others.
+    fn network_complains(&mut self, input: &mut Input<'_>) {
+        let (at, peer) = (self.relay(input), self.peer(input));
+        let (kind, code) = (input.pick(&[3, 11, 1, 2, 0, 5]), input.byte());
+        if let Some(at) = at {
+            self.icmp(at, peer, kind, code);
+        }
+    }
+
+    /// The broker introduces two nodes, or one leaves.
+    fn introduce(&mut self, input: &mut Input<'_>) {
+        let (a, b) = (input.below(2), input.below(2));
+        let name = |number| node_user(&node(number));
+        match input.below(4) {
+            0 => {
+                self.server.handle(self.now, Event::Parted { node: node(a) });
+                self.model.part(&name(a));
+            }
+            which => {
+                let until = self.now + Duration::from_secs([0, 10, 300][which - 1]);
+                self.server.handle(self.now, Event::Introduced { a: node(a), b: node(b), until });
+                self.model.introduce(&name(a), &name(b), until);
+            }
+        }
+        self.settle(false);
+    }
+
+    /// A connection ends, and its allocation with it.
+    fn disconnect(&mut self, input: &mut Input<'_>) {
+        let (listener, source) = self.client(CLIENTS.len() - 1 - input.below(2));
+        self.server.handle(self.now, Event::Disconnected { listener, source });
+        self.settle(false);
+        assert!(!self.model.granted.contains_key(&(listener, source)), "it outlives its connection");
     }
 
     /// The shell says that a socket is open, or is not to be had; of any socket, since words cross.
