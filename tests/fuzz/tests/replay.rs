@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use meetpoint_fuzz::{Dice, TARGETS, Target, mutate};
 
 /// A share when nothing is said: a second or two in all.
-const RUNS_PER_SHARE: usize = 100;
+const RUNS_PER_SHARE: usize = 50;
 
 fn folder(kind: &str, target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(kind).join(target)

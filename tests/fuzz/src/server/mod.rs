@@ -21,7 +21,7 @@ mod steps;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use meetpoint_turn::{Input as Event, ListenerId, Output, Relay, RelayId, StunServer};
 
@@ -344,7 +344,6 @@ impl World {
             count += 1;
             assert!(count <= MAX_TIMERS, "no end");
         }
-        assert!(self.now <= Instant::now() + Duration::from_secs(u32::MAX.into()));
         assert_eq!((self.server.relay_sizes(), self.model.sockets.len()), ([0; 4], 0));
     }
 

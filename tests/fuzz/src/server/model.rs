@@ -187,8 +187,9 @@ impl Model {
     }
 
     pub(super) fn permits(&self, now: Instant, client: Client, peer: SocketAddr) -> bool {
-        let until = self.granted.get(&client).and_then(|granted| granted.permissions.get(&permitted(peer)));
-        until.is_some_and(|until| now < *until)
+        let Some(granted) = self.granted.get(&client) else { return false };
+        let until = granted.permissions.get(&permitted(peer));
+        now < granted.expires && until.is_some_and(|until| now < *until)
     }
 
     /// The relayed address of the client in the peer's family.
