@@ -261,11 +261,7 @@ impl Rendezvous {
                 Some(Observed { session, source }) = self.observations.recv() => {
                     self.broker.handle(Instant::now(), Input::Observed { session, source });
                 }
-                Ok(place) = self.stun.reserve(), if !self.waiting_for_stun.is_empty() => {
-                    if let Some(request) = self.waiting_for_stun.pop_front() {
-                        place.send(request);
-                    }
-                }
+                () = has_place(&self.stun), if !self.waiting_for_stun.is_empty() => self.pass_on(),
                 _ = wall.tick() => {
                     self.broker.handle(Instant::now(), Input::Wall { unix_ms: UnixMs::now().unsigned() });
                 }
@@ -376,21 +372,22 @@ impl Rendezvous {
 
     /// Tells the STUN server, now or as soon as it has a place.
     fn tell_stun(&mut self, request: StunRequest) {
-        let unsent = if self.waiting_for_stun.is_empty() {
-            match self.stun.try_send(request) {
-                Ok(()) => None,
-                Err(mpsc::error::TrySendError::Full(request)) => Some(request),
-                // The server is ending.
-                Err(mpsc::error::TrySendError::Closed(_)) => None,
-            }
-        } else {
-            Some(request)
-        };
-        if unsent.is_some() && self.waiting_for_stun.len() >= MAX_WAITING_FOR_STUN {
+        if self.waiting_for_stun.len() >= MAX_WAITING_FOR_STUN {
             warn!("the STUN server does not listen; it was not told whom the broker introduced");
             return;
         }
-        self.waiting_for_stun.extend(unsent);
+        self.waiting_for_stun.push_back(request);
+        self.pass_on();
+    }
+
+    fn pass_on(&mut self) {
+        while let Some(request) = self.waiting_for_stun.front() {
+            if let Err(mpsc::error::TrySendError::Full(_)) = self.stun.try_send(*request) {
+                return;
+            }
+            // Sent, or the STUN server is gone and the whole server ends.
+            self.waiting_for_stun.pop_front();
+        }
     }
 
     fn event(&mut self, event: Event) {
@@ -429,6 +426,11 @@ impl Rendezvous {
             failures.failed(Instant::now(), source.ip());
         }
     }
+}
+
+/// Waits until the STUN server has a place, or is gone.
+async fn has_place(stun: &mpsc::Sender<StunRequest>) {
+    let _ = stun.reserve().await;
 }
 
 fn wait(failures: &Mutex<Blocklist>, now: Instant, ip: IpAddr) -> Option<Duration> {

@@ -50,7 +50,8 @@ impl Client {
         let username = username.to_owned();
         let key = IntegrityKey::new(IntegrityKind::Sha1, b"");
         let mut client = Self { socket, username, key, realm: vec![], nonce: vec![], next_id: 0 };
-        let writer = client.writer(Class::Request, ALLOCATE);
+        let mut writer = client.writer(Class::Request, ALLOCATE);
+        writer.attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
         client.socket.send(&writer.finish()).await.unwrap();
         let challenge = client.receive().await;
         let challenge = Message::parse(&challenge).unwrap();
