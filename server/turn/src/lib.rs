@@ -104,6 +104,7 @@ pub use crypto::{IntegrityKey, IntegrityKind};
 pub use defence::Defence;
 pub use holder::{Holder, is_node_user, node_session, node_user};
 pub use payload::Payload;
+pub use relay::read_xor_address;
 pub use relay::{
     ByteRate, Cidr, DEFAULT_PORTS, Family, Head, MAX_LIFETIME, MAX_PEER_BLOCKS, ParseCidrError, Relay,
     RelayConfig, RelayId, RelayIp, RelayLimits, Session, SessionId, ShardMessage,

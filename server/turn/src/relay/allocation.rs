@@ -170,10 +170,11 @@ impl Allocation {
         Ok(())
     }
 
+    /// A permission does not outlive its allocation.
     #[inline]
     pub(crate) fn permits(&self, now: Instant, peer: SocketAddr) -> bool {
         let place = self.permissions.binary_search_by(|p| p.peer.cmp(&peer));
-        place.is_ok_and(|at| now < self.permissions[at].expires)
+        now < self.expires && place.is_ok_and(|at| now < self.permissions[at].expires)
     }
 
     /// Binds a channel or renews it, with its permission: both or neither. A number has one peer

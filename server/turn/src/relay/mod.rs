@@ -62,6 +62,7 @@ pub(crate) use quota::Quota;
 pub use rate::ByteRate;
 pub(crate) use rate::Spent;
 pub(crate) use request::is_turn_request;
+pub use request::read_xor_address;
 pub(crate) use table::{Due, Relays};
 
 use crate::behaviour::Listeners;

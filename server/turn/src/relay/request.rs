@@ -430,9 +430,11 @@ fn read_family(value: &[u8]) -> Result<Option<Family>, TurnError> {
     }
 }
 
-/// Reads an address as XOR-PEER-ADDRESS has it (RFC 8656, section 18.3).
+/// Reads the value of an XOR-PEER-ADDRESS (RFC 8656, section 18.3) or of any other attribute in the form of
+/// XOR-MAPPED-ADDRESS (RFC 8489, section 14.2) in a message with this transaction id; nothing if it is no address.
+#[must_use]
 #[inline]
-pub(super) fn read_xor_address(value: &[u8], id: TransactionId) -> Option<SocketAddr> {
+pub fn read_xor_address(value: &[u8], id: TransactionId) -> Option<SocketAddr> {
     let mut mask = [0; 16];
     mask[..4].copy_from_slice(&MAGIC_COOKIE);
     mask[4..].copy_from_slice(&id.0);
