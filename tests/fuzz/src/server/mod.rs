@@ -375,5 +375,6 @@ fn owned(relay: &Relay<'_>) -> Relayed {
             let bytes = [head, *payload, *tail].concat();
             Relayed::ToClient(Answer { listener: *listener, to: *to, bytes })
         }
+        Relay::ToShard { .. } => panic!("there is one shard"),
     }
 }

@@ -124,6 +124,7 @@ impl Setup {
             permissions: 3,
             channels: 3,
             rate: ByteRate::new(1000, 3000),
+            ..RelayLimits::default()
         };
         let tight = Limits {
             source: Rate::new(20, 40),
@@ -135,7 +136,8 @@ impl Setup {
         if !self.is_generous {
             return tight;
         }
-        let relay = RelayLimits { rate: ByteRate::new(u64::MAX, u64::MAX), ..relay };
+        let rate = ByteRate::new(u64::MAX, u64::MAX);
+        let relay = RelayLimits { rate, rate_per_user: rate, rate_per_source: rate, rate_total: rate, ..relay };
         Limits { source: Rate::unlimited(), amplified: Rate::unlimited(), relay, ..tight }
     }
 
