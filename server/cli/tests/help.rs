@@ -15,6 +15,8 @@ fn every_flag_of_the_contract_is_there_with_its_variable() {
         "http",
         "stun",
         "stun-alt-port",
+        "stun-tcp",
+        "stun-tls",
         "data",
         "cluster-network-type",
         "seed",
