@@ -109,7 +109,7 @@ impl Acceptor {
         let (listener, kind) = (self.listener, self.kind);
         let shared = Arc::clone(&self.shared);
         self.shared.tasks.spawn(async move {
-            let origin = Origin { listener, source };
+            let origin = Origin { listener, source, kind };
             let served = match kind {
                 StreamKind::Tcp => shared.serve_plain(stream, origin).await,
                 StreamKind::Tls => shared.serve_encrypted(stream, origin, &place).await,

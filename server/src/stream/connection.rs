@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::StreamKind;
 use super::frames::Frames;
 use crate::udp::{Gone, Inbox, Message, StreamInput};
 
@@ -47,6 +48,7 @@ const ALLOCATE_SUCCESS: [u8; 2] = [0x01, 0x03];
 pub(super) struct Origin {
     pub(super) listener: ListenerId,
     pub(super) source: SocketAddr,
+    pub(super) kind: StreamKind,
 }
 
 /// Why a connection ended.
@@ -91,7 +93,7 @@ where
     let (reader, writer) = tokio::io::split(stream);
     let has_allocation = AtomicBool::new(false);
     let reading = read(reader, origin, inbox, &has_allocation);
-    let writing = write(writer, queue, &has_allocation);
+    let writing = write(writer, queue, &has_allocation, origin.kind);
     tokio::pin!(reading, writing);
     let end = tokio::select! {
         read = &mut reading => read.err().unwrap_or(End::ByClient),
@@ -123,13 +125,13 @@ impl Presence {
         tasks: &TaskTracker,
         replies: mpsc::Sender<Vec<u8>>,
     ) -> Result<Self, Gone> {
-        let Origin { listener, source } = origin;
+        let Origin { listener, source, .. } = origin;
         inbox.send(Message::Stream(StreamInput::Opened { listener, source, replies })).await?;
         Ok(Self { origin, inbox: inbox.clone(), tasks: tasks.clone(), is_over: false })
     }
 
     fn farewell(&self) -> Message {
-        let Origin { listener, source } = self.origin;
+        let Origin { listener, source, .. } = self.origin;
         Message::Stream(StreamInput::Closed { listener, source })
     }
 
@@ -159,7 +161,7 @@ impl Drop for Presence {
 /// Reads until the client closes its side.
 async fn read(
     mut reader: impl AsyncRead + Unpin,
-    Origin { listener, source }: Origin,
+    Origin { listener, source, .. }: Origin,
     inbox: &Inbox,
     has_allocation: &AtomicBool,
 ) -> Result<(), End> {
@@ -229,6 +231,7 @@ async fn write(
     mut writer: impl AsyncWrite + Unpin,
     mut queue: mpsc::Receiver<Vec<u8>>,
     has_allocation: &AtomicBool,
+    kind: StreamKind,
 ) -> End {
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, REPLIES).await > 0 {
@@ -237,7 +240,7 @@ async fn write(
         if batch.iter().any(|reply| reply.starts_with(&ALLOCATE_SUCCESS)) {
             has_allocation.store(true, Ordering::Relaxed);
         }
-        match timeout(WRITE_TIMEOUT, write_batch(&mut writer, &mut batch)).await {
+        match timeout(WRITE_TIMEOUT, write_batch(&mut writer, &mut batch, kind)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return error.into(),
             Err(_) => return End::SlowReader,
@@ -249,12 +252,21 @@ async fn write(
     }
 }
 
-/// Empties the batch. Small answers are written together.
-async fn write_batch(writer: &mut (impl AsyncWrite + Unpin), batch: &mut Vec<Vec<u8>>) -> io::Result<()> {
+/// Empties the batch. Small answers are written together in the clear. Encrypted ones have a record
+/// each: there are clients that take a record for a message.
+async fn write_batch(
+    writer: &mut (impl AsyncWrite + Unpin),
+    batch: &mut Vec<Vec<u8>>,
+    kind: StreamKind,
+) -> io::Result<()> {
+    let together = match kind {
+        StreamKind::Tcp => WRITE_BYTES,
+        StreamKind::Tls => 0,
+    };
     let mut replies = batch.drain(..).peekable();
     while let Some(mut bytes) = replies.next() {
-        while let Some(more) = replies.next_if(|more| bytes.len() + more.len() <= WRITE_BYTES) {
-            bytes.reserve_exact(WRITE_BYTES.saturating_sub(bytes.len()));
+        while let Some(more) = replies.next_if(|more| bytes.len() + more.len() <= together) {
+            bytes.reserve_exact(together.saturating_sub(bytes.len()));
             bytes.extend_from_slice(&more);
         }
         writer.write_all(&bytes).await?;

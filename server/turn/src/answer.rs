@@ -167,7 +167,9 @@ impl StunServer {
     pub(crate) fn fault(&mut self, request: &Request<'_>, proof: Option<&Proof<'_>>, fault: Fault<'_>) {
         let message = &request.message;
         let fault = match fault {
-            Fault::Refused(_) if asked_len(message) < SHORTEST_CHALLENGED_LEN => Fault::BAD_REQUEST,
+            Fault::Refused(_) if !request.is_unspoofed() && asked_len(message) < SHORTEST_CHALLENGED_LEN => {
+                Fault::BAD_REQUEST
+            }
             fault => fault,
         };
         let mut writer = Writer::new(Class::Error, message.method(), message.transaction_id());

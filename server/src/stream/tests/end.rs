@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{LISTENER, Piped, Shard, binding, is_answer, source};
+use crate::stream::StreamKind;
 use crate::stream::connection::{self, Origin};
 use crate::udp::{Message, StreamInput};
 
@@ -102,7 +103,7 @@ async fn a_panic_or_a_cancellation_ends_it_too() {
         let stop = CancellationToken::new();
         let (their_inbox, their_tasks) = (inbox.clone(), tasks.clone());
         let (_client, server) = tokio::io::duplex(1);
-        let origin = Origin { listener: LISTENER, source: source() };
+        let origin = Origin { listener: LISTENER, source: source(), kind: StreamKind::Tcp };
         let opening = inbox.clone();
         let task = tokio::spawn(async move {
             if is_panic {

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::StreamKind;
 use super::connection::{self, End, Origin};
 use crate::udp::{Arrivals, Inbox, Message, StreamInput};
 
@@ -133,7 +134,7 @@ impl Piped {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let stopping = stop.clone();
         let served = tokio::spawn(async move {
-            let origin = Origin { listener: LISTENER, source: source() };
+            let origin = Origin { listener: LISTENER, source: source(), kind: StreamKind::Tcp };
             connection::serve(server, origin, &inbox, &tasks, &stopping).await
         });
         Self { client, shard, stop, served }

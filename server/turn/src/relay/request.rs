@@ -30,9 +30,9 @@ const UDP: u8 = 17;
 /// The reserve bit of EVEN-PORT (RFC 8656, section 18.7).
 const RESERVE: u8 = 0x80;
 /// The channel numbers. RFC 8656, section 12 stops at 0x4FFF, so that a client may share its socket with other
-/// protocols; RFC 5766, section 11 had them up to 0x7FFE, and clients in use (coturn's among them) still
+/// protocols; RFC 5766, section 11 had them up to 0x7FFF, and clients in use (coturn's among them) still
 /// draw from all of those. Nothing else arrives at a relay's own port.
-const CHANNELS: std::ops::RangeInclusive<u16> = 0x4000..=0x7FFE;
+const CHANNELS: std::ops::RangeInclusive<u16> = 0x4000..=0x7FFF;
 /// Peers one CreatePermission names at most: more than a path's usual datagram holds.
 const MAX_PEERS: usize = 128;
 

@@ -187,7 +187,7 @@ fn errors_of_what_needs_an_allocation() {
     });
     check(400, "12.2: no number", true, |turn, client| turn.request(client, CHANNEL_BIND, &[A::Peer(PEER)]));
     check(400, "12.2: no peer", true, |turn, client| turn.request(client, CHANNEL_BIND, &[NUMBER]));
-    // The section ends its range at 0x4FFF; up to 0x7FFE clients of RFC 5766 are served as well.
+    // The section ends its range at 0x4FFF; up to 0x7FFF clients of RFC 5766 are served as well.
     check(400, "12.2: a number out of range", true, |turn, client| {
         let number = A::Raw(attr::CHANNEL_NUMBER, &[0x80, 0, 0, 0]);
         turn.request(client, CHANNEL_BIND, &[number, A::Peer(PEER)])

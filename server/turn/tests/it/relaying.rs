@@ -100,7 +100,7 @@ fn bad_requests_are_refused() {
     check("a short number", &[number(&[0x40, 0]), A::Peer(PEER)], bind, 400);
     check("no channel's peer", &[number(&[0x40, 0, 0, 0])], bind, 400);
     check("a number below", &[number(&[0x3F, 0xFF, 0, 0]), A::Peer(PEER)], bind, 400);
-    check("a number above", &[number(&[0x7F, 0xFF, 0, 0]), A::Peer(PEER)], bind, 400);
+    check("a number above", &[number(&[0x80, 0, 0, 0]), A::Peer(PEER)], bind, 400);
     check("a peer without port", &[number(&[0x40, 0, 0, 0]), A::Peer("30.0.0.1:0")], bind, 400);
     check("a forbidden peer", &[number(&[0x40, 0, 0, 0]), A::Peer("127.0.0.1:1")], bind, 403);
     check("another family", &[number(&[0x40, 0, 0, 0]), A::Peer("[2a00::1]:1")], bind, 443);

@@ -152,7 +152,7 @@ impl Model {
         peer: SocketAddr,
         most: usize,
     ) {
-        assert!((0x4000..=0x7FFE).contains(&number) && peer.port() != 0, "{number:#x} {peer}");
+        assert!((0x4000..=0x7FFF).contains(&number) && peer.port() != 0, "{number:#x} {peer}");
         let granted = self.of(client, user);
         granted.channels.retain(|_, (_, until)| now < *until);
         for (other, (bound, _)) in &granted.channels {

@@ -137,7 +137,8 @@ impl Setup {
             return tight;
         }
         let rate = ByteRate::new(u64::MAX, u64::MAX);
-        let relay = RelayLimits { rate, rate_per_user: rate, rate_per_source: rate, rate_total: rate, ..relay };
+        let relay =
+            RelayLimits { rate, rate_per_user: rate, rate_per_source: rate, rate_total: rate, ..relay };
         Limits { source: Rate::unlimited(), amplified: Rate::unlimited(), relay, ..tight }
     }
 

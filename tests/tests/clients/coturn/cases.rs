@@ -178,7 +178,7 @@ pub(super) const CASES: &[Case] = &[
     turn("-I -s", "without a permission nothing is relayed", NothingRelayed),
     turn("-I -y -s", "nor between two relayed addresses", NothingRelayed),
     turn("-N", "a second channel for one peer is refused", Refused(400)),
-    turn("-N -y", "any channel number from 0x4000 to 0x7FFE", Relayed),
+    turn("-N -y", "any channel number from 0x4000 to 0x7FFF", Relayed),
     turn("-m 100", "more allocations than a user may have are refused", Refused(486)),
     turn("-u 1:nobody -w guess", "nobody is relayed without a credential", Stranger),
     turn("-R -m 4", "one message in ten is broken", Unharmed),
