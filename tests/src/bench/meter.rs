@@ -37,9 +37,22 @@ impl Meter {
     /// # Errors
     /// If the process has ended.
     pub fn resident_bytes(&self) -> Result<u64, BenchError> {
+        self.memory_bytes("VmRSS:")
+    }
+
+    /// The part of [`Self::resident_bytes`] that is not pages of files, such as the program's own code: what a server
+    /// asked for. Bytes.
+    ///
+    /// # Errors
+    /// If the process has ended.
+    pub fn anonymous_bytes(&self) -> Result<u64, BenchError> {
+        self.memory_bytes("RssAnon:")
+    }
+
+    fn memory_bytes(&self, field: &str) -> Result<u64, BenchError> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid))
             .map_err(BenchError::io("the process's memory"))?;
-        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+        let kib = status.lines().find_map(|line| line.strip_prefix(field)?.trim().strip_suffix(" kB"));
         kib.and_then(|kib| kib.trim().parse::<u64>().ok())
             .map(|kib| kib * 1024)
             .ok_or_else(|| BenchError::Unexpected("the process has ended: it has no memory".to_owned()))

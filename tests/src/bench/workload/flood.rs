@@ -79,12 +79,14 @@ pub(super) fn measure(target: &Target, settings: &Settings) -> Result<Vec<Figure
         Some(nobody) => beside(|| flood(nobody), settings.flood_per_s, Duration::ZERO, good)?.0,
         None => good()?,
     };
-    let before = meter.resident_bytes()?;
+    let memory = || Ok::<_, BenchError>([meter.resident_bytes()? as f64, meter.anonymous_bytes()? as f64]);
+    let before = memory()?;
     let begun = Instant::now();
     let (under_flood, weighed) = beside(|| flood(target.server), settings.flood_per_s, packets, good)?;
     let seconds = begun.elapsed().as_secs_f64();
-    let after = meter.resident_bytes()?;
-    Ok(figures(&quiet, &under_flood, &weighed, (before, after), seconds, sources))
+    let after = memory()?;
+    let growth = [after[0] - before[0], after[1] - before[1]];
+    Ok(figures(&quiet, &under_flood, &weighed, growth, seconds, sources))
 }
 
 /// Does something while a flood runs, which lasts at least that long.
@@ -110,7 +112,7 @@ fn figures(
     quiet: &Tally,
     under_flood: &Tally,
     weighed: &[Weighed; KINDS],
-    (before, after): (u64, u64),
+    [resident, anonymous]: [f64; 2],
     seconds: f64,
     sources: Sources,
 ) -> Vec<Figure> {
@@ -119,12 +121,12 @@ fn figures(
     let bytes = [sum(|kind| kind.sent_bytes), sum(|kind| kind.back_bytes)];
     let micros = |tally: &Tally| tally.quantile(0.99).as_secs_f64() * 1e6;
     let [binding, unauthorized, forged, garbage] = weighed;
-    let growth = after as f64 - before as f64;
     vec![
         figure("packets/s", sent / seconds, 0),
         figure("packets", sent, 0),
         figure("sources", f64::from(sources.count), 0),
-        figure("resident growth KiB", growth / 1024.0, 0),
+        figure("resident growth KiB", resident / 1024.0, 0),
+        figure("anonymous of it KiB", anonymous / 1024.0, 0),
         figure("answered %", 100.0 * back / sent, 1),
         figure("bytes back / sent", bytes[1] / bytes[0], 2),
         figure("Binding answer / question", binding.each(), 2),
