@@ -21,6 +21,8 @@ const DATAGRAM_BYTES: usize = 65_536;
 /// One buffer's distance to the next. Without the odd cache lines between them, all would start in the
 /// same set of the processor's cache.
 const STRIDE: usize = DATAGRAM_BYTES + 3 * 64;
+/// What fits an Ethernet frame; longer datagrams come in fragments.
+const ORDINARY_BYTES: usize = 1500;
 /// A first guess at how many datagrams wait; preparing a header costs about as much as a lookup.
 const FIRST_GUESS: usize = 8;
 /// Packets that wait to be sent. When there are more, or more bytes, they are sent before the next
@@ -36,7 +38,8 @@ const MAX_SEGMENT_BYTES: usize = 1452;
 /// Messages of one sending call.
 const MAX_MESSAGES: usize = 64;
 
-/// Where received datagrams are put. Its memory is touched only as far as datagrams reach.
+/// Where received datagrams are put. Beyond the ordinary its memory is touched only as far as datagrams
+/// reach.
 pub(super) struct Receiver {
     buffers: Box<[u8]>,
     /// One set for each family: the kernel leaves an address' length behind, to which the next one
@@ -48,7 +51,12 @@ pub(super) struct Receiver {
 impl Receiver {
     pub(super) fn new() -> Self {
         let headers = || MultiHeaders::preallocate(BATCH, None);
-        let buffers = vec![0; BATCH * STRIDE].into_boxed_slice();
+        let mut buffers = vec![0; BATCH * STRIDE].into_boxed_slice();
+        // The pages that ordinary datagrams need are taken now: a flood finds the resident memory as
+        // large as it will ever be.
+        for buffer in buffers.chunks_exact_mut(STRIDE) {
+            buffer[..ORDINARY_BYTES].fill(1);
+        }
         Self { buffers, headers: [headers(), headers()], guess: FIRST_GUESS }
     }
 
