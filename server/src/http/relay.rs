@@ -6,7 +6,7 @@ pub(super) mod users;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use meetpoint_turn::Traffic;
+use meetpoint_turn::{Traffic, Transport};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -59,6 +59,9 @@ pub(super) struct SessionView {
     /// Where its client is.
     #[schema(example = "20.0.0.7:40001")]
     client: String,
+    /// How its client reaches the server: udp, tcp or tls.
+    #[schema(example = "udp")]
+    transport: &'static str,
     /// Its relayed addresses.
     relayed: Vec<String>,
     /// How long it lasts if its client is silent.
@@ -90,6 +93,11 @@ impl From<SessionInfo> for SessionView {
             id: session.id.to_string(),
             user: session.user,
             client: session.client.to_string(),
+            transport: match session.transport {
+                Transport::Udp => "udp",
+                Transport::Tcp => "tcp",
+                Transport::Tls => "tls",
+            },
             relayed: session.relayed.iter().map(ToString::to_string).collect(),
             lifetime_left_s: session.lifetime_left.as_secs(),
             to_peer: session.to_peer.into(),

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use meetpoint_turn::{Input, Session, SessionId, StunServer, Traffic};
+use meetpoint_turn::{Input, Session, SessionId, StunServer, Traffic, Transport};
 use tokio::sync::oneshot;
 
 use super::inbox::{Inbox, Inboxes, Message};
@@ -15,6 +15,7 @@ pub(crate) struct SessionInfo {
     pub(crate) id: u64,
     pub(crate) user: String,
     pub(crate) client: SocketAddr,
+    pub(crate) transport: Transport,
     pub(crate) relayed: Vec<SocketAddr>,
     pub(crate) lifetime_left: Duration,
     pub(crate) to_peer: Traffic,
@@ -27,6 +28,7 @@ impl From<Session<'_>> for SessionInfo {
             id: session.id.number(),
             user: session.user.to_owned(),
             client: session.client,
+            transport: session.transport,
             relayed: session.relayed.into_iter().flatten().collect(),
             lifetime_left: session.lifetime_left,
             to_peer: session.to_peer,

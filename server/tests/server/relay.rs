@@ -1,5 +1,6 @@
 //! Relaying through the real sockets: two clients and a peer, from the challenge to the bytes.
 
+mod across;
 mod over_streams;
 
 use std::net::SocketAddr;
@@ -220,6 +221,23 @@ async fn the_servers_own_ports_are_no_peers() {
     server.stop().await.unwrap();
 }
 
+/// RFC 8656, section 11.5: the client of a peer that is not there is told.
+#[tokio::test]
+async fn what_does_not_arrive_is_told() {
+    let (server, dir) = Running::fresh(&FLAGS).await;
+    let mut client = Client::new(server.info.stun[0].primary, dir.path(), "alice").await;
+    client.allocate().await;
+    let closed = UdpSocket::bind("127.0.0.2:0").await.unwrap().local_addr().unwrap();
+    assert_eq!(client.ask(CREATE_PERMISSION, &[], Some(closed)).await.0, Class::Success);
+    client.send(closed, b"knock").await;
+    let told = client.receive().await;
+    let told = Message::parse(&told).unwrap();
+    assert_eq!((told.class(), told.attribute(attr::DATA)), (Class::Indication, None));
+    // Port unreachable: type 3 in seven bits, code 3 in nine (section 18.13).
+    assert_eq!(told.attribute(attr::ICMP), Some(&[0, 0, 3 << 1, 3, 0, 0, 0, 0][..]));
+    server.stop().await.unwrap();
+}
+
 /// By default nothing on this machine or in its networks is a peer.
 #[tokio::test]
 async fn private_peers_are_refused_by_default() {
@@ -255,6 +273,7 @@ async fn an_operator_mints_lists_and_ends() {
         let items = listed["items"].as_array().unwrap();
         let session = items.iter().find(|item| item["user"] == user).unwrap();
         assert_eq!(session["relayed"], json!([relayed]));
+        assert_eq!(session["transport"], "udp");
         assert_eq!(session["client"], client.socket.local_addr().unwrap().to_string());
         assert_eq!(session["to_peer"], json!({ "packets": 0, "bytes": 0 }));
         ids.push(session["id"].as_str().unwrap().to_owned());

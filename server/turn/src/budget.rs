@@ -137,6 +137,9 @@ impl Budgets {
 
     /// Takes one answer out of the party's budget.
     pub(crate) fn take_source(&self, now: Instant, party: Party) -> bool {
+        if !self.defences.stand(Defence::Budgets) {
+            return true;
+        }
         let party = match party {
             Party::Proven(source) if !self.defences.stand(Defence::ProvenApart) => {
                 Party::Unproven(source.ip())
@@ -148,12 +151,12 @@ impl Budgets {
 
     /// Takes one answer that is longer than its question.
     pub(crate) fn take_amplified(&self, now: Instant) -> bool {
-        self.shared.budgets().amplified.take(self.nanos(now))
+        !self.defences.stand(Defence::Budgets) || self.shared.budgets().amplified.take(self.nanos(now))
     }
 
     /// Takes one answer that goes elsewhere than the question came from.
     pub(crate) fn take_redirected(&self, now: Instant) -> bool {
-        self.shared.budgets().redirected.take(self.nanos(now))
+        !self.defences.stand(Defence::Budgets) || self.shared.budgets().redirected.take(self.nanos(now))
     }
 
     fn nanos(&self, now: Instant) -> u64 {

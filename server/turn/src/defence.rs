@@ -6,6 +6,11 @@
 pub enum Defence {
     /// A nonce is bound to its source, and so proves that its bearer receives there.
     BoundNonce,
+    /// A nonce can be checked without having been remembered.
+    #[cfg(feature = "attack-tests")]
+    StatelessNonce,
+    /// Strangers are answered within budgets.
+    Budgets,
     /// Peers that are not globally routable are refused.
     PeerRules,
     /// A peer is judged as the address that its form stands for.

@@ -65,11 +65,19 @@ pub(crate) struct Origin {
 pub(crate) struct NonceKey {
     mac: Hmac<Sha256>,
     defences: Defences,
+    /// What a server that issues nonces by chance would have to keep.
+    #[cfg(feature = "attack-tests")]
+    remembered: std::cell::RefCell<std::collections::BTreeSet<SocketAddr>>,
 }
 
 impl NonceKey {
     pub(crate) fn new(key: &[u8; 32]) -> Self {
-        Self { mac: keyed(key), defences: Defences::default() }
+        Self {
+            mac: keyed(key),
+            defences: Defences::default(),
+            #[cfg(feature = "attack-tests")]
+            remembered: std::cell::RefCell::default(),
+        }
     }
 
     #[cfg(feature = "attack-tests")]
@@ -79,6 +87,10 @@ impl NonceKey {
 
     /// The nonce for this origin at this time.
     pub(crate) fn issue(&self, features: Features, origin: Origin, unix_s: u64) -> [u8; NONCE_LEN] {
+        #[cfg(feature = "attack-tests")]
+        if !self.defences.stand(Defence::StatelessNonce) {
+            self.remembered.borrow_mut().insert(origin.source);
+        }
         let mac = self.mac(features, origin, unix_s / EPOCH_S);
         let mut nonce = [0; NONCE_LEN];
         nonce[..COOKIE_LEN].copy_from_slice(features.cookie());

@@ -43,17 +43,40 @@ fn nonces_prove_their_source() {
         let outputs = turn.rig.give(PRIMARY_MAIN, "20.0.1.99:9", &request);
         outputs.iter().any(|output| matches!(output, Output::Observed { .. }))
     });
-    let mut turn = turn();
-    let grown = allocation_counter::measure(|| {
-        for n in 0..100_000_u32 {
-            let source = std::net::Ipv4Addr::from_bits(0x3000_0000 + n).to_string() + ":9";
-            let request = crate::common::request_with(&[(attr::USERNAME, b"1:a")]);
-            turn.rig.give(PRIMARY_MAIN, &source, &request);
-            turn.rig.pass(Duration::from_micros(30));
-        }
+}
+
+/// Requests from many sources, which are spoofed, leave nothing behind.
+#[test]
+fn challenges_cost_no_memory() {
+    check(Defence::StatelessNonce, turn, |turn| {
+        let grown = allocation_counter::measure(|| {
+            for n in 0..100_000_u32 {
+                let source = std::net::Ipv4Addr::from_bits(0x3000_0000 + n).to_string() + ":9";
+                let request = crate::common::request_with(&[(attr::USERNAME, b"1:a")]);
+                turn.rig.give(PRIMARY_MAIN, &source, &request);
+                turn.rig.pass(Duration::from_micros(30));
+            }
+        });
+        assert_eq!(turn.rig.server.relay_sizes(), [0; 4]);
+        grown.bytes_current > 0
     });
-    assert_eq!(grown.bytes_current, 0, "nothing is remembered");
-    assert_eq!(turn.rig.server.relay_sizes(), [0; 4]);
+}
+
+/// What a victim gets whose name an attacker writes on his questions: answers, and more bytes of them
+/// than the attacker has sent.
+#[test]
+fn a_victim_is_not_flooded() {
+    check(Defence::Budgets, turn, |turn| {
+        let login = crate::common::request_with(&[(attr::USERNAME, b"1:a")]);
+        for _ in 0..5_000 {
+            turn.rig.give(PRIMARY_MAIN, CLIENT, &plain());
+            turn.rig.give(PRIMARY_MAIN, CLIENT, &login);
+            turn.rig.pass(Duration::from_micros(200));
+        }
+        let counters = turn.rig.counters();
+        // A second has passed: a burst of 400, and 200 more.
+        counters.datagrams_out > 600 || counters.bytes_out > counters.bytes_in
+    });
 }
 
 #[test]
