@@ -14,8 +14,9 @@ use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg, sendto};
 use tracing::{debug, trace};
 
-/// Datagrams received by one call. More brings nothing that can be measured.
-pub(super) const BATCH: usize = 64;
+/// Datagrams received by one call. More brings nothing that can be measured, and the other sockets would
+/// wait longer for their turn.
+const BATCH: usize = 64;
 /// The longest datagram there is: what is relayed must not be cut off.
 const DATAGRAM_BYTES: usize = 65_536;
 /// One buffer's distance to the next. Without the odd cache lines between them, all would start in the
@@ -60,7 +61,7 @@ impl Receiver {
         Self { buffers, headers: [headers(), headers()], guess: FIRST_GUESS }
     }
 
-    /// Gives `take` the datagrams that wait at a socket, at most [`BATCH`], and says how many there were.
+    /// Gives `take` the datagrams that wait at a socket, as many as one call takes, and says how many there were.
     ///
     /// # Errors
     /// The socket's, such as a peer's "port unreachable", which is taken from it by this.

@@ -17,7 +17,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, trace};
 
-use super::batch::{BATCH, Outbox, Receiver, Via};
+use super::batch::{Outbox, Receiver, Via};
 use super::errors::{self, Undelivered};
 use super::inbox::{Arrivals, Inboxes, Message, StreamInput};
 use super::inside::Neighbours;
@@ -33,8 +33,6 @@ const EVENTS: usize = 256;
 const MESSAGES: usize = 256;
 /// Errors taken from a relay socket in one round.
 const ERRORS: usize = 16;
-/// Batches taken from a listener in one round.
-const BATCHES: usize = 4;
 /// After an error that is not about one datagram, so that it can't spin.
 const ERROR_PAUSE: Duration = Duration::from_millis(10);
 
@@ -201,30 +199,22 @@ impl Serving {
     }
 
     fn receive(&mut self, now: Instant, id: ListenerId) {
-        for _ in 0..BATCHES {
-            let Self { machine, receiver, ways, keys, .. } = self;
-            let Some(listener) = ways.listeners.get(usize::from(id.0)) else { return };
-            let out = &mut ways.out;
-            let taken = receiver.receive(listener.socket.as_fd(), listener.is_ipv6, |source, payload| {
-                // Behind the receiving: who was told of a change before he sent meets it here.
-                if keys.has_changed().unwrap_or(false) {
-                    take_keys(keys, machine, now);
-                }
-                if let Some(relay) = machine.datagram(now, id, source, payload) {
-                    out.relay(&relay);
-                }
-            });
-            self.execute(now);
-            match taken {
-                Ok(BATCH) if self.ways.out.outbox.is_full() => self.ways.flush(),
-                Ok(BATCH) => {}
-                Ok(_) => return,
-                Err(error) => {
-                    debug!(%error, "receiving on a STUN socket failed");
-                    return;
-                }
+        let Self { machine, receiver, ways, keys, .. } = self;
+        let Some(listener) = ways.listeners.get(usize::from(id.0)) else { return };
+        let out = &mut ways.out;
+        let taken = receiver.receive(listener.socket.as_fd(), listener.is_ipv6, |source, payload| {
+            // Behind the receiving: who was told of a change before he sent meets it here.
+            if keys.has_changed().unwrap_or(false) {
+                take_keys(keys, machine, now);
             }
+            if let Some(relay) = machine.datagram(now, id, source, payload) {
+                out.relay(&relay);
+            }
+        });
+        if let Err(error) = taken {
+            debug!(%error, "receiving on a STUN socket failed");
         }
+        self.execute(now);
     }
 
     fn receive_relayed(&mut self, now: Instant, index: usize) {
