@@ -5,7 +5,6 @@ use std::time::Duration;
 use meetpoint_turn::message::{Class, HEADER_LEN, Message};
 use meetpoint_turn::{Input, ListenerId, Output, Payload, attr};
 use proptest::prelude::*;
-use stun_types::attribute::Attribute as _;
 
 use crate::common::{Rig, addr, login, raw, request, square};
 
@@ -147,48 +146,6 @@ proptest! {
         }
     }
 
-    /// What an independent decoder reads in a whole message, ours reads too. The other way round
-    /// ours is stricter: a datagram ends where its header says.
-    #[test]
-    fn two_decoders_read_the_same(
-        attributes in proptest::collection::vec(attribute(), 0..6),
-        fingerprint in any::<bool>(),
-        damages in proptest::collection::vec(damage(), 0..2),
-    ) {
-        let mut writer = request();
-        for (kind, value) in attributes.iter().filter(|(kind, _)| !is_ending(*kind)) {
-            writer.attribute(*kind, value);
-        }
-        if fingerprint {
-            writer.fingerprint();
-        }
-        let mut bytes = writer.finish().to_vec();
-        for damage in &damages {
-            spoil(&mut bytes, damage);
-        }
-        let theirs = stun_types::message::Message::from_bytes(&bytes);
-        match Message::parse(&bytes) {
-            Ok(ours) => {
-                let theirs = theirs.expect("what we read, they read");
-                prop_assert_eq!(ours.method(), theirs.method().value());
-                prop_assert_eq!(u128::from_be_bytes(padded(ours.transaction_id().0)), theirs.transaction_id().into());
-                let read: Vec<_> = ours.attributes().map(|a| (a.kind, a.value.to_vec())).collect();
-                let expected: Vec<_> = theirs
-                    .iter_attributes()
-                    .map(|(_, a)| (a.get_type().value(), a.value.to_vec()))
-                    .filter(|(kind, _)| !is_ending(*kind))
-                    .collect();
-                prop_assert_eq!(read, expected);
-            }
-            Err(_) => {
-                let whole = bytes.len() >= HEADER_LEN
-                    && usize::from(u16::from_be_bytes([bytes[2], bytes[3]])) + HEADER_LEN == bytes.len()
-                    && bytes.len().is_multiple_of(4);
-                prop_assert!(theirs.is_err() || !whole);
-            }
-        }
-    }
-
     /// Times and inputs in any order: queues and timers stay bounded and come to an end.
     #[test]
     fn any_sequence_comes_to_rest(steps in proptest::collection::vec((0..4_u8, any::<u32>(), 0..700_u64), 0..80)) {
@@ -216,15 +173,4 @@ proptest! {
         let counters = rig.counters();
         prop_assert!(counters.dial_back.probes <= 3 * counters.dial_back.started);
     }
-}
-
-fn is_ending(kind: u16) -> bool {
-    [attr::MESSAGE_INTEGRITY, attr::MESSAGE_INTEGRITY_SHA256, attr::FINGERPRINT].contains(&kind)
-}
-
-/// The decoder's transaction id is the last 12 bytes of 16.
-fn padded(id: [u8; 12]) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    bytes[4..].copy_from_slice(&id);
-    bytes
 }
