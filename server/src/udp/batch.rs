@@ -195,15 +195,26 @@ impl Sender {
         let slices: Vec<_> = group.iter().map(slice).collect();
         let outgoing = self.merge(group);
         let mut rest = outgoing.as_slice();
+        // What ICMP said of an earlier datagram is told by the next call, which then sends nothing. So an
+        // error is believed when it comes again.
+        let mut is_told = false;
         while !rest.is_empty() {
             let (count, segment) = alike(rest);
             let sent = self.send_alike(socket, &slices, group, &rest[..count], segment);
             rest = match sent {
-                Ok(sent) => &rest[sent..],
+                Ok(sent) => {
+                    is_told = false;
+                    &rest[sent..]
+                }
                 Err(Errno::EINTR) => rest,
                 // The socket's buffer is full, and so it is for what follows.
                 Err(Errno::EAGAIN) => return,
+                Err(_) if !is_told => {
+                    is_told = true;
+                    rest
+                }
                 Err(error) => {
+                    is_told = false;
                     let (first, others) = (&rest[0], &rest[1..]);
                     trace!(%error, "a datagram was not sent");
                     if segment.is_some() && first.segment.is_some() {
@@ -377,6 +388,23 @@ mod tests {
         outbox.flush(|via| (via == Via::Listener(0)).then(|| from.as_raw_fd()));
         assert_eq!(arrived(&mut Receiver::new(), &target), [[0], [1], [2]]);
         assert!(!outbox.is_full() && outbox.packets.is_empty());
+    }
+
+    /// A peer that is not there costs the others nothing either, although the socket has its error.
+    #[test]
+    fn what_icmp_said_of_one_datagram_costs_no_other() {
+        let (from, _) = socket();
+        nix::sys::socket::setsockopt(&from, nix::sys::socket::sockopt::Ipv4RecvErr, &true).unwrap();
+        let (target, to) = socket();
+        let (closed, nobody) = socket();
+        drop(closed);
+        let mut outbox = Outbox::new();
+        outbox.push(Via::Listener(0), nobody, [b"knock", b"", b""]);
+        outbox.flush(|_| Some(from.as_raw_fd()));
+        // On loopback the error is there when the call returns.
+        outbox.push(Via::Listener(0), to, [b"hello", b"", b""]);
+        outbox.flush(|_| Some(from.as_raw_fd()));
+        assert_eq!(arrived(&mut Receiver::new(), &target), [b"hello"]);
     }
 
     #[test]
