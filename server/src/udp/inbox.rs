@@ -46,8 +46,6 @@ pub(crate) enum Message {
     FromShard(ShardMessage),
     /// The same, with the relay socket it is about.
     Adopt(UdpSocket, ShardMessage),
-    /// The end.
-    Stop,
 }
 
 /// The shard is gone: the server is ending.
@@ -87,8 +85,9 @@ impl Inbox {
         is_sent
     }
 
-    /// An eventfd refuses only what would overflow 64 bits, and then its reader is awake.
-    fn wake(&self) {
+    /// Has the shard look up, even if there is no message. An eventfd refuses only what would overflow 64
+    /// bits, and then its reader is awake.
+    pub(super) fn wake(&self) {
         let _ = self.wake.write(1);
     }
 }
@@ -108,11 +107,6 @@ impl Arrivals {
             let _ = self.wake.read();
             self.receiver.try_recv().ok()
         })
-    }
-
-    /// True if nobody is left who could send anything.
-    pub(super) fn is_closed(&self) -> bool {
-        self.receiver.is_closed()
     }
 }
 

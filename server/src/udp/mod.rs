@@ -50,6 +50,21 @@ pub(crate) struct Stun {
     shards: Vec<Shard>,
     inboxes: Inboxes,
     requests: mpsc::Receiver<StunRequest>,
+    halt: Halt,
+}
+
+/// Ends all threads when it goes, for whatever reason: they hold each other's inboxes, so none of them
+/// would see by itself that the server is gone.
+struct Halt {
+    stop: CancellationToken,
+    inboxes: Inboxes,
+}
+
+impl Drop for Halt {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.inboxes.iter().for_each(Inbox::wake);
+    }
 }
 
 /// What the machine is set up with.
@@ -106,6 +121,7 @@ impl Stun {
             all_arrivals.push(arrivals);
         }
         let inboxes = Inboxes::new(inboxes);
+        let stop = CancellationToken::new();
         let shared = Shared::new(&config, seed, Instant::now(), dealt.len() as u8)?;
         for ((sockets, arrivals), id) in dealt.into_iter().zip(all_arrivals).zip(0..) {
             let machine = StunServer::shard(config.clone(), &shared, ShardId(id))?;
@@ -114,10 +130,12 @@ impl Stun {
                 inboxes: inboxes.clone(),
                 observations: observations.clone(),
                 keys: keys.clone(),
+                stop: stop.clone(),
             };
             shards.push(Shard::new(machine, sockets, ends)?);
         }
-        Ok(Self { shards, inboxes, requests })
+        let halt = Halt { stop, inboxes: inboxes.clone() };
+        Ok(Self { shards, inboxes, requests, halt })
     }
 
     /// Where its shards are reached.
@@ -127,7 +145,7 @@ impl Stun {
 
     /// Serves until told to stop, or until a thread ends that should not.
     pub(crate) async fn run(self, stop: CancellationToken) {
-        let Self { shards, inboxes, requests } = self;
+        let Self { shards, inboxes, requests, halt } = self;
         let any_end = CancellationToken::new();
         let (running, mut all_ended) = mpsc::channel::<()>(1);
         for (shard, index) in shards.into_iter().zip(0..) {
@@ -148,9 +166,7 @@ impl Stun {
             () = any_end.cancelled() => {}
             () = pass_on(requests, &inboxes) => {}
         }
-        for inbox in inboxes.iter() {
-            let _ = inbox.send(Message::Stop).await;
-        }
+        drop(halt);
         let _ = all_ended.recv().await;
     }
 }

@@ -15,6 +15,7 @@ use meetpoint_turn::{Input, ListenerId, Output, Relay, RelayId, ShardMessage, St
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, trace};
 
 use super::batch::{Outbox, Receiver, Via};
@@ -60,6 +61,8 @@ pub(super) struct Ends {
     pub(super) inboxes: Inboxes,
     pub(super) observations: mpsc::Sender<Observed>,
     pub(super) keys: watch::Receiver<RelayKeys>,
+    /// Looked at in each round: a wake-up behind it makes one.
+    pub(super) stop: CancellationToken,
 }
 
 /// The thread's state, with buffers that stay in it.
@@ -72,7 +75,7 @@ struct Serving {
     observations: mpsc::Sender<Observed>,
     keys: watch::Receiver<RelayKeys>,
     next_wall: Instant,
-    is_stopped: bool,
+    stop: CancellationToken,
 }
 
 /// Where packets leave.
@@ -106,7 +109,7 @@ impl Shard {
     /// Serves until it is told to stop.
     pub(super) fn run(self) {
         let Self { machine, epoll, listeners, ends } = self;
-        let Ends { arrivals, inboxes, observations, keys } = ends;
+        let Ends { arrivals, inboxes, observations, keys, stop } = ends;
         let first_stream = listeners.len() as u8;
         let out = Out {
             outbox: Outbox::new(),
@@ -123,7 +126,7 @@ impl Shard {
             observations,
             keys,
             next_wall: Instant::now(),
-            is_stopped: false,
+            stop,
         };
         serving.run();
     }
@@ -135,7 +138,7 @@ impl Serving {
         self.tell_wall_time(Instant::now());
         take_keys(&mut self.keys, &mut self.machine, Instant::now());
         let mut events = [EpollEvent::empty(); EVENTS];
-        while !self.is_stopped {
+        while !self.stop.is_cancelled() {
             let ready = match self.epoll.wait(&mut events, self.timeout()) {
                 Ok(count) => &events[..count],
                 Err(Errno::EINTR) => &[],
@@ -157,8 +160,6 @@ impl Serving {
         }
         if self.next_wall <= now {
             self.tell_wall_time(now);
-            // Nobody told it to stop, but nobody is left: the server was dropped.
-            self.is_stopped |= self.arrivals.is_closed();
         }
         if self.machine.poll_timeout().is_some_and(|due| due <= now) {
             self.machine.handle_timeout(now);
@@ -204,9 +205,7 @@ impl Serving {
         let out = &mut ways.out;
         let taken = receiver.receive(listener.socket.as_fd(), listener.is_ipv6, |source, payload| {
             // Behind the receiving: who was told of a change before he sent meets it here.
-            if keys.has_changed().unwrap_or(false) {
-                take_keys(keys, machine, now);
-            }
+            renew_keys(keys, machine, now);
             if let Some(relay) = machine.datagram(now, id, source, payload) {
                 out.relay(&relay);
             }
@@ -253,10 +252,6 @@ impl Serving {
         for _ in 0..MESSAGES {
             match self.arrivals.next() {
                 None => return,
-                Some(Message::Stop) => {
-                    self.is_stopped = true;
-                    return;
-                }
                 Some(Message::Broker(request)) => self.machine.handle(now, input_of(request)),
                 Some(Message::Inside(batch)) => {
                     let Self { machine, ways, .. } = self;
@@ -281,9 +276,7 @@ impl Serving {
                 self.ways.out.streams.insert((listener, source), replies);
             }
             StreamInput::Frame { listener, source, bytes } => {
-                if self.keys.has_changed().unwrap_or(false) {
-                    take_keys(&mut self.keys, &mut self.machine, now);
-                }
+                renew_keys(&mut self.keys, &mut self.machine, now);
                 if let Some(relay) = self.machine.datagram(now, listener, source, &bytes) {
                     self.ways.out.relay(&relay);
                 }
@@ -409,6 +402,13 @@ fn take_keys(keys: &mut watch::Receiver<RelayKeys>, machine: &mut StunServer, no
     let RelayKeys { secrets, users } = keys.borrow_and_update().clone();
     machine.handle(now, Input::Secrets(secrets));
     machine.handle(now, Input::Users(users));
+}
+
+/// The same, if they are others than before.
+fn renew_keys(keys: &mut watch::Receiver<RelayKeys>, machine: &mut StunServer, now: Instant) {
+    if keys.has_changed().unwrap_or(false) {
+        take_keys(keys, machine, now);
+    }
 }
 
 /// What the machine is told of the broker's request.

@@ -299,3 +299,18 @@ impl ServerCertVerifier for AnyCertificate {
         self.0.signature_verification_algorithms.supported_schemes()
     }
 }
+
+/// The threads that serve STUN are not the runtime's, and end with it all the same.
+#[test]
+fn a_server_whose_runtime_is_gone_gives_its_ports_back() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (server, _dir) = runtime.block_on(Running::fresh(&[]));
+    let stun = server.info.stun[0].primary;
+    assert!(std::net::UdpSocket::bind(stun).is_err(), "it is served");
+    drop(runtime);
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while std::net::UdpSocket::bind(stun).is_err() {
+        assert!(std::time::Instant::now() < deadline, "the threads are still there");
+        std::thread::yield_now();
+    }
+}
