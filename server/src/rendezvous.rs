@@ -70,35 +70,27 @@ pub(crate) enum StunRequest {
 pub(crate) struct Connection {
     pub(crate) id: ConnId,
     /// What to send. Its end is the order to close.
-    pub(crate) outbound: mpsc::Receiver<ServerMessage>,
+    pub(crate) outbound: mpsc::Receiver<Outgoing>,
     /// Cancelled if the node does not read: close without sending what waits.
     pub(crate) too_slow: CancellationToken,
+}
+
+/// What goes out on a connection. Small, since a queue holds many.
+pub(crate) enum Outgoing {
+    /// To be encoded.
+    Message(Box<ServerMessage>),
+    /// Encoded once for many.
+    Frame(Arc<str>),
 }
 
 type Query = Box<dyn FnOnce(&Broker) + Send>;
 
 enum Request {
-    Open {
-        conn: ConnId,
-        source: SocketAddr,
-        outbound: mpsc::Sender<ServerMessage>,
-        too_slow: CancellationToken,
-    },
-    Message {
-        conn: ConnId,
-        message: ClientMessage,
-    },
-    Malformed {
-        conn: ConnId,
-        error: DecodeError,
-    },
-    Closed {
-        conn: ConnId,
-    },
-    Remove {
-        cluster: ClusterName,
-        node: NodeId,
-    },
+    Open { conn: ConnId, source: SocketAddr, outbound: mpsc::Sender<Outgoing>, too_slow: CancellationToken },
+    Message { conn: ConnId, message: ClientMessage },
+    Malformed { conn: ConnId, error: DecodeError },
+    Closed { conn: ConnId },
+    Remove { cluster: ClusterName, node: NodeId },
     Query(Query),
 }
 
@@ -165,7 +157,7 @@ impl Handle {
 }
 
 struct Outbound {
-    messages: mpsc::Sender<ServerMessage>,
+    messages: mpsc::Sender<Outgoing>,
     too_slow: CancellationToken,
 }
 
@@ -315,7 +307,8 @@ impl Rendezvous {
     fn flush(&mut self) {
         while let Some(output) = self.broker.poll_output() {
             match output {
-                Output::Send { conn, message } => self.deliver(conn, message),
+                Output::Send { conn, message } => self.deliver(conn, Outgoing::Message(Box::new(message))),
+                Output::SendFrame { conn, frame } => self.deliver(conn, Outgoing::Frame(frame)),
                 Output::Close { conn } => {
                     self.connections.remove(&conn);
                 }
@@ -332,7 +325,7 @@ impl Rendezvous {
         }
     }
 
-    fn deliver(&mut self, conn: ConnId, message: ServerMessage) {
+    fn deliver(&mut self, conn: ConnId, message: Outgoing) {
         let Some(outbound) = self.connections.get(&conn) else { return };
         if let Err(mpsc::error::TrySendError::Full(_)) = outbound.messages.try_send(message) {
             info!(conn = conn.0, "a node does not read; its connection is closed");

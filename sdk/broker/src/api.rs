@@ -1,6 +1,7 @@
 //! What goes into the broker and what comes out of it.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
@@ -141,6 +142,13 @@ pub enum Output {
         conn: ConnId,
         /// What.
         message: ServerMessage,
+    },
+    /// Send a message that others get as well, and that was encoded once for all of them.
+    SendFrame {
+        /// To whom.
+        conn: ConnId,
+        /// As [`meetpoint_proto::wire::encode`] has it.
+        frame: Arc<str>,
     },
     /// Close the connection, after what was sent before has gone out.
     Close {

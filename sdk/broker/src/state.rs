@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use meetpoint_proto::id::DialBackNonce;
@@ -133,6 +134,8 @@ pub(crate) struct Cluster {
     pub(crate) names: BTreeMap<NodeName, ConnId>,
     /// Members in the directory.
     pub(crate) announced: BTreeSet<ConnId>,
+    /// The directory as it is sent, in pages; `None` after it has changed. Newcomers are many, and changes few.
+    pub(crate) directory: Option<Vec<Arc<str>>>,
     /// Requests by the name or id that they wait for.
     pub(crate) waiting: BTreeMap<String, BTreeSet<(ConnId, u32)>>,
 }
@@ -144,6 +147,7 @@ impl Cluster {
             members: BTreeMap::new(),
             names: BTreeMap::new(),
             announced: BTreeSet::new(),
+            directory: None,
             waiting: BTreeMap::new(),
         }
     }

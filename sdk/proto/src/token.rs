@@ -13,7 +13,7 @@ use hkdf::Hkdf;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::id::{Fingerprint, PublicKey, TokenId, base32};
+use crate::id::{BASE32, Fingerprint, PublicKey, TokenId};
 
 /// Marks a minted token, and its layout.
 const PREFIX: &str = "mpj1";
@@ -69,7 +69,7 @@ impl JoinToken {
         let sum = checksum(&bytes);
         bytes.extend_from_slice(&sum);
         Self {
-            text: format!("{PREFIX}{}", base32().encode(&bytes)),
+            text: format!("{PREFIX}{}", BASE32.encode(&bytes)),
             secret: secret.to_vec(),
             fingerprint: Some(fingerprint),
         }
@@ -150,7 +150,7 @@ impl FromStr for JoinToken {
 }
 
 fn minted(body: &str) -> Option<JoinToken> {
-    let bytes = base32().decode(body.as_bytes()).ok()?;
+    let bytes = BASE32.decode(body.as_bytes()).ok()?;
     let (payload, sum) = bytes.split_at_checked(MINTED_LEN - CHECKSUM_LEN)?;
     if sum != checksum(payload) {
         return None;

@@ -4,6 +4,7 @@
 
 mod admit;
 mod error;
+mod notes;
 mod registry;
 mod relay;
 mod tokens;
@@ -65,12 +66,13 @@ pub(crate) struct Service {
     stun: Vec<StunServer>,
     /// Mints and checks STUN and TURN credentials.
     keyring: Keyring,
+    notes: notes::Notes,
 }
 
 impl Service {
     pub(crate) fn new(store: Store, clusters: Vec<Cluster>, stun: Vec<StunServer>, keyring: Keyring) -> Self {
         let clusters = clusters.into_iter().map(|cluster| (cluster.name.clone(), cluster)).collect();
-        Self { store, clusters, stun, keyring }
+        Self { store, clusters, stun, keyring, notes: notes::Notes::default() }
     }
 
     /// The clusters as the broker needs them.

@@ -1,9 +1,7 @@
 //! Clusters, seeds and nodes as they are registered.
 
-use std::net::SocketAddr;
-
 use ed25519_dalek::SigningKey;
-use meetpoint_proto::{ClusterName, ClusterNetwork, EffectiveNetwork, Evidence, NetworkClass, NodeId};
+use meetpoint_proto::{ClusterName, ClusterNetwork, EffectiveNetwork, NodeId};
 
 use super::{Cluster, Service, ServiceError, UnixMs};
 use crate::seeds::Judged;
@@ -97,39 +95,6 @@ impl Service {
             .write(move |tx| Box::pin(async move { nodes::delete(tx, cluster, &id).await }))
             .await?;
         if removed { Ok(()) } else { Err(ServiceError::UnknownNode) }
-    }
-
-    /// Notes a verdict, in the order of the calls.
-    pub(crate) fn note_class(
-        &self,
-        now: UnixMs,
-        cluster: &ClusterName,
-        id: NodeId,
-        (class, evidence, observed): (NetworkClass, Evidence, Option<SocketAddr>),
-    ) {
-        let Ok(Cluster { id: cluster, .. }) = self.cluster(cluster.as_str()) else { return };
-        let cluster = *cluster;
-        self.store.post::<(), StoreError, _>(move |tx| {
-            Box::pin(async move { nodes::classify(tx, cluster, &id, class, evidence, observed, now.0).await })
-        });
-    }
-
-    /// Notes that a node was there until now, in the order of the calls.
-    pub(crate) fn note_seen(&self, now: UnixMs, cluster: &ClusterName, id: NodeId) {
-        let Ok(Cluster { id: cluster, .. }) = self.cluster(cluster.as_str()) else { return };
-        let cluster = *cluster;
-        self.store.post::<(), StoreError, _>(move |tx| {
-            Box::pin(async move { nodes::seen(tx, cluster, &id, now.0).await })
-        });
-    }
-
-    /// Forgets a node if it is an ephemeral one, in the order of the calls.
-    pub(crate) fn forget(&self, cluster: &ClusterName, id: NodeId) {
-        let Ok(Cluster { id: cluster, .. }) = self.cluster(cluster.as_str()) else { return };
-        let cluster = *cluster;
-        self.store.post::<(), StoreError, _>(move |tx| {
-            Box::pin(async move { nodes::forget(tx, cluster, &id).await })
-        });
     }
 
     /// Forgets the ephemeral nodes of an earlier run of the server that did not come back.

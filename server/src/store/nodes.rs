@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
+use data_encoding::HEXLOWER;
 use meetpoint_proto::{Evidence, NetworkClass, NetworkType, NodeId, NodeName};
+use serde_json::{Value, json};
 use sqlx::{SqliteConnection, SqliteExecutor};
 
 use super::clusters::ClusterId;
@@ -170,52 +172,61 @@ pub(crate) async fn join(
     Ok(())
 }
 
-/// Stores a verdict.
-pub(crate) async fn classify(
+/// What is to be changed of a node in passing.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Note {
+    /// It was there until then.
+    pub(crate) seen_ms: Option<i64>,
+    /// It was judged.
+    pub(crate) verdict: Option<(NetworkClass, Evidence, Option<SocketAddr>)>,
+    /// It is to be forgotten if it is an ephemeral one.
+    pub(crate) is_gone: bool,
+}
+
+/// Stores notes, all by the same statements. Nodes that are not registered are passed over.
+pub(crate) async fn note(
     db: &mut SqliteConnection,
-    cluster: ClusterId,
-    id: &NodeId,
-    class: NetworkClass,
-    evidence: Evidence,
-    observed: Option<SocketAddr>,
-    now_ms: i64,
+    notes: &[((ClusterId, NodeId), Note)],
 ) -> Result<(), StoreError> {
-    let id = id.as_bytes().as_slice();
-    let (class, evidence) = (class.as_str(), evidence.as_str());
-    let observed = observed.map(|addr| addr.to_string());
-    sqlx::query!(
-        "UPDATE nodes SET class = ?, evidence = ?, observed = ?, last_seen_ms = ?
-         WHERE cluster_id = ? AND node_id = ?",
-        class,
-        evidence,
-        observed,
-        now_ms,
-        cluster.0,
-        id
-    )
-    .execute(db)
-    .await?;
+    let rows = |wanted: fn(&Note) -> bool| {
+        let rows = notes.iter().filter(|(_, note)| wanted(note)).map(|((cluster, id), note)| {
+            let (class, evidence, observed) = note.verdict.map_or((None, None, None), |verdict| {
+                (Some(verdict.0.as_str()), Some(verdict.1.as_str()), verdict.2)
+            });
+            let id = HEXLOWER.encode(id.as_bytes());
+            json!({ "cluster": cluster.0, "id": id, "seen": note.seen_ms, "class": class,
+                    "evidence": evidence, "observed": observed })
+        });
+        Value::Array(rows.collect()).to_string()
+    };
+    let (changed, gone) = (rows(|note| note.seen_ms.is_some()), rows(|note| note.is_gone));
+    if changed != NO_ROWS {
+        sqlx::query!(
+            "UPDATE nodes SET last_seen_ms = note.value ->> 'seen',
+                 class = coalesce(note.value ->> 'class', class),
+                 evidence = coalesce(note.value ->> 'evidence', evidence),
+                 observed = CASE WHEN note.value ->> 'class' IS NULL THEN observed
+                            ELSE note.value ->> 'observed' END
+             FROM json_each(?) AS note
+             WHERE cluster_id = note.value ->> 'cluster' AND node_id = unhex(note.value ->> 'id')",
+            changed
+        )
+        .execute(&mut *db)
+        .await?;
+    }
+    if gone != NO_ROWS {
+        sqlx::query!(
+            "DELETE FROM nodes WHERE ephemeral = 1 AND (cluster_id, node_id) IN
+                 (SELECT note.value ->> 'cluster', unhex(note.value ->> 'id') FROM json_each(?) AS note)",
+            gone
+        )
+        .execute(db)
+        .await?;
+    }
     Ok(())
 }
 
-/// Stores when a node was last there.
-pub(crate) async fn seen(
-    db: &mut SqliteConnection,
-    cluster: ClusterId,
-    id: &NodeId,
-    now_ms: i64,
-) -> Result<(), StoreError> {
-    let id = id.as_bytes().as_slice();
-    sqlx::query!(
-        "UPDATE nodes SET last_seen_ms = ? WHERE cluster_id = ? AND node_id = ?",
-        now_ms,
-        cluster.0,
-        id
-    )
-    .execute(db)
-    .await?;
-    Ok(())
-}
+const NO_ROWS: &str = "[]";
 
 /// Forgets a node. False if there is none.
 pub(crate) async fn delete(
@@ -228,19 +239,6 @@ pub(crate) async fn delete(
         .execute(db)
         .await?;
     Ok(done.rows_affected() > 0)
-}
-
-/// Forgets a node if it is an ephemeral one.
-pub(crate) async fn forget(
-    db: &mut SqliteConnection,
-    cluster: ClusterId,
-    id: &NodeId,
-) -> Result<(), StoreError> {
-    let id = id.as_bytes().as_slice();
-    sqlx::query!("DELETE FROM nodes WHERE cluster_id = ? AND node_id = ? AND ephemeral = 1", cluster.0, id)
-        .execute(db)
-        .await?;
-    Ok(())
 }
 
 /// Forgets the ephemeral nodes that were last seen before a time.

@@ -124,6 +124,10 @@ impl World {
         while let Some(output) = self.broker.poll_output() {
             match output {
                 Out::Send { conn, message } => self.send_to_node(conn, message),
+                Out::SendFrame { conn, frame } => {
+                    let message = wire::decode_server(&frame).expect("the broker's own frame");
+                    self.send_to_node(conn, message);
+                }
                 Out::Close { conn } => {
                     if let Some(at) = self.arrival_at_node(conn) {
                         self.push_at(at, Arrival::ClosedAtNode { conn });

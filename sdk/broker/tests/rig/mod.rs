@@ -8,7 +8,9 @@ use ed25519_dalek::SigningKey;
 use meetpoint_broker::{Broker, ClusterConfig, ConnId, Input, Limits, Output, StunCredential};
 use meetpoint_proto::id::{DialBackNonce, Nonce};
 use meetpoint_proto::join::{Domain, Transcript};
-use meetpoint_proto::wire::{ClientMessage, Hello, Introduction, Proof, ServerMessage, StunServer};
+use meetpoint_proto::wire::{
+    ClientMessage, Hello, Introduction, Proof, ServerMessage, StunServer, decode_server,
+};
 use meetpoint_proto::{
     ClusterNetwork, Code, EffectiveNetwork, Evidence, JoinToken, NetworkClass, NodeId, SessionId,
 };
@@ -108,7 +110,12 @@ impl Rig {
                 };
                 self.broker.handle(self.now, answer);
             }
-            self.log.push(output);
+            self.log.push(match output {
+                Output::SendFrame { conn, frame } => {
+                    Output::Send { conn, message: decode_server(&frame).expect("a message") }
+                }
+                output => output,
+            });
         }
     }
 
