@@ -17,7 +17,7 @@ use meetpoint_proto::{Certificate, ClusterNetwork, Code, EffectiveNetwork, NodeI
 use rand_chacha::rand_core::Rng;
 
 use crate::api::{Ended, Event, Output};
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, scale};
 use crate::env::{Env, ServerClock};
 
 /// From asking for the connection until it is open: a TCP and a TLS handshake over a bad link.
@@ -40,6 +40,8 @@ const RENEW_SPREAD: f64 = 0.1;
 const MAX_LIFETIME_S: u64 = 365 * 24 * 60 * 60;
 /// No renewal sooner than this, however short a membership the server gives.
 const MIN_STAY: Duration = Duration::from_secs(60);
+/// A delay that the server ordered is varied by this part of the first delay of our own.
+const ORDERED_SPREAD: u32 = 4;
 /// Longest delay a server can order.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(600);
 
@@ -311,7 +313,14 @@ impl Control {
         };
         let ordered = refusal.as_ref().and_then(|refusal| refusal.retry_after_ms).unwrap_or(0);
         let ordered = Duration::from_millis(ordered).min(MAX_RETRY_AFTER);
-        let retry_in = ordered + self.backoff.next_delay(&mut env.rng);
+        let base = env.config.backoff.base;
+        let retry_in = if ordered >= base {
+            // The server has given this node its turn: that is no failure, and more than a little of our own would
+            // lose it.
+            ordered + scale(base / ORDERED_SPREAD, env.rng.next_u32())
+        } else {
+            ordered + self.backoff.next_delay(&mut env.rng)
+        };
         env.push(Output::CloseControl);
         env.event(Event::Disconnected { refusal, retry_in });
         self.state = State::Waiting { until: now + retry_in };

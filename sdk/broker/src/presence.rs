@@ -12,9 +12,9 @@ use crate::state::{Phase, Session, Timer};
 
 /// Weight of a new sample in the smoothed round trip, as in RFC 6298: 1/8.
 const RTT_SHIFT: u32 = 3;
-/// Peers in one page of the directory: under 4 KiB, which is what each side's buffers start with. A larger one
-/// would make them grow for good, and ten thousand connections have as many buffers.
-const PEERS_PER_PAGE: usize = 20;
+/// Peers in one page of the directory, about 1.5 KiB. A connection's buffers grow with the largest message and stay so,
+/// and ten thousand connections have as many buffers.
+const PEERS_PER_PAGE: usize = 10;
 const _: () = assert!(PEERS_PER_PAGE <= PEERS_PER_MESSAGE, "a page is a message");
 
 impl Broker {

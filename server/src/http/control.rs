@@ -29,9 +29,9 @@ use super::problem::{Problem, ProblemCode};
 use crate::rendezvous::{Connection, Handle, Outgoing};
 
 /// Memory a connection takes for reading at first; most messages have a few hundred bytes.
-const READ_BUFFER_BYTES: usize = 4 * 1024;
+const READ_BUFFER_BYTES: usize = 1024;
 /// Written to the socket beyond this; a message is flushed anyway.
-const WRITE_BUFFER_BYTES: usize = 4 * 1024;
+const WRITE_BUFFER_BYTES: usize = 2 * 1024;
 /// Two of the largest frames.
 const MAX_WRITE_BUFFER_BYTES: usize = 2 * MAX_FRAME_BYTES;
 /// Messages that are written together.
@@ -44,8 +44,6 @@ const LINGER: Duration = Duration::from_secs(1);
 const BURST: u32 = 256;
 /// The pace beyond that. A node at work sends a few a second.
 const PACE: Duration = Duration::from_millis(10);
-/// How soon a stranger may come back if there was no place for it.
-const RETRY_AFTER_MS: u64 = 1_000;
 
 /// Opens a control channel.
 pub(super) async fn door(
@@ -129,8 +127,8 @@ fn enter(app: &App, source: SocketAddr) -> Result<Place, Refusal> {
         return Err(Refusal::new(Code::RateLimited).retry_after_ms(wait_ms));
     }
     app.gate.enter(source.ip()).ok_or_else(|| {
-        let refusal = Refusal::new(Code::ServerFull).retry_after_ms(RETRY_AFTER_MS);
-        refusal.detail("too many joins at once")
+        let wait_ms = u64::try_from(app.turns.next(Instant::now()).as_millis()).unwrap_or(u64::MAX);
+        Refusal::new(Code::ServerFull).retry_after_ms(wait_ms).detail("too many joins at once")
     })
 }
 

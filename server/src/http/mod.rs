@@ -16,6 +16,7 @@ mod seeds;
 pub(crate) mod serve;
 mod status;
 mod tokens;
+mod turns;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -79,6 +80,7 @@ pub(crate) struct AppState {
     pub(crate) stun_probe: std::net::SocketAddr,
     readiness: health::Readiness,
     gate: Arc<gate::Gate>,
+    turns: turns::Turns,
 }
 
 /// What [`App::new`] takes.
@@ -124,6 +126,7 @@ impl App {
             stun_probe,
             readiness: health::Readiness::default(),
             gate: Arc::new(gate::Gate::new()),
+            turns: turns::Turns::default(),
         }))
     }
 }
