@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 
 use ed25519_dalek::SigningKey;
-use meetpoint_proto::{ClusterName, ClusterNetwork, EffectiveNetwork, Evidence, NetworkClass, NodeId};
+use meetpoint_proto::{
+    ClusterName, ClusterNetwork, EffectiveNetwork, Evidence, NetworkClass, NodeId, PublicKey,
+};
 
 use super::{Cluster, Service, ServiceError, UnixMs};
 use crate::seeds::Judged;
@@ -24,6 +26,11 @@ impl Cluster {
             open_join,
             key: SigningKey::from_bytes(&row.signing_key),
         }
+    }
+
+    /// What its certificates are checked with.
+    pub(crate) fn public_key(&self) -> PublicKey {
+        PublicKey::from(&self.key)
     }
 }
 
@@ -87,16 +94,6 @@ impl Service {
     /// How many nodes a cluster has, present or not.
     pub(crate) async fn node_count(&self, cluster: &str) -> Result<i64, ServiceError> {
         Ok(nodes::count(self.store.reads(), self.cluster(cluster)?.id).await?)
-    }
-
-    /// Removes a node from the registry. Its session is the broker's to end.
-    pub(crate) async fn remove_node(&self, cluster: &str, id: NodeId) -> Result<(), ServiceError> {
-        let cluster = self.cluster(cluster)?.id;
-        let removed = self
-            .store
-            .write(move |tx| Box::pin(async move { nodes::delete(tx, cluster, &id).await }))
-            .await?;
-        if removed { Ok(()) } else { Err(ServiceError::UnknownNode) }
     }
 
     /// Notes a verdict, in the order of the calls.
