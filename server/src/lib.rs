@@ -35,9 +35,9 @@ mod udp;
 mod warning;
 
 pub use config::{
-    AccessArgs, ClusterArgs, ConfigError, ListenArgs, MAX_ADMIN_TOKEN_LEN, MIN_ADMIN_TOKEN_LEN, PortRange,
-    QuotaArgs, RelayArgs, RelaySettings, Secret, ServeArgs, ServeConfig, StreamAddr, StreamAddrs, TlsArgs,
-    TlsFiles,
+    AccessArgs, ClusterArgs, ConfigError, ForeignCluster, ListenArgs, MAX_ADMIN_TOKEN_LEN,
+    MIN_ADMIN_TOKEN_LEN, PortRange, QuotaArgs, RelayArgs, RelaySettings, Secret, ServeArgs, ServeConfig,
+    StreamAddr, StreamAddrs, TlsArgs, TlsFiles,
 };
 pub use data_dir::DataError;
 pub use identity::{IdentityError, Reload};

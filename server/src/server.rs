@@ -4,9 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ed25519_dalek::SigningKey;
 use meetpoint_proto::id::Fingerprint;
 use meetpoint_proto::wire::StunServer;
-use meetpoint_proto::{AddressClass, ClusterNetwork, EffectiveNetwork, JoinToken, addr};
+use meetpoint_proto::{AddressClass, ClusterNetwork, EffectiveNetwork, JoinToken, TokenScope, addr};
 use meetpoint_turn::{ListenerId, ListenerRole};
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::config::{ConfigError, Secret, ServeConfig};
+use crate::config::{ConfigError, ForeignCluster, Secret, ServeConfig};
 use crate::data_dir::{DataDir, DataError};
 use crate::http::serve::Listener;
 use crate::http::{self, App};
@@ -24,7 +25,9 @@ use crate::listen::{Sockets, listening_ips, machine_ips};
 use crate::rendezvous::{Rendezvous, StunChannels};
 use crate::secrets::{self, AdminToken, SecretsError};
 use crate::seeds::{self, Here, Verdict};
-use crate::service::{self, Cluster, DEFAULT_CLUSTER, Keyring, NewToken, Service, ServiceError, UnixMs};
+use crate::service::{
+    self, Cluster, DEFAULT_CLUSTER, Foreign, Keyring, NewToken, Service, ServiceError, UnixMs,
+};
 use crate::store::{self, OpenError, Store};
 use crate::stream::{StreamKind, Streams, Surroundings};
 use crate::udp::{RelayHandle, Setup, Stun, StunError, relay_config};
@@ -419,12 +422,27 @@ async fn open_service(
     let row = service::establish_cluster(store, UnixMs::now(), name, kind, key, seeds).await?;
     let cluster = Cluster::new(row, verdict.effective, config.open_join);
     let stun = sockets.stun_servers(config.external_ip);
-    Ok(Arc::new(Service::new(store.clone(), vec![cluster], stun, keyring)))
+    let foreign = foreign_clusters(config, verdict.effective)?;
+    Ok(Arc::new(Service::new(store.clone(), vec![cluster], stun, keyring).with_foreign(foreign)))
+}
+
+fn foreign_clusters(config: &ServeConfig, effective: EffectiveNetwork) -> Result<Vec<Foreign>, StartError> {
+    let foreign = |given: &ForeignCluster| {
+        let key = SigningKey::from_bytes(&secrets::random()?);
+        Ok(Foreign { name: given.name.clone(), home: given.public_key, effective, key })
+    };
+    config.foreign_clusters.iter().map(foreign).collect()
 }
 
 /// False if the operator has revoked it.
 async fn register_join_token(service: &Service, now: UnixMs, token: &JoinToken) -> Result<bool, StartError> {
-    let new = NewToken { label: "of the server's start".to_owned(), expires_ms: None, max_uses: None };
+    let new = NewToken {
+        label: "of the server's start".to_owned(),
+        scope: TokenScope::Node,
+        names: None,
+        expires_ms: None,
+        max_uses: None,
+    };
     let row = service.register_token(now, DEFAULT_CLUSTER, new, token).await?;
     Ok(row.revoked_ms.is_none())
 }

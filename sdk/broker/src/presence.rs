@@ -62,7 +62,9 @@ impl Broker {
         for timer in [Timer::Handshake(conn), Timer::Idle(conn), Timer::Ping(conn), Timer::Discovery(conn)] {
             self.timers.set(timer, None);
         }
+        self.timers.set(Timer::Membership(conn), None);
         let Phase::Member(session) = state.phase else { return };
+        self.sources.leave(state.source.ip());
         self.sessions.remove(&session.id);
         let Some(cluster) = self.clusters.get_mut(&session.cluster) else { return };
         cluster.announced.remove(&conn);

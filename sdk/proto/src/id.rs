@@ -130,6 +130,18 @@ byte_id!(
     TokenId, 10, true
 );
 byte_id!(
+    /// Names a cluster secret without revealing it; derived from it and the cluster's name.
+    SecretId, 10, true
+);
+byte_id!(
+    /// HMAC-SHA256 over a join's transcript.
+    Mac, 32, true
+);
+byte_id!(
+    /// Names a node's membership when it comes back. Worth nothing without the node's key. Never logged.
+    SessionToken, 32, false
+);
+byte_id!(
     /// SHA-256 over the SubjectPublicKeyInfo of a server's TLS certificate.
     Fingerprint, 32, true
 );

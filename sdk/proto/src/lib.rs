@@ -8,7 +8,7 @@
 //! * [`addr`][]: what an address is worth (IANA special-purpose registries).
 //! * [`network`], [`rules`]: cluster network types, node classes and who is admitted as what.
 //! * [`seed`][]: `name@host:port`.
-//! * [`token`], [`join`], [`certificate`]: how a node proves who it is and that it may join.
+//! * [`token`], [`secret`], [`join`], [`certificate`]: how a node proves who it is and that it may join.
 //! * [`wire`][]: the control channel's messages; the only types here that derive serde.
 //! * [`timers`][]: deadlines in order, for the pure machines.
 //! * [`code`][]: the stable reason codes, each with a hint that says what to do.
@@ -23,6 +23,7 @@ pub mod join;
 pub mod name;
 pub mod network;
 pub mod rules;
+pub mod secret;
 pub mod seed;
 pub mod stun;
 pub mod timers;
@@ -30,13 +31,14 @@ pub mod token;
 pub mod wire;
 
 pub use addr::AddressClass;
-pub use certificate::Certificate;
+pub use certificate::{Certificate, Membership, Revocation};
 pub use code::Code;
 pub use id::{NodeId, Nonce, PublicKey, SessionId, Signature, TicketId, TicketKey};
-pub use name::{ClusterName, NodeName, SeedName};
+pub use name::{Capability, ClusterName, NamePattern, NodeName, SeedName};
 pub use network::{
     ClusterNetwork, EffectiveNetwork, Evidence, Filtering, Mapping, NatBehavior, NetworkClass, NetworkType,
 };
+pub use secret::ClusterSecret;
 pub use seed::SeedAddr;
 pub use timers::Timers;
-pub use token::JoinToken;
+pub use token::{JoinToken, TokenScope};

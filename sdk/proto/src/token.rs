@@ -35,6 +35,49 @@ pub struct JoinToken {
     fingerprint: Option<Fingerprint>,
 }
 
+/// What a join token admits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TokenScope {
+    /// Nodes.
+    Node,
+    /// Seeds, which register themselves.
+    Seed,
+}
+
+impl TokenScope {
+    /// The word in flags, requests and the registry.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Node => "node",
+            Self::Seed => "seed",
+        }
+    }
+}
+
+impl fmt::Display for TokenScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The text is no scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("expected node or seed")]
+pub struct ParseScopeError;
+
+impl FromStr for TokenScope {
+    type Err = ParseScopeError;
+
+    fn from_str(text: &str) -> Result<Self, ParseScopeError> {
+        match text {
+            "node" => Ok(Self::Node),
+            "seed" => Ok(Self::Seed),
+            _ => Err(ParseScopeError),
+        }
+    }
+}
+
 /// Why a text is not a join token.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]

@@ -12,6 +12,8 @@ mod health;
 mod nodes;
 mod problem;
 mod relay;
+mod revocations;
+mod secrets;
 mod seeds;
 pub(crate) mod serve;
 mod status;
@@ -151,8 +153,13 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(seeds::get))
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::get, nodes::remove))
+        .routes(routes!(nodes::end_session))
+        .routes(routes!(revocations::list))
+        .routes(routes!(revocations::lift))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::get, tokens::revoke))
+        .routes(routes!(secrets::list, secrets::add))
+        .routes(routes!(secrets::remove))
         .routes(routes!(relay::create_credentials))
         .routes(routes!(relay::users::list))
         .routes(routes!(relay::users::put, relay::users::remove))

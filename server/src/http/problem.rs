@@ -57,6 +57,9 @@ problems! {
     UnknownNode = NOT_FOUND, "unknown_node", "GET /v1/clusters/{cluster}/nodes lists the registered nodes";
     UnknownSeed = NOT_FOUND, "unknown_seed", "GET /v1/clusters/{cluster}/seeds lists the seeds";
     UnknownToken = NOT_FOUND, "unknown_token", "GET /v1/clusters/{cluster}/join-tokens lists the join tokens";
+    UnknownRevocation = NOT_FOUND, "unknown_revocation", "GET /v1/clusters/{cluster}/revocations lists the removed nodes";
+    UnknownSecret = NOT_FOUND, "unknown_secret", "GET /v1/clusters/{cluster}/secrets lists the cluster secrets in use";
+    KnownSecret = CONFLICT, "known_secret", "it needs no second time; GET /v1/clusters/{cluster}/secrets lists those in use";
     UnknownRelaySession = NOT_FOUND, "unknown_relay_session", "GET /v1/relay/sessions lists the allocations";
     UnknownRelayUser = NOT_FOUND, "unknown_relay_user", "GET /v1/relay/users lists the static users";
     UnknownRelaySecret = NOT_FOUND, "unknown_relay_secret", "GET /v1/relay/secrets lists the accepted secrets";
@@ -128,12 +131,20 @@ impl From<ServiceError> for Problem {
             ServiceError::UnknownNode => ProblemCode::UnknownNode,
             ServiceError::UnknownSeed => ProblemCode::UnknownSeed,
             ServiceError::UnknownToken => ProblemCode::UnknownToken,
+            ServiceError::UnknownRevocation => ProblemCode::UnknownRevocation,
+            ServiceError::UnknownSecret => ProblemCode::UnknownSecret,
+            ServiceError::KnownSecret => ProblemCode::KnownSecret,
             ServiceError::ClusterFull => ProblemCode::ClusterFull,
             ServiceError::UnknownRelayUser => ProblemCode::UnknownRelayUser,
             ServiceError::UnknownRelaySecret => ProblemCode::UnknownRelaySecret,
             ServiceError::CurrentRelaySecret => ProblemCode::CurrentRelaySecret,
             ServiceError::RelayFull(_) => ProblemCode::RelayFull,
             ServiceError::BadToken(_)
+            | ServiceError::BadSession
+            | ServiceError::BadSecret
+            | ServiceError::TokenScope(_)
+            | ServiceError::NameNotAllowed(_)
+            | ServiceError::Removed
             | ServiceError::NameTaken
             | ServiceError::KnownRelaySecret
             | ServiceError::RelayUser(_)

@@ -3,7 +3,7 @@
 use ed25519_dalek::SigningKey;
 use meetpoint_proto::id::Nonce;
 use meetpoint_proto::join::{Domain, Transcript};
-use meetpoint_proto::wire::{Hello, PROTOCOL_VERSION, Proof, decode_server};
+use meetpoint_proto::wire::{Hello, PROTOCOL_VERSION, Profile, Proof, decode_server};
 use meetpoint_proto::{ClusterNetwork, EffectiveNetwork, NodeId};
 use tempfile::TempDir;
 
@@ -64,14 +64,18 @@ async fn join(rig: &Rig, key: u8) -> Connection {
         expect: None,
         ephemeral: false,
         version: "test".to_owned(),
+        secrets: Vec::new(),
+        resume: None,
+        certificate: None,
+        profile: Profile::default(),
     };
     let opening = ClientMessage::Hello(Box::new(hello.clone()));
     rig.handle.message(connection.id, opening).await.unwrap();
-    let Some(ServerMessage::Challenge { nonce, cluster_key }) = hear(&mut connection).await else {
+    let Some(ServerMessage::Challenge { nonce, cluster_key, .. }) = hear(&mut connection).await else {
         panic!("no challenge");
     };
     let transcript = Transcript::new(&hello, &nonce, &cluster_key);
-    let proof = Proof { node: transcript.sign(Domain::Node, &key), admission: None };
+    let proof = Proof { node: transcript.sign(Domain::Node, &key), admission: None, secrets: Vec::new() };
     rig.handle.message(connection.id, ClientMessage::Proof(proof)).await.unwrap();
     assert!(matches!(hear(&mut connection).await, Some(ServerMessage::Welcome(_))));
     connection

@@ -3,10 +3,13 @@
 //! Deliberately absent: HTTP, and presence, which only the broker knows.
 
 mod admit;
+mod cluster_secrets;
 mod error;
+mod foreign;
 mod notes;
 mod registry;
 mod relay;
+mod revocations;
 mod tokens;
 
 use std::collections::BTreeMap;
@@ -18,11 +21,13 @@ use meetpoint_proto::{ClusterName, ClusterNetwork, EffectiveNetwork};
 
 pub(crate) use admit::{Admission, CERTIFICATE_LIFETIME_S};
 pub(crate) use error::ServiceError;
+pub(crate) use foreign::Foreign;
 pub(crate) use registry::establish_cluster;
 pub(crate) use relay::{
     DEFAULT_LIFETIME_S, Keyring, MAX_LIFETIME_S, MAX_MINTED_USER_LEN, MAX_PASSWORD_LEN, MAX_SECRET_LEN,
     MIN_PASSWORD_LEN, RelayKeys,
 };
+pub(crate) use revocations::InForce;
 pub(crate) use tokens::{MAX_LABEL_LEN, NewToken};
 
 use crate::store::Store;
@@ -63,6 +68,8 @@ pub(crate) struct Cluster {
 pub(crate) struct Service {
     store: Store,
     clusters: BTreeMap<ClusterName, Cluster>,
+    /// Clusters whose home is another server.
+    foreign: BTreeMap<ClusterName, Foreign>,
     stun: Vec<StunServer>,
     /// Mints and checks STUN and TURN credentials.
     keyring: Keyring,
@@ -72,20 +79,23 @@ pub(crate) struct Service {
 impl Service {
     pub(crate) fn new(store: Store, clusters: Vec<Cluster>, stun: Vec<StunServer>, keyring: Keyring) -> Self {
         let clusters = clusters.into_iter().map(|cluster| (cluster.name.clone(), cluster)).collect();
-        Self { store, clusters, stun, keyring, notes: notes::Notes::default() }
+        Self { store, clusters, foreign: BTreeMap::new(), stun, keyring, notes: notes::Notes::default() }
     }
 
     /// The clusters as the broker needs them.
     pub(crate) fn broker_clusters(&self) -> impl Iterator<Item = ClusterConfig> + '_ {
-        self.clusters.values().map(|cluster| ClusterConfig {
+        let own = self.clusters.values().filter(|cluster| !self.foreign.contains_key(&cluster.name));
+        let own = own.map(|cluster| ClusterConfig {
             name: cluster.name.clone(),
             kind: cluster.kind,
             effective: cluster.effective,
             key: cluster.key.clone(),
+            home: None,
             open_join: cluster.open_join,
             admit_relayed: false,
             stun: self.stun.clone(),
-        })
+        });
+        own.chain(self.foreign.values().map(|foreign| foreign.config(self.stun.clone())))
     }
 
     /// All clusters, by name.

@@ -1,7 +1,9 @@
 //! Clusters, seeds and nodes as they are registered.
 
 use ed25519_dalek::SigningKey;
-use meetpoint_proto::{ClusterName, ClusterNetwork, EffectiveNetwork, NodeId};
+use meetpoint_proto::{
+    ClusterName, ClusterNetwork, EffectiveNetwork, NodeId, PublicKey,
+};
 
 use super::{Cluster, Service, ServiceError, UnixMs};
 use crate::seeds::Judged;
@@ -22,6 +24,11 @@ impl Cluster {
             open_join,
             key: SigningKey::from_bytes(&row.signing_key),
         }
+    }
+
+    /// What its certificates are checked with.
+    pub(crate) fn public_key(&self) -> PublicKey {
+        PublicKey::from(&self.key)
     }
 }
 
@@ -85,16 +92,6 @@ impl Service {
     /// How many nodes a cluster has, present or not.
     pub(crate) async fn node_count(&self, cluster: &str) -> Result<i64, ServiceError> {
         Ok(nodes::count(self.store.reads(), self.cluster(cluster)?.id).await?)
-    }
-
-    /// Removes a node from the registry. Its session is the broker's to end.
-    pub(crate) async fn remove_node(&self, cluster: &str, id: NodeId) -> Result<(), ServiceError> {
-        let cluster = self.cluster(cluster)?.id;
-        let removed = self
-            .store
-            .write(move |tx| Box::pin(async move { nodes::delete(tx, cluster, &id).await }))
-            .await?;
-        if removed { Ok(()) } else { Err(ServiceError::UnknownNode) }
     }
 
     /// Forgets the ephemeral nodes of an earlier run of the server that did not come back.

@@ -1,7 +1,7 @@
 //! Join tokens: made, listed, revoked.
 
-use meetpoint_proto::JoinToken;
 use meetpoint_proto::id::{Fingerprint, TokenId};
+use meetpoint_proto::{JoinToken, NamePattern, TokenScope};
 
 use super::{Service, ServiceError, UnixMs};
 use crate::secrets;
@@ -16,6 +16,9 @@ const MAX_TOKENS: i64 = 10_000;
 #[derive(Debug, Clone)]
 pub(crate) struct NewToken {
     pub(crate) label: String,
+    pub(crate) scope: TokenScope,
+    /// Names that it admits; all of them, if there is none.
+    pub(crate) names: Option<NamePattern>,
     pub(crate) expires_ms: Option<i64>,
     pub(crate) max_uses: Option<i64>,
 }
@@ -47,6 +50,8 @@ impl Service {
             id: token.id(),
             public_key: token.public_key(),
             label: new.label,
+            scope: new.scope,
+            names: new.names,
             created_ms: now.0,
             expires_ms: new.expires_ms,
             max_uses: new.max_uses,
@@ -85,7 +90,7 @@ impl Service {
         tokens::find(self.store.reads(), cluster, id).await?.ok_or(ServiceError::UnknownToken)
     }
 
-    /// Revokes a token. Members that joined with it stay until they have to join again.
+    /// Revokes a token. Nodes that joined with it stay members, and come back by their sessions.
     pub(crate) async fn revoke_token(
         &self,
         now: UnixMs,

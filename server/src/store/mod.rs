@@ -3,9 +3,11 @@
 //! Reads go through a small pool; every write goes through the one [`writer`] task. Both see the
 //! same write-ahead log, so a read that starts after an answered write sees it.
 
+pub(crate) mod cluster_secrets;
 pub(crate) mod clusters;
 pub(crate) mod nodes;
 pub(crate) mod relay;
+pub(crate) mod revocations;
 pub(crate) mod seeds;
 pub(crate) mod tokens;
 mod writer;
