@@ -10,6 +10,7 @@
 //! * `udp` is the one task that holds the STUN server;
 //! * `stream` carries STUN and TURN over TCP and TLS to it;
 //! * `identity` is the certificate of all listeners, and is reloaded while they run;
+//! * `events` is the ring of what happened lately, and who reads along;
 //! * `service` has the use cases, `store` the SQL and the one task that writes.
 //!
 //! Tasks talk by bounded channels. The unexpected end of any of them ends the server with an error.
@@ -21,9 +22,11 @@ mod blocklist;
 mod clock;
 mod config;
 mod data_dir;
+mod events;
 mod http;
 mod identity;
 mod listen;
+mod pace;
 mod rendezvous;
 mod secrets;
 mod seeds;

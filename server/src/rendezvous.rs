@@ -22,6 +22,7 @@ use tracing::{debug, info, warn};
 
 use crate::blocklist::Blocklist;
 use crate::clock;
+use crate::events::{self, Sender};
 use crate::service::{Admission, CERTIFICATE_LIFETIME_S, Service, ServiceError, UnixMs};
 use crate::udp::{Observed, WALL_INTERVAL};
 
@@ -395,27 +396,43 @@ impl Rendezvous {
         match event {
             Event::Joined { session, cluster, node, name } => {
                 info!(%cluster, %node, %name, %session, "joined");
+                let announce = events::Event::NodeAnnounce { node, name, session };
+                self.publish(&cluster, Sender::Node(node), &announce);
             }
             Event::Left { session, cluster, node, graceful } => {
                 self.tell_stun(StunRequest::Ended { session });
                 info!(%cluster, %node, graceful, "left");
                 self.service.note_seen(now, &cluster, node);
+                self.publish(&cluster, Sender::Node(node), &events::Event::NodeLeave { node, graceful });
             }
             Event::Rejected { source, code } => self.rejected(source, code),
             Event::Classified { cluster, node, class, evidence, observed } => {
                 let seen_as = observed.map(tracing::field::display);
                 info!(%cluster, %node, %class, %evidence, seen_as, "classified");
                 self.service.note_class(now, &cluster, node, (class, evidence, observed));
+                let judged = events::Event::NodeClass { node, class, evidence, observed };
+                self.publish(&cluster, Sender::Server, &judged);
             }
             Event::Introduced { cluster, ticket, from, to, sessions: [a, b] } => {
                 self.tell_stun(StunRequest::Introduced { a, b, until: Instant::now() + PAIR_LIFETIME });
                 info!(%cluster, %ticket, %from, %to, "introduced");
+                let status = events::Event::NodeStatus {
+                    node: from,
+                    status: "introduced",
+                    peer: Some(to),
+                    reason: None,
+                };
+                self.publish(&cluster, Sender::Node(from), &status);
             }
             Event::TicketEnded { cluster, ticket, direct_after } => {
                 let direct_after_ms = direct_after.map(|after| after.as_secs_f64() * 1000.0);
                 info!(%cluster, %ticket, direct_after_ms, "introduction ended");
             }
         }
+    }
+
+    fn publish(&self, cluster: &ClusterName, sender: Sender, event: &events::Event) {
+        self.service.events().publish(cluster, sender, event);
     }
 
     fn rejected(&self, source: SocketAddr, code: Code) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use meetpoint_proto::id::Fingerprint;
 use meetpoint_proto::wire::StunServer;
-use meetpoint_proto::{AddressClass, ClusterNetwork, EffectiveNetwork, JoinToken, addr};
+use meetpoint_proto::{AddressClass, ClusterNetwork, EffectiveNetwork, JoinToken, SeedAddr, addr};
 use meetpoint_turn::{ListenerId, ListenerRole};
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -17,13 +17,14 @@ use tracing::{info, warn};
 
 use crate::config::{ConfigError, Secret, ServeConfig};
 use crate::data_dir::{DataDir, DataError};
+use crate::events::{Event, Hub, Sender};
 use crate::http::serve::Listener;
 use crate::http::{self, App};
 use crate::identity::{Identity, IdentityError, Reload, Reloader};
 use crate::listen::{Sockets, listening_ips, machine_ips};
 use crate::rendezvous::{Rendezvous, StunChannels};
 use crate::secrets::{self, AdminToken, SecretsError};
-use crate::seeds::{self, Here, Verdict};
+use crate::seeds::{self, Here, Judged, Verdict};
 use crate::service::{self, Cluster, DEFAULT_CLUSTER, Keyring, NewToken, Service, ServiceError, UnixMs};
 use crate::store::{self, OpenError, Store};
 use crate::stream::{StreamKind, Streams, Surroundings};
@@ -419,7 +420,22 @@ async fn open_service(
     let row = service::establish_cluster(store, UnixMs::now(), name, kind, key, seeds).await?;
     let cluster = Cluster::new(row, verdict.effective, config.open_join);
     let stun = sockets.stun_servers(config.external_ip);
-    Ok(Arc::new(Service::new(store.clone(), vec![cluster], stun, keyring)))
+    let service = Service::new(store.clone(), vec![cluster], stun, keyring);
+    tell_of_start(service.events(), kind, verdict);
+    Ok(Arc::new(service))
+}
+
+/// The first events: what the cluster `default` amounts to, and by which seeds.
+fn tell_of_start(events: &Hub, kind: ClusterNetwork, verdict: &Verdict) {
+    let Ok(cluster) = DEFAULT_CLUSTER.parse() else { return };
+    for Judged { seed, .. } in &verdict.seeds {
+        let status = if verdict.unresolved.contains(seed) { "unresolved" } else { "registered" };
+        let SeedAddr { name, host, port } = seed.clone();
+        let seed = Event::SeedStatus { name, host: host.to_string(), port, status, reason: None };
+        events.publish(&cluster, Sender::Server, &seed);
+    }
+    let state = Event::ClusterState { kind, effective: verdict.effective, reason: Some("start") };
+    events.publish(&cluster, Sender::Server, &state);
 }
 
 /// False if the operator has revoked it.

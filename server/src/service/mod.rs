@@ -24,6 +24,7 @@ pub(crate) use relay::{
 };
 pub(crate) use tokens::{MAX_LABEL_LEN, NewToken};
 
+use crate::events::Hub;
 use crate::store::Store;
 use crate::store::clusters::ClusterId;
 
@@ -65,12 +66,13 @@ pub(crate) struct Service {
     stun: Vec<StunServer>,
     /// Mints and checks STUN and TURN credentials.
     keyring: Keyring,
+    events: Hub,
 }
 
 impl Service {
     pub(crate) fn new(store: Store, clusters: Vec<Cluster>, stun: Vec<StunServer>, keyring: Keyring) -> Self {
         let clusters = clusters.into_iter().map(|cluster| (cluster.name.clone(), cluster)).collect();
-        Self { store, clusters, stun, keyring }
+        Self { store, clusters, stun, keyring, events: Hub::new() }
     }
 
     /// The clusters as the broker needs them.
@@ -84,6 +86,11 @@ impl Service {
             admit_relayed: false,
             stun: self.stun.clone(),
         })
+    }
+
+    /// What happens, for those who watch.
+    pub(crate) fn events(&self) -> &Hub {
+        &self.events
     }
 
     /// All clusters, by name.
