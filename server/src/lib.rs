@@ -19,6 +19,7 @@
 //! the handling of signals (both are the binary's).
 
 mod blocklist;
+mod chain;
 mod clock;
 mod config;
 mod data_dir;
@@ -37,6 +38,7 @@ mod stream;
 mod udp;
 mod warning;
 
+pub use chain::{AuditBroken, AuditChain, AuditEntry, AuditHash, AuditHead, ParseHashError, canonical_json};
 pub use config::{
     AccessArgs, ClusterArgs, ConfigError, ListenArgs, MAX_ADMIN_TOKEN_LEN, MIN_ADMIN_TOKEN_LEN, PortRange,
     QuotaArgs, RelayArgs, RelaySettings, Secret, ServeArgs, ServeConfig, StreamAddr, StreamAddrs, TlsArgs,
@@ -46,6 +48,7 @@ pub use data_dir::DataError;
 pub use identity::{IdentityError, Reload};
 pub use secrets::SecretsError;
 pub use server::{Info, RunError, Server, StartError};
+pub use service::{AuditError, verify_audit};
 pub use store::OpenError;
 pub use udp::StunError;
 pub use warning::Warning;

@@ -23,7 +23,8 @@ use tracing::{debug, info, warn};
 use crate::blocklist::Blocklist;
 use crate::clock;
 use crate::events::{self, Sender};
-use crate::service::{Admission, CERTIFICATE_LIFETIME_S, Service, ServiceError, UnixMs};
+use crate::pace::Pace;
+use crate::service::{Actor, Admission, CERTIFICATE_LIFETIME_S, Service, ServiceError, UnixMs};
 use crate::udp::{Observed, WALL_INTERVAL};
 
 /// Requests that wait for the broker. A full queue slows the senders down: their sockets are read later.
@@ -39,6 +40,12 @@ const PAIR_LIFETIME: Duration = Duration::from_secs(CERTIFICATE_LIFETIME_S);
 /// What waits for the STUN server beyond its channel: the ends of all sessions of a full server at
 /// once, and introductions between them. Some 2 MB.
 const MAX_WAITING_FOR_STUN: usize = 1 << 15;
+
+/// Refused joins that the audit log takes in one go. Strangers cause them, so their number must be bounded;
+/// what is left out is counted in the next one.
+const NOTED_REFUSALS: u32 = 20;
+/// And how often one more: some 400 KB a day at most.
+const NOTED_REFUSAL_EVERY: Duration = Duration::from_secs(60);
 
 /// What the STUN and TURN server is asked to do or has to know. In its order: a pair whose session has
 /// ended must not be heard of again.
@@ -174,6 +181,7 @@ struct Outbound {
 struct Answer {
     conn: ConnId,
     who: (ClusterName, NodeId),
+    source: IpAddr,
     ephemeral: bool,
     result: Result<Admission, ServiceError>,
 }
@@ -194,6 +202,8 @@ pub(crate) struct Rendezvous {
     /// Joins the registry works on: their nodes must not be forgotten meanwhile.
     joining: BTreeSet<(ClusterName, NodeId, ConnId)>,
     failures: Arc<Mutex<Blocklist>>,
+    /// Refused joins in the audit log.
+    noted_refusals: Pace,
 }
 
 /// The ends of the channels to the STUN task.
@@ -231,6 +241,7 @@ impl Rendezvous {
             connections: BTreeMap::new(),
             joining: BTreeSet::new(),
             failures,
+            noted_refusals: Pace::new(NOTED_REFUSALS, NOTED_REFUSAL_EVERY),
         };
         (rendezvous, handle)
     }
@@ -290,7 +301,7 @@ impl Rendezvous {
     }
 
     fn answered(&mut self, answer: Answer) {
-        let Answer { conn, who: (cluster, node), ephemeral, result } = answer;
+        let Answer { conn, who: (cluster, node), source, ephemeral, result } = answer;
         self.joining.remove(&(cluster.clone(), node, conn));
         let input = match result {
             Ok(Admission { not_after_unix_s, credential }) => {
@@ -302,6 +313,9 @@ impl Rendezvous {
             }
             Err(error) => {
                 let code = error.code();
+                if is_guess(code) {
+                    self.note_refusal(Actor::node(node, source), &cluster, &error);
+                }
                 if code == Code::Storage {
                     warn!(%cluster, %node, %error, "a join could not be stored");
                     Input::Refused { conn, code, detail: None }
@@ -345,7 +359,7 @@ impl Rendezvous {
 
     /// Asks the registry, beside the loop.
     fn admit(&mut self, request: AdmitRequest) {
-        let (conn, ephemeral) = (request.conn, request.ephemeral);
+        let (conn, source, ephemeral) = (request.conn, request.source, request.ephemeral);
         // A guesser may have opened all his connections before he failed for the first time.
         if wait(&self.failures, Instant::now(), request.source).is_some() {
             let refused = Input::Refused { conn, code: Code::RateLimited, detail: None };
@@ -357,7 +371,7 @@ impl Rendezvous {
         self.tasks.spawn(async move {
             let result = service.admit(UnixMs::now(), request).await;
             // The loop has ended: nobody is left to be welcomed.
-            let _ = answers.send(Answer { conn, who, ephemeral, result }).await;
+            let _ = answers.send(Answer { conn, who, source, ephemeral, result }).await;
         });
     }
 
@@ -433,6 +447,13 @@ impl Rendezvous {
 
     fn publish(&self, cluster: &ClusterName, sender: Sender, event: &events::Event) {
         self.service.events().publish(cluster, sender, event);
+    }
+
+    /// Puts a refused join into the audit log, unless there were many.
+    fn note_refusal(&mut self, actor: Actor, cluster: &ClusterName, error: &ServiceError) {
+        if let Some(left_out) = self.noted_refusals.pass(Instant::now()) {
+            self.service.note_refusal(UnixMs::now(), actor, cluster.to_string(), error, left_out);
+        }
     }
 
     fn rejected(&self, source: SocketAddr, code: Code) {

@@ -3,6 +3,7 @@
 //! Deliberately absent: HTTP, and presence, which only the broker knows.
 
 mod admit;
+pub(crate) mod audit;
 mod error;
 mod registry;
 mod relay;
@@ -16,6 +17,8 @@ use meetpoint_proto::wire::StunServer;
 use meetpoint_proto::{ClusterName, ClusterNetwork, EffectiveNetwork};
 
 pub(crate) use admit::{Admission, CERTIFICATE_LIFETIME_S};
+pub(crate) use audit::{Action, Actor, note};
+pub use audit::{AuditError, verify_audit};
 pub(crate) use error::ServiceError;
 pub(crate) use registry::establish_cluster;
 pub(crate) use relay::{
