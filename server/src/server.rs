@@ -24,7 +24,7 @@ use crate::http::{self, App};
 use crate::identity::{Identity, IdentityError, Reload, Reloader};
 use crate::listen::{Sockets, listening_ips, machine_ips};
 use crate::rendezvous::{Rendezvous, StunChannels};
-use crate::secrets::{self, AdminToken, SecretsError};
+use crate::secrets::{self, ApiTokens, SecretsError};
 use crate::seeds::{self, Here, Judged, Verdict};
 use crate::service::{
     self, Action, Actor, Cluster, DEFAULT_CLUSTER, Keyring, NewToken, Service, ServiceError, UnixMs,
@@ -198,7 +198,7 @@ impl Server {
         let service = open_service(&config, &sockets, &store, (kind, &verdict), keyring).await?;
         let join_token = secrets::join_token(&config, &data, identity.fingerprint())?;
         let is_usable = register_join_token(&service, started, &join_token).await?;
-        let (admin, new_admin_token) = AdminToken::establish(&config, &data)?;
+        let (api_tokens, new_admin_token) = ApiTokens::establish(&config, &data)?;
         let info = Info {
             http: sockets.http_addr,
             http_ips: reachable_ips(&sockets),
@@ -213,7 +213,7 @@ impl Server {
             new_admin_token,
             warnings: warnings(&config, &sockets, &verdict, is_usable),
         };
-        let core = Core { store, writer_ended, service, admin, identity, started };
+        let core = Core { store, writer_ended, service, api_tokens, identity, started };
         Self::assemble(&config, sockets, info, core, tasks, data)
     }
 
@@ -225,7 +225,7 @@ impl Server {
         tasks: Tasks,
         data: Arc<DataDir>,
     ) -> Result<Self, StartError> {
-        let Core { store, writer_ended, service, admin, identity, started } = core;
+        let Core { store, writer_ended, service, api_tokens, identity, started } = core;
         let stun_probe = probe_address(&sockets);
         let (observer, observations) = mpsc::channel(STUN_QUEUE);
         let (requests, stun_requests) = mpsc::channel(STUN_QUEUE);
@@ -252,7 +252,7 @@ impl Server {
             service: Arc::clone(&service),
             rendezvous: handle,
             relay: config.relay.is_some().then(|| RelayHandle::new(stun.inboxes())),
-            admin,
+            api_tokens,
             identity: Arc::clone(&identity),
             warnings: info.warnings.clone(),
             tasks: tasks.work.clone(),
@@ -367,7 +367,7 @@ struct Core {
     store: Store,
     writer_ended: store::Ended,
     service: Arc<Service>,
-    admin: AdminToken,
+    api_tokens: ApiTokens,
     identity: Arc<Identity>,
     started: UnixMs,
 }
