@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::App;
-use super::extract::{Admin, PageQuery, Path, Query};
+use super::extract::{Admin, PageQuery, Path, Query, Reader};
 use super::problem::{Problem, ProblemCode};
 use crate::store::revocations::RevocationRow;
 
@@ -56,7 +56,7 @@ impl From<RevocationRow> for RevocationView {
     )
 )]
 pub(super) async fn list(
-    _: Admin,
+    _: Reader,
     State(app): State<App>,
     Path(cluster): Path<String>,
     Query(page): Query<PageQuery>,
@@ -80,14 +80,14 @@ pub(super) async fn list(
     )
 )]
 pub(super) async fn lift(
-    _: Admin,
+    Admin(actor): Admin,
     State(app): State<App>,
     Path((cluster, id)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     let name = app.service.cluster(&cluster)?.name.clone();
     let id: NodeId =
         id.parse().map_err(|error| Problem::new(ProblemCode::BadNodeId, format!("node id: {error}")))?;
-    app.service.restore_node(&cluster, id).await?;
+    app.service.restore_node(UnixMs::now(), &actor, &cluster, id).await?;
     app.rendezvous.restore(name, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
