@@ -10,6 +10,7 @@
 //! * `udp` is the one task that holds the STUN server;
 //! * `stream` carries STUN and TURN over TCP and TLS to it;
 //! * `identity` is the certificate of all listeners, and is reloaded while they run;
+//! * `seeds` judges the seeds at the start, and asks them whether they are there;
 //! * `service` has the use cases, `store` the SQL and the one task that writes.
 //!
 //! Tasks talk by bounded channels. The unexpected end of any of them ends the server with an error.
@@ -21,6 +22,7 @@ mod blocklist;
 mod clock;
 mod config;
 mod data_dir;
+mod defence;
 mod http;
 mod identity;
 mod listen;
@@ -36,8 +38,8 @@ mod warning;
 
 pub use config::{
     AccessArgs, ClusterArgs, ConfigError, ListenArgs, MAX_ADMIN_TOKEN_LEN, MIN_ADMIN_TOKEN_LEN, PortRange,
-    QuotaArgs, RelayArgs, RelaySettings, Secret, ServeArgs, ServeConfig, StreamAddr, StreamAddrs, TlsArgs,
-    TlsFiles,
+    QuotaArgs, RelayArgs, RelaySettings, Secret, SeedTiming, ServeArgs, ServeConfig, StreamAddr, StreamAddrs,
+    TlsArgs, TlsFiles,
 };
 pub use data_dir::DataError;
 pub use identity::{IdentityError, Reload};

@@ -22,7 +22,7 @@ use tracing::{debug, info, warn};
 
 use crate::blocklist::Blocklist;
 use crate::clock;
-use crate::service::{Admission, CERTIFICATE_LIFETIME_S, Service, ServiceError, UnixMs};
+use crate::service::{Admission, CERTIFICATE_LIFETIME_S, Clusters, Service, ServiceError, UnixMs};
 use crate::udp::{Observed, WALL_INTERVAL};
 
 /// Requests that wait for the broker. A full queue slows the senders down: their sockets are read later.
@@ -236,10 +236,9 @@ impl Rendezvous {
 
     /// Runs until `halt`. On `shutdown` all nodes are told, and the loop goes on to serve the rest.
     pub(crate) async fn run(mut self, shutdown: CancellationToken, halt: CancellationToken) {
-        let clusters: Vec<_> = self.service.broker_clusters().collect();
-        for cluster in clusters {
-            self.broker.handle(Instant::now(), Input::Cluster(cluster));
-        }
+        let mut changes = self.service.changes();
+        let mut served = Clusters::default();
+        self.serve(&mut served, Arc::clone(&changes.borrow_and_update()));
         let mut wall = tokio::time::interval(WALL_INTERVAL);
         let mut told = false;
         loop {
@@ -256,6 +255,10 @@ impl Rendezvous {
                     told = true;
                     self.broker.handle(Instant::now(), Input::Shutdown);
                 }
+                Ok(()) = changes.changed() => {
+                    let clusters = Arc::clone(&changes.borrow_and_update());
+                    self.serve(&mut served, clusters);
+                }
                 Some(request) = self.requests.recv() => self.request(request),
                 Some(answer) = self.answers.recv() => self.answered(answer),
                 Some(Observed { session, source }) = self.observations.recv() => {
@@ -268,6 +271,17 @@ impl Rendezvous {
                 () = clock::sleep_until(due) => {}
             }
         }
+    }
+
+    /// Tells the broker of the clusters that are not as it was told last.
+    fn serve(&mut self, served: &mut Clusters, now: Clusters) {
+        for (name, cluster) in now.iter() {
+            if served.get(name).is_none_or(|before| !Arc::ptr_eq(before, cluster)) {
+                let config = self.service.broker_cluster(cluster);
+                self.broker.handle(Instant::now(), Input::Cluster(config));
+            }
+        }
+        *served = now;
     }
 
     fn request(&mut self, request: Request) {

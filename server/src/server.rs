@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use meetpoint_proto::id::Fingerprint;
 use meetpoint_proto::wire::StunServer;
-use meetpoint_proto::{AddressClass, ClusterNetwork, EffectiveNetwork, JoinToken, addr};
+use meetpoint_proto::{AddressClass, ClusterNetwork, EffectiveNetwork, JoinToken, SeedName, addr};
 use meetpoint_turn::{ListenerId, ListenerRole};
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -23,6 +23,8 @@ use crate::identity::{Identity, IdentityError, Reload, Reloader};
 use crate::listen::{Sockets, listening_ips, machine_ips};
 use crate::rendezvous::{Rendezvous, StunChannels};
 use crate::secrets::{self, AdminToken, SecretsError};
+use crate::seeds::me::Me;
+use crate::seeds::verifier::Verifier;
 use crate::seeds::{self, Here, Verdict};
 use crate::service::{self, Cluster, DEFAULT_CLUSTER, Keyring, NewToken, Service, ServiceError, UnixMs};
 use crate::store::{self, OpenError, Store};
@@ -157,6 +159,7 @@ pub struct Server {
     app: App,
     listener: Listener,
     reloader: Reloader,
+    verifier: Verifier,
     tasks: Tasks,
     _data: Arc<DataDir>,
 }
@@ -190,7 +193,14 @@ impl Server {
         let started = UnixMs::now();
         let announces_hashes = config.relay.as_ref().is_some_and(|relay| relay.username_anonymity);
         let keyring = Keyring::open(&store, Arc::clone(&data), started, announces_hashes).await?;
-        let service = open_service(&config, &sockets, &store, (kind, &verdict), keyring).await?;
+        let opened = open_service(&config, &sockets, &store, (kind, &verdict), keyring).await?;
+        let (service, effective, returned) = opened;
+        let me = Arc::new(Me {
+            key: secrets::seed_key(&data)?,
+            http: sockets.http_addr,
+            external_ip: config.external_ip,
+            own_addrs: verdict.own_addrs.clone(),
+        });
         let join_token = secrets::join_token(&config, &data, identity.fingerprint())?;
         let is_usable = register_join_token(&service, started, &join_token).await?;
         let (admin, new_admin_token) = AdminToken::establish(&config, &data)?;
@@ -201,14 +211,14 @@ impl Server {
             stun: sockets.stun_servers(config.external_ip),
             stun_tcp: sockets.streams.addrs(StreamKind::Tcp),
             stun_tls: sockets.streams.addrs(StreamKind::Tls),
-            effective: verdict.effective,
+            effective,
             kind,
             fingerprint: identity.fingerprint(),
             join_token: is_usable.then_some(join_token),
             new_admin_token,
-            warnings: warnings(&config, &sockets, &verdict, is_usable),
+            warnings: warnings(&config, &sockets, (&verdict, effective, returned), is_usable),
         };
-        let core = Core { store, writer_ended, service, admin, identity, started };
+        let core = Core { store, writer_ended, service, admin, identity, me, started };
         Self::assemble(&config, sockets, info, core, tasks, data)
     }
 
@@ -220,7 +230,7 @@ impl Server {
         tasks: Tasks,
         data: Arc<DataDir>,
     ) -> Result<Self, StartError> {
-        let Core { store, writer_ended, service, admin, identity, started } = core;
+        let Core { store, writer_ended, service, admin, identity, me, started } = core;
         let stun_probe = probe_address(&sockets);
         let (observer, observations) = mpsc::channel(STUN_QUEUE);
         let (requests, stun_requests) = mpsc::channel(STUN_QUEUE);
@@ -249,6 +259,7 @@ impl Server {
             relay: config.relay.is_some().then(|| RelayHandle::new(stun.inboxes())),
             admin,
             identity: Arc::clone(&identity),
+            me: Arc::clone(&me),
             warnings: info.warnings.clone(),
             tasks: tasks.work.clone(),
             shutdown: tasks.soft.clone(),
@@ -264,6 +275,7 @@ impl Server {
             halt: tasks.hard.clone(),
         };
         let reloader = Reloader { identity, data: Arc::clone(&data), requests: Reload::default() };
+        let verifier = Verifier::new(Arc::clone(&service), me, config.seed_timing);
         Ok(Self {
             info,
             started,
@@ -276,6 +288,7 @@ impl Server {
             app,
             listener,
             reloader,
+            verifier,
             tasks,
             _data: data,
         })
@@ -314,6 +327,7 @@ impl Server {
             app,
             listener,
             reloader,
+            verifier,
             tasks,
             _data,
             ..
@@ -325,6 +339,7 @@ impl Server {
         let broker = core.spawn(rendezvous.run(soft.clone(), hard.clone()));
         let http = core.spawn(listener.run());
         let reloader = core.spawn(reloader.run(soft.clone()));
+        let verifier = core.spawn(verifier.run(soft.clone()));
         let prune = core.spawn(forget_unseen(Arc::clone(&service), started, soft.clone()));
         let retire = core.spawn(retire_secrets(Arc::clone(&service), soft.clone()));
         let outcome = tokio::select! {
@@ -334,6 +349,7 @@ impl Server {
             _ = broker => Err(RunError::TaskEnded("broker")),
             _ = http => Err(RunError::TaskEnded("listener")),
             _ = reloader => Err(RunError::TaskEnded("watch over the certificate")),
+            _ = verifier => Err(RunError::TaskEnded("watch over the seeds")),
             _ = &mut writer_ended => Err(RunError::TaskEnded("registry")),
         };
         info!("shutting down");
@@ -363,6 +379,7 @@ struct Core {
     service: Arc<Service>,
     admin: AdminToken,
     identity: Arc<Identity>,
+    me: Arc<Me>,
     started: UnixMs,
 }
 
@@ -406,20 +423,34 @@ async fn stored_kind(config: &ServeConfig) -> Result<Option<ClusterNetwork>, Sta
     kind.map(parse).transpose()
 }
 
+/// The service, what its cluster amounts to, and the seeds that came back although they had been deleted.
+type Opened = (Arc<Service>, EffectiveNetwork, Vec<SeedName>);
+
 async fn open_service(
     config: &ServeConfig,
     sockets: &Sockets,
     store: &Store,
     (kind, verdict): (ClusterNetwork, &Verdict),
     keyring: Keyring,
-) -> Result<Arc<Service>, StartError> {
+) -> Result<Opened, StartError> {
     let name = DEFAULT_CLUSTER.parse().map_err(|_| ServiceError::UnknownCluster)?;
     let key = secrets::random()?;
     let seeds = verdict.seeds.clone();
-    let row = service::establish_cluster(store, UnixMs::now(), name, kind, key, seeds).await?;
-    let cluster = Cluster::new(row, verdict.effective, config.open_join);
+    let established = service::establish_cluster(store, UnixMs::now(), name, kind, key, seeds).await;
+    let established = established.map_err(|error| match error {
+        ServiceError::ClusterRule(code) => {
+            let reason = "by the seeds of the flags and those registered over REST together".to_owned();
+            ConfigError::Cluster { kind, code, reason }.into()
+        }
+        error => StartError::from(error),
+    })?;
+    let cluster = Cluster::new(established.row, established.effective, config.open_join);
     let stun = sockets.stun_servers(config.external_ip);
-    Ok(Arc::new(Service::new(store.clone(), vec![cluster], stun, keyring)))
+    let service = Service::new(store.clone(), vec![cluster], stun, keyring);
+    if let Some(admit_relayed) = config.admit_relayed {
+        service.set_admit_relayed(DEFAULT_CLUSTER, admit_relayed).await?;
+    }
+    Ok((Arc::new(service), established.effective, established.returned))
 }
 
 /// False if the operator has revoked it.
@@ -429,10 +460,15 @@ async fn register_join_token(service: &Service, now: UnixMs, token: &JoinToken) 
     Ok(row.revoked_ms.is_none())
 }
 
-fn warnings(config: &ServeConfig, sockets: &Sockets, verdict: &Verdict, token_usable: bool) -> Vec<Warning> {
+fn warnings(
+    config: &ServeConfig,
+    sockets: &Sockets,
+    (verdict, effective, returned): (&Verdict, EffectiveNetwork, Vec<SeedName>),
+    token_usable: bool,
+) -> Vec<Warning> {
     let mut warnings = Vec::new();
     warnings.extend(sockets.streams.missing.iter().cloned());
-    let is_public = verdict.effective == EffectiveNetwork::Public;
+    let is_public = effective == EffectiveNetwork::Public;
     if !is_public {
         warnings.push(Warning::PrivateOnly { no_seed: config.seeds.is_empty() });
     }
@@ -440,6 +476,7 @@ fn warnings(config: &ServeConfig, sockets: &Sockets, verdict: &Verdict, token_us
         warnings.push(Warning::OpenJoin);
     }
     warnings.extend(verdict.unresolved.iter().cloned().map(Warning::UnresolvedSeed));
+    warnings.extend(returned.into_iter().map(Warning::SeedReturned));
     if verdict.own.is_none() {
         warnings.push(Warning::NotASeed);
     }

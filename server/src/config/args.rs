@@ -140,6 +140,17 @@ pub struct ClusterArgs {
     /// What this server is itself, PUBLIC or PRIVATE. Refused if its own seed's address says otherwise.
     #[arg(long, env = "MEETPOINT_NODE_NETWORK_TYPE", value_name = "TYPE")]
     pub node_network_type: Option<NetworkType>,
+    /// Keep nodes that no STUN answer reaches: they can only be relayed. Without it the cluster stays
+    /// as it is registered; a new one keeps none.
+    #[arg(
+        long,
+        env = "MEETPOINT_ADMIT_RELAYED",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub admit_relayed: Option<bool>,
 }
 
 /// Who is let in.

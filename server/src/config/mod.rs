@@ -10,6 +10,7 @@ mod streams;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use meetpoint_proto::token::ParseTokenError;
 use meetpoint_proto::{AddressClass, ClusterNetwork, Code, JoinToken, NetworkType, SeedAddr, addr};
@@ -27,7 +28,7 @@ pub const MAX_ADMIN_TOKEN_LEN: usize = 256;
 /// RFC 5780 knows a primary and an alternate address.
 const MAX_STUN_PER_FAMILY: usize = 2;
 /// A cluster's seeds are told to every node; more would not fit a sensible list.
-const MAX_SEEDS: usize = 64;
+pub(crate) const MAX_SEEDS: usize = 64;
 /// More cores than this are not busy with packets on any machine seen so far, and each thread has
 /// buffers and sockets of its own.
 const MAX_STUN_THREADS: NonZeroU8 = NonZeroU8::new(64).unwrap();
@@ -57,6 +58,8 @@ pub struct ServeConfig {
     pub cluster_network_type: Option<ClusterNetwork>,
     /// The seeds given.
     pub seeds: Vec<SeedAddr>,
+    /// Whether the cluster `default` keeps nodes that can only be relayed, if said.
+    pub admit_relayed: Option<bool>,
     /// What this server says of itself.
     pub node_network_type: Option<NetworkType>,
     /// The join token given.
@@ -71,6 +74,29 @@ pub struct ServeConfig {
     pub data: PathBuf,
     /// The broker's bounds.
     pub limits: meetpoint_broker::Limits,
+    /// When seeds are asked whether they are there.
+    pub seed_timing: SeedTiming,
+}
+
+/// When seeds are asked whether they are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SeedTiming {
+    /// From one proof to the next, give or take a tenth.
+    pub interval: Duration,
+    /// How long an attempt lasts that brings no proof.
+    pub patience: Duration,
+    /// Between two attempts at one host or address, whichever cluster or port they are for.
+    pub per_target: Duration,
+}
+
+impl Default for SeedTiming {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(5 * 60),
+            patience: Duration::from_secs(5),
+            per_target: Duration::from_secs(60),
+        }
+    }
 }
 
 /// How relaying is set up.
@@ -290,6 +316,7 @@ impl ServeArgs {
             stun_limits: self.quotas.limits(),
             cluster_network_type: self.cluster.cluster_network_type,
             seeds: self.cluster.seeds,
+            admit_relayed: self.cluster.admit_relayed,
             node_network_type: self.cluster.node_network_type,
             join_token,
             open_join: self.access.open_join,
@@ -297,6 +324,7 @@ impl ServeArgs {
             tls,
             data: self.data,
             limits: meetpoint_broker::Limits::default(),
+            seed_timing: SeedTiming::default(),
         })
     }
 }

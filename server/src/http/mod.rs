@@ -12,6 +12,7 @@ mod health;
 mod nodes;
 mod problem;
 mod relay;
+mod seed_proof;
 mod seeds;
 pub(crate) mod serve;
 mod status;
@@ -43,10 +44,12 @@ use tower_http::trace::TraceLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use self::problem::{Problem, ProblemCode};
 use crate::identity::Identity;
 use crate::rendezvous::Handle;
 use crate::secrets::AdminToken;
-use crate::service::Service;
+use crate::seeds::me::Me;
+use crate::service::{Service, ServiceError};
 use crate::udp::RelayHandle;
 
 /// Largest request body. The largest there is, a new join token, has under 1 KiB.
@@ -68,6 +71,7 @@ pub(crate) struct AppState {
     pub(crate) relay: Option<RelayHandle>,
     pub(crate) admin: AdminToken,
     pub(crate) identity: Arc<Identity>,
+    pub(crate) me: Arc<Me>,
     pub(crate) warnings: Vec<crate::Warning>,
     pub(crate) started: Instant,
     /// Owns the control connections.
@@ -79,6 +83,7 @@ pub(crate) struct AppState {
     pub(crate) stun_probe: std::net::SocketAddr,
     readiness: health::Readiness,
     gate: Arc<gate::Gate>,
+    throttle: seed_proof::Throttle,
 }
 
 /// What [`App::new`] takes.
@@ -88,6 +93,7 @@ pub(crate) struct Parts {
     pub(crate) relay: Option<RelayHandle>,
     pub(crate) admin: AdminToken,
     pub(crate) identity: Arc<Identity>,
+    pub(crate) me: Arc<Me>,
     pub(crate) warnings: Vec<crate::Warning>,
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: CancellationToken,
@@ -104,6 +110,7 @@ impl App {
             relay,
             admin,
             identity,
+            me,
             warnings,
             tasks,
             shutdown,
@@ -116,6 +123,7 @@ impl App {
             relay,
             admin,
             identity,
+            me,
             warnings,
             started: Instant::now(),
             tasks,
@@ -124,7 +132,21 @@ impl App {
             stun_probe,
             readiness: health::Readiness::default(),
             gate: Arc::new(gate::Gate::new()),
+            throttle: seed_proof::Throttle::new(),
         }))
+    }
+}
+
+impl App {
+    /// Does a change to its end, even if whoever asked for it goes away meanwhile: what is committed
+    /// must be published too.
+    async fn finish<T: Send + 'static>(
+        &self,
+        change: impl Future<Output = Result<T, ServiceError>> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let done = self.tasks.spawn(change).await;
+        let failed = |_| Problem::new(ProblemCode::Internal, "the change broke off");
+        Ok(done.map_err(failed)??)
     }
 }
 
@@ -136,16 +158,18 @@ impl std::ops::Deref for App {
     }
 }
 
-/// The contract's routes. All but those of `health` and `status` want the admin token.
+/// The contract's routes. All but those of `health`, `status` and `seed_proof`, and a seed's own
+/// registration, want the admin token.
 fn api() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(docs::contract_head())
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(status::status))
         .routes(routes!(clusters::list))
-        .routes(routes!(clusters::get))
-        .routes(routes!(seeds::list))
-        .routes(routes!(seeds::get))
+        .routes(routes!(seed_proof::prove))
+        .routes(routes!(clusters::get, clusters::change))
+        .routes(routes!(seeds::list, seeds::register))
+        .routes(routes!(seeds::get, seeds::put, seeds::change, seeds::remove))
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::get, nodes::remove))
         .routes(routes!(tokens::list, tokens::create))

@@ -32,7 +32,7 @@ impl Service {
     pub(crate) async fn admit(&self, now: UnixMs, request: AdmitRequest) -> Result<Admission, ServiceError> {
         let cluster = self.cluster(request.cluster.as_str())?;
         match &request.admission {
-            Some(proof) => self.check_proof(cluster, proof).await?,
+            Some(proof) => self.check_proof(&cluster, proof).await?,
             None if cluster.open_join => {}
             None => return Err(ServiceError::BadToken("is missing")),
         }
@@ -90,7 +90,7 @@ async fn store_join(
 }
 
 /// Whether a token that its bearer has proven to hold lets him in.
-fn check_usable(token: &TokenRow, now: UnixMs, is_new: bool) -> Result<(), ServiceError> {
+pub(super) fn check_usable(token: &TokenRow, now: UnixMs, is_new: bool) -> Result<(), ServiceError> {
     if token.revoked_ms.is_some() {
         return Err(ServiceError::BadToken("was revoked"));
     }

@@ -22,8 +22,8 @@ async fn service(effective: EffectiveNetwork) -> (Service, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = Store::open(&dir.path().join("t.db"), &TaskTracker::new()).await.unwrap();
     let name = CLUSTER.parse().unwrap();
-    let row =
-        establish_cluster(&store, NOW, name, ClusterNetwork::Dynamic, [1; 32], Vec::new()).await.unwrap();
+    let row = establish_cluster(&store, NOW, name, ClusterNetwork::Dynamic, [1; 32], Vec::new());
+    let row = row.await.unwrap().row;
     let data = Arc::new(DataDir::open(dir.path()).unwrap());
     let keyring = Keyring::open(&store, data, NOW, false).await.unwrap();
     (Service::new(store, vec![Cluster::new(row, effective, false)], Vec::new(), keyring), dir)

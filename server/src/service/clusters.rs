@@ -1,0 +1,134 @@
+//! Clusters, and how a changed one reaches those who serve it.
+
+use std::sync::Arc;
+
+use ed25519_dalek::SigningKey;
+use meetpoint_proto::{ClusterName, ClusterNetwork, EffectiveNetwork, SeedName, SeedOrigin};
+use sqlx::SqliteConnection;
+use tracing::info;
+
+use super::seeds::{Applied, apply, fresh};
+use super::{Cluster, Service, ServiceError, UnixMs};
+use crate::seeds::Judged;
+use crate::store::clusters::{self, ClusterRow};
+use crate::store::seeds;
+use crate::store::{Store, StoreError};
+
+/// A cluster at the start of the server.
+pub(crate) struct Established {
+    pub(crate) row: ClusterRow,
+    /// By its type and all its seeds, those of the operator and of earlier runs included.
+    pub(crate) effective: EffectiveNetwork,
+    /// Given seeds that the operator had deleted over REST.
+    pub(crate) returned: Vec<SeedName>,
+}
+
+impl Cluster {
+    /// A registered cluster as it is served now.
+    pub(crate) fn new(row: ClusterRow, effective: EffectiveNetwork, open_join: bool) -> Self {
+        Self {
+            id: row.id,
+            name: row.name,
+            kind: row.kind,
+            effective,
+            created_ms: row.created_ms,
+            open_join,
+            admit_relayed: row.admit_relayed,
+            key: SigningKey::from_bytes(&row.signing_key),
+        }
+    }
+}
+
+/// Registers a cluster unless it is there, and its given seeds. Those that an earlier start was given
+/// and this one was not are dropped; the operator's and those that named themselves stay.
+pub(crate) async fn establish_cluster(
+    store: &Store,
+    now: UnixMs,
+    name: ClusterName,
+    kind: ClusterNetwork,
+    signing_key: [u8; 32],
+    given: Vec<Judged>,
+) -> Result<Established, ServiceError> {
+    let work = store.write(move |tx| {
+        Box::pin(async move {
+            clusters::insert(tx, &name, kind, &signing_key, now.0).await?;
+            let row = clusters::all(&mut *tx).await?.into_iter().find(|row| row.name == name);
+            let row = row.ok_or(StoreError::Corrupt("clusters.name"))?;
+            let mut returned = seeds::take_deleted(tx, row.id).await?;
+            returned.retain(|name| given.iter().any(|judged| judged.seed.name == *name));
+            drop_former(tx, &row, &given).await?;
+            let applied = apply(tx, row.id, row.kind, now, |seeds| {
+                for judged in given {
+                    let before = seeds.remove(&judged.seed.name);
+                    let mut seed = fresh(judged.seed, before.as_ref(), now);
+                    seed.is_public = judged.is_public;
+                    seed.origin = SeedOrigin::Flag;
+                    seed.approved = true;
+                    seed.declared = judged.declared;
+                    seeds.insert(seed.addr.name.clone(), seed);
+                }
+                Ok(())
+            });
+            let effective = applied.await?.effective;
+            Ok(Established { row, effective, returned })
+        })
+    });
+    work.await
+}
+
+async fn drop_former(
+    tx: &mut SqliteConnection,
+    cluster: &ClusterRow,
+    given: &[Judged],
+) -> Result<(), ServiceError> {
+    for old in seeds::all(&mut *tx, cluster.id).await? {
+        let is_given = given.iter().any(|judged| judged.seed.name == old.addr.name);
+        if old.origin == SeedOrigin::Flag && !is_given {
+            seeds::delete(tx, cluster.id, &old.addr.name).await?;
+        }
+    }
+    Ok(())
+}
+
+impl Service {
+    /// Says whether a cluster keeps nodes that can only be relayed.
+    pub(crate) async fn set_admit_relayed(
+        &self,
+        cluster: &str,
+        admit_relayed: bool,
+    ) -> Result<Arc<Cluster>, ServiceError> {
+        let _changing = self.changing.lock().await;
+        let cluster = self.cluster(cluster)?;
+        let id = cluster.id;
+        let stored = self.store.write::<_, ServiceError, _>(move |tx| {
+            Box::pin(async move { Ok(clusters::set_admit_relayed(tx, id, admit_relayed).await?) })
+        });
+        stored.await?;
+        let changed = Arc::new(Cluster { admit_relayed, ..Cluster::clone(&cluster) });
+        if changed.admit_relayed != cluster.admit_relayed {
+            info!(cluster = %changed.name, admit_relayed, "changed");
+            self.replace(Arc::clone(&changed));
+        }
+        Ok(changed)
+    }
+
+    /// Publishes what a committed change of a cluster's seeds has changed.
+    pub(super) fn publish<T>(&self, cluster: &Arc<Cluster>, applied: &Applied<T>) {
+        for seed in &applied.changed {
+            let (name, host, port) = (&seed.addr.name, &seed.addr.host, seed.addr.port);
+            let (status, reason) = (seed.status, seed.reason.map(tracing::field::display));
+            info!(cluster = %cluster.name, %name, %host, port, approved = seed.approved, %status, reason, "seed");
+        }
+        if applied.effective != cluster.effective {
+            info!(cluster = %cluster.name, kind = %cluster.kind, effective = %applied.effective, "the cluster changes");
+            self.replace(Arc::new(Cluster { effective: applied.effective, ..Cluster::clone(cluster) }));
+        }
+        self.seeds_changed.notify_one();
+    }
+
+    fn replace(&self, cluster: Arc<Cluster>) {
+        self.clusters.send_modify(|clusters| {
+            Arc::make_mut(clusters).insert(cluster.name.clone(), cluster);
+        });
+    }
+}
