@@ -11,6 +11,7 @@
 //! * `stream` carries STUN and TURN over TCP and TLS to it;
 //! * `identity` is the certificate of all listeners, and is reloaded while they run;
 //! * `seeds` judges the seeds at the start, and asks them whether they are there;
+//! * `events` is the ring of what happened lately, and who reads along;
 //! * `service` has the use cases, `store` the SQL and the one task that writes.
 //!
 //! Tasks talk by bounded channels. The unexpected end of any of them ends the server with an error.
@@ -19,13 +20,16 @@
 //! the handling of signals (both are the binary's).
 
 mod blocklist;
+mod chain;
 mod clock;
 mod config;
 mod data_dir;
 mod defence;
+mod events;
 mod http;
 mod identity;
 mod listen;
+mod pace;
 mod rendezvous;
 mod secrets;
 mod seeds;
@@ -36,6 +40,7 @@ mod stream;
 mod udp;
 mod warning;
 
+pub use chain::{AuditBroken, AuditChain, AuditEntry, AuditHash, AuditHead, ParseHashError, canonical_json};
 pub use config::{
     AccessArgs, ClusterArgs, ConfigError, ListenArgs, MAX_ADMIN_TOKEN_LEN, MIN_ADMIN_TOKEN_LEN, PortRange,
     QuotaArgs, RelayArgs, RelaySettings, Secret, SeedTiming, ServeArgs, ServeConfig, StreamAddr, StreamAddrs,
@@ -45,6 +50,7 @@ pub use data_dir::DataError;
 pub use identity::{IdentityError, Reload};
 pub use secrets::SecretsError;
 pub use server::{Info, RunError, Server, StartError};
+pub use service::{AuditError, verify_audit};
 pub use store::OpenError;
 pub use udp::StunError;
 pub use warning::Warning;

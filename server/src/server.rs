@@ -8,6 +8,7 @@ use meetpoint_proto::id::Fingerprint;
 use meetpoint_proto::wire::StunServer;
 use meetpoint_proto::{AddressClass, ClusterNetwork, EffectiveNetwork, JoinToken, SeedName, addr};
 use meetpoint_turn::{ListenerId, ListenerRole};
+use serde_json::json;
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -26,19 +27,21 @@ use crate::secrets::{self, AdminToken, SecretsError};
 use crate::seeds::me::Me;
 use crate::seeds::verifier::Verifier;
 use crate::seeds::{self, Here, Verdict};
-use crate::service::{self, Cluster, DEFAULT_CLUSTER, Keyring, NewToken, Service, ServiceError, UnixMs};
+use crate::service::{
+    self, Action, Actor, Cluster, DEFAULT_CLUSTER, Keyring, NewToken, Service, ServiceError, UnixMs,
+};
 use crate::store::{self, OpenError, Store};
 use crate::stream::{StreamKind, Streams, Surroundings};
 use crate::udp::{RelayHandle, Setup, Stun, StunError, relay_config};
 use crate::warning::Warning;
 
-/// The registry's file in the data directory.
-const DATABASE: &str = "meetpoint.db";
 /// Observations and requests that wait between the STUN and the broker task: a second's worth of a
 /// busy server. What is observed beyond it is repeated by the nodes.
 const STUN_QUEUE: usize = 4096;
 /// How long nodes and requests may take to part in peace.
 const DRAIN: Duration = Duration::from_secs(5);
+/// How long the registry may take to note the end.
+const NOTE_STOP: Duration = Duration::from_secs(5);
 /// How long the tasks may take to end after that, the registry's last commit included.
 const HALT: Duration = Duration::from_secs(10);
 /// Ephemeral nodes of an earlier run have this long to come back before they are forgotten.
@@ -189,12 +192,13 @@ impl Server {
         let data = Arc::new(DataDir::open(&config.data)?);
         let identity = Arc::new(given_identity.map_or_else(|| Identity::load_or_make(&data), Ok)?);
         let tasks = Tasks::new();
-        let (store, writer_ended) = Store::open(&data.file(DATABASE), &tasks.core).await?;
+        let (store, writer_ended) = Store::open(&data.file(store::FILE), &tasks.core).await?;
         let started = UnixMs::now();
         let announces_hashes = config.relay.as_ref().is_some_and(|relay| relay.username_anonymity);
         let keyring = Keyring::open(&store, Arc::clone(&data), started, announces_hashes).await?;
         let opened = open_service(&config, &sockets, &store, (kind, &verdict), keyring).await?;
         let (service, effective, returned) = opened;
+        note_start(&store, started, &config, (kind, effective), &verdict).await?;
         let me = Arc::new(Me {
             key: secrets::seed_key(&data)?,
             http: sockets.http_addr,
@@ -361,6 +365,7 @@ impl Server {
         hard.cancel();
         prune.abort();
         retire.abort();
+        note_stop(&service, &outcome).await;
         // The writer ends with the last hold on the registry.
         drop((app, service));
         store.close().await;
@@ -412,7 +417,7 @@ async fn decide(config: &ServeConfig, sockets: &Sockets) -> Result<(ClusterNetwo
 }
 
 async fn stored_kind(config: &ServeConfig) -> Result<Option<ClusterNetwork>, StartError> {
-    let path = config.data.join(DATABASE);
+    let path = config.data.join(store::FILE);
     if !path.exists() {
         return Ok(None);
     }
@@ -448,15 +453,50 @@ async fn open_service(
     let stun = sockets.stun_servers(config.external_ip);
     let service = Service::new(store.clone(), vec![cluster], stun, keyring);
     if let Some(admit_relayed) = config.admit_relayed {
-        service.set_admit_relayed(DEFAULT_CLUSTER, admit_relayed).await?;
+        service.set_admit_relayed(UnixMs::now(), &Actor::SERVER, DEFAULT_CLUSTER, admit_relayed).await?;
     }
+    service.tell_of_start().await?;
     Ok((Arc::new(service), established.effective, established.returned))
+}
+
+/// The first entry of this run in the audit log, with the flags that decide who is let in.
+async fn note_start(
+    store: &Store,
+    now: UnixMs,
+    config: &ServeConfig,
+    (kind, effective): (ClusterNetwork, EffectiveNetwork),
+    verdict: &Verdict,
+) -> Result<(), ServiceError> {
+    let seeds: Vec<String> = verdict.seeds.iter().map(|judged| judged.seed.to_string()).collect();
+    let detail = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "type": kind.as_str(),
+        "effective": effective.as_str(),
+        "seeds": seeds,
+        "open_join": config.open_join,
+    });
+    service::note(store, now, Actor::SERVER, Action::ServerStart, DEFAULT_CLUSTER.to_owned(), detail).await
+}
+
+/// The last one. A registry that does not take it any more keeps the server from ending no longer.
+async fn note_stop(service: &Service, outcome: &Result<(), RunError>) {
+    let detail = match outcome {
+        Ok(()) => json!({ "asked": true }),
+        Err(error) => json!({ "asked": false, "error": error.to_string() }),
+    };
+    let target = DEFAULT_CLUSTER.to_owned();
+    let noted = service.note(UnixMs::now(), Actor::SERVER, Action::ServerStop, target, detail);
+    match timeout(NOTE_STOP, noted).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!(%error, "the audit log does not tell of this end"),
+        Err(_) => warn!("the audit log may not tell of this end: the registry does not answer"),
+    }
 }
 
 /// False if the operator has revoked it.
 async fn register_join_token(service: &Service, now: UnixMs, token: &JoinToken) -> Result<bool, StartError> {
     let new = NewToken { label: "of the server's start".to_owned(), expires_ms: None, max_uses: None };
-    let row = service.register_token(now, DEFAULT_CLUSTER, new, token).await?;
+    let row = service.register_token(now, &Actor::SERVER, DEFAULT_CLUSTER, new, token).await?;
     Ok(row.revoked_ms.is_none())
 }
 

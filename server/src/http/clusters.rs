@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::App;
 use super::extract::{Admin, Body, Path};
 use super::problem::Problem;
-use crate::service::Cluster;
+use crate::service::{Cluster, UnixMs};
 
 /// A cluster.
 #[derive(Serialize, ToSchema)]
@@ -97,7 +97,7 @@ pub(super) async fn get(
     )
 )]
 pub(super) async fn change(
-    _: Admin,
+    Admin(actor): Admin,
     State(app): State<App>,
     Path(cluster): Path<String>,
     Body(change): Body<ClusterChange>,
@@ -106,7 +106,9 @@ pub(super) async fn change(
     let changed = match change.admit_relayed {
         Some(admit_relayed) => {
             let service = Arc::clone(&app.service);
-            app.finish(async move { service.set_admit_relayed(&cluster, admit_relayed).await }).await?
+            let now = UnixMs::now();
+            let change = async move { service.set_admit_relayed(now, &actor, &cluster, admit_relayed).await };
+            app.finish(change).await?
         }
         None => before,
     };

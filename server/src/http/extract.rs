@@ -1,15 +1,19 @@
 //! Extractors whose refusals are problem details, and who may ask.
 
-use axum::extract::{FromRequest, FromRequestParts};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use axum::extract::{ConnectInfo, FromRequest, FromRequestParts};
 use axum::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use meetpoint_proto::addr;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::App;
 use super::problem::{Problem, ProblemCode};
+use crate::service::Actor;
 
 /// Entries of a page if the request does not say.
 const DEFAULT_LIMIT: u32 = 100;
@@ -57,8 +61,8 @@ impl PageQuery {
     }
 }
 
-/// The request bears the admin token.
-pub(super) struct Admin;
+/// The request bears the admin token. Who asks, and from where, is for the audit log.
+pub(super) struct Admin(pub(super) Actor);
 
 /// It does not.
 pub(super) struct Unauthorized(&'static str);
@@ -75,11 +79,17 @@ impl FromRequestParts<App> for Admin {
             return Err(Unauthorized("the Authorization header has another scheme than Bearer"));
         }
         if app.admin.matches(token.trim()) {
-            Ok(Self)
+            Ok(Self(Actor::admin(source(parts))))
         } else {
             Err(Unauthorized("the token is not the admin token"))
         }
     }
+}
+
+/// Where the request comes from.
+fn source(parts: &Parts) -> IpAddr {
+    let connected = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+    connected.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |info| addr::unmap(info.0).ip())
 }
 
 impl IntoResponse for Unauthorized {

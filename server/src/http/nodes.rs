@@ -170,13 +170,13 @@ pub(super) async fn get(
     )
 )]
 pub(super) async fn remove(
-    _: Admin,
+    Admin(actor): Admin,
     State(app): State<App>,
     Path((cluster, id)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     let name = app.service.cluster(&cluster)?.name.clone();
     let id = parse_id(&id)?;
-    app.service.remove_node(&cluster, id).await?;
+    app.service.remove_node(UnixMs::now(), &actor, &cluster, id).await?;
     app.rendezvous.remove(name, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -206,7 +206,7 @@ pub(super) async fn get(
     )
 )]
 pub(super) async fn put(
-    _: Admin,
+    Admin(actor): Admin,
     State(app): State<App>,
     Path((cluster, name)): Path<(String, String)>,
     Body(body): Body<SeedBody>,
@@ -218,7 +218,7 @@ pub(super) async fn put(
         approved: body.approved.unwrap_or(true),
     };
     let service = Arc::clone(&app.service);
-    let done = app.finish(async move { service.put_seed(UnixMs::now(), &cluster, new).await });
+    let done = app.finish(async move { service.put_seed(UnixMs::now(), &actor, &cluster, new).await });
     let (row, is_new) = done.await?;
     Ok((created(is_new), Json(row.into())))
 }
@@ -234,14 +234,15 @@ pub(super) async fn put(
     )
 )]
 pub(super) async fn change(
-    _: Admin,
+    Admin(actor): Admin,
     State(app): State<App>,
     Path((cluster, name)): Path<(String, String)>,
     Body(change): Body<SeedChange>,
 ) -> Result<Json<SeedChanged>, Problem> {
     let service = Arc::clone(&app.service);
-    let done = app
-        .finish(async move { service.approve_seed(UnixMs::now(), &cluster, &name, change.approved).await });
+    let done = app.finish(async move {
+        service.approve_seed(UnixMs::now(), &actor, &cluster, &name, change.approved).await
+    });
     Ok(Json(done.await?.into()))
 }
 
@@ -255,12 +256,12 @@ pub(super) async fn change(
     )
 )]
 pub(super) async fn remove(
-    _: Admin,
+    Admin(actor): Admin,
     State(app): State<App>,
     Path((cluster, name)): Path<(String, String)>,
 ) -> Result<Json<SeedChanged>, Problem> {
     let service = Arc::clone(&app.service);
-    let done = app.finish(async move { service.delete_seed(UnixMs::now(), &cluster, &name).await });
+    let done = app.finish(async move { service.delete_seed(UnixMs::now(), &actor, &cluster, &name).await });
     Ok(Json(done.await?.into()))
 }
 

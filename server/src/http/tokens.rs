@@ -156,14 +156,15 @@ pub(super) async fn list(
     )
 )]
 pub(super) async fn create(
-    _: Admin,
+    Admin(actor): Admin,
     State(app): State<App>,
     Path(cluster): Path<String>,
     Body(body): Body<NewTokenBody>,
 ) -> Result<(StatusCode, [(HeaderName, String); 1], Json<CreatedToken>), Problem> {
     let now = UnixMs::now();
     let fingerprint = app.identity.fingerprint();
-    let (row, token) = app.service.create_token(now, &cluster, body.check(now)?, fingerprint).await?;
+    let new = body.check(now)?;
+    let (row, token) = app.service.create_token(now, &actor, &cluster, new, fingerprint).await?;
     let location = [(LOCATION, format!("/v1/clusters/{cluster}/join-tokens/{}", row.id))];
     let created = CreatedToken { token: TokenView::new(row, now), secret: token.reveal().to_owned() };
     Ok((StatusCode::CREATED, location, Json(created)))
@@ -197,11 +198,11 @@ pub(super) async fn get(
     )
 )]
 pub(super) async fn revoke(
-    _: Admin,
+    Admin(actor): Admin,
     State(app): State<App>,
     Path((cluster, id)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
-    app.service.revoke_token(UnixMs::now(), &cluster, parse_id(&id)?).await?;
+    app.service.revoke_token(UnixMs::now(), &actor, &cluster, parse_id(&id)?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

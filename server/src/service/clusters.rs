@@ -3,16 +3,22 @@
 use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
-use meetpoint_proto::{ClusterName, ClusterNetwork, EffectiveNetwork, SeedName, SeedOrigin};
+use meetpoint_proto::{ClusterName, ClusterNetwork, Code, EffectiveNetwork, SeedAddr, SeedName, SeedOrigin};
+use serde_json::json;
 use sqlx::SqliteConnection;
 use tracing::info;
 
-use super::seeds::{Applied, apply, fresh};
+use super::audit::{Action, Actor, record};
+use super::seeds::{News, apply, fresh};
 use super::{Cluster, Service, ServiceError, UnixMs};
+use crate::events::{Event, Sender};
 use crate::seeds::Judged;
 use crate::store::clusters::{self, ClusterRow};
-use crate::store::seeds;
+use crate::store::seeds::{self, SeedRow};
 use crate::store::{Store, StoreError};
+
+/// What is told of a seed that is no more.
+const DELETED: &str = "deleted";
 
 /// A cluster at the start of the server.
 pub(crate) struct Established {
@@ -69,7 +75,7 @@ pub(crate) async fn establish_cluster(
                 }
                 Ok(())
             });
-            let effective = applied.await?.effective;
+            let ((), News { effective, .. }) = applied.await?;
             Ok(Established { row, effective, returned })
         })
     });
@@ -94,36 +100,71 @@ impl Service {
     /// Says whether a cluster keeps nodes that can only be relayed.
     pub(crate) async fn set_admit_relayed(
         &self,
+        now: UnixMs,
+        actor: &Actor,
         cluster: &str,
         admit_relayed: bool,
     ) -> Result<Arc<Cluster>, ServiceError> {
         let _changing = self.changing.lock().await;
         let cluster = self.cluster(cluster)?;
-        let id = cluster.id;
+        if cluster.admit_relayed == admit_relayed {
+            return Ok(cluster);
+        }
+        let (id, actor, target) = (cluster.id, *actor, cluster.name.to_string());
         let stored = self.store.write::<_, ServiceError, _>(move |tx| {
-            Box::pin(async move { Ok(clusters::set_admit_relayed(tx, id, admit_relayed).await?) })
+            Box::pin(async move {
+                clusters::set_admit_relayed(tx, id, admit_relayed).await?;
+                let detail = json!({ "admit_relayed": admit_relayed });
+                record(tx, now, &actor, Action::ClusterChange, &target, detail).await
+            })
         });
         stored.await?;
         let changed = Arc::new(Cluster { admit_relayed, ..Cluster::clone(&cluster) });
-        if changed.admit_relayed != cluster.admit_relayed {
-            info!(cluster = %changed.name, admit_relayed, "changed");
-            self.replace(Arc::clone(&changed));
-        }
+        info!(cluster = %changed.name, admit_relayed, "changed");
+        self.replace(Arc::clone(&changed));
         Ok(changed)
     }
 
-    /// Publishes what a committed change of a cluster's seeds has changed.
-    pub(super) fn publish<T>(&self, cluster: &Arc<Cluster>, applied: &Applied<T>) {
-        for seed in &applied.changed {
-            let (name, host, port) = (&seed.addr.name, &seed.addr.host, seed.addr.port);
-            let (status, reason) = (seed.status, seed.reason.map(tracing::field::display));
-            info!(cluster = %cluster.name, %name, %host, port, approved = seed.approved, %status, reason, "seed");
+    /// The first events: the seeds, and what the clusters amount to by them.
+    pub(crate) async fn tell_of_start(&self) -> Result<(), ServiceError> {
+        for cluster in self.clusters().values() {
+            for seed in self.seeds(cluster.name.as_str()).await? {
+                self.tell_of_seed(&cluster.name, &seed, seed.status.as_str());
+            }
+            self.tell_of_cluster(cluster, "start");
         }
-        if applied.effective != cluster.effective {
-            info!(cluster = %cluster.name, kind = %cluster.kind, effective = %applied.effective, "the cluster changes");
-            self.replace(Arc::new(Cluster { effective: applied.effective, ..Cluster::clone(cluster) }));
+        Ok(())
+    }
+
+    /// Publishes what a committed change of a cluster's seeds has changed.
+    pub(super) fn publish(&self, cluster: &Cluster, news: &News) {
+        for seed in &news.gone {
+            self.tell_of_seed(&cluster.name, seed, DELETED);
+        }
+        for seed in &news.changed {
+            self.tell_of_seed(&cluster.name, seed, seed.status.as_str());
+        }
+        if news.effective != cluster.effective {
+            let changed = Arc::new(Cluster { effective: news.effective, ..cluster.clone() });
+            self.tell_of_cluster(&changed, "seeds");
+            self.replace(changed);
         }
         self.seeds_changed.notify_one();
+    }
+
+    fn tell_of_seed(&self, cluster: &ClusterName, seed: &SeedRow, status: &'static str) {
+        let SeedAddr { name, host, port } = seed.addr.clone();
+        let reason = seed.reason.map(Code::as_str);
+        info!(%cluster, %name, %host, port, status, reason, approved = seed.approved, "seed");
+        let event = Event::SeedStatus { name, host: host.to_string(), port, status, reason };
+        self.events.publish(cluster, Sender::Server, &event);
+    }
+
+    fn tell_of_cluster(&self, cluster: &Cluster, reason: &'static str) {
+        let Cluster { name, kind, effective, .. } = cluster;
+        info!(cluster = %name, %kind, %effective, reason, "cluster");
+        let state = Event::ClusterState { kind: *kind, effective: *effective, reason: Some(reason) };
+        self.events.publish(name, Sender::Server, &state);
     }
 
     fn replace(&self, cluster: Arc<Cluster>) {

@@ -3,6 +3,7 @@
 //! Deliberately absent: HTTP, and presence, which only the broker knows.
 
 mod admit;
+pub(crate) mod audit;
 mod clusters;
 mod error;
 mod registry;
@@ -20,6 +21,8 @@ use meetpoint_proto::{ClusterName, ClusterNetwork, EffectiveNetwork};
 use tokio::sync::{Mutex, Notify, watch};
 
 pub(crate) use admit::{Admission, CERTIFICATE_LIFETIME_S};
+pub(crate) use audit::{Action, Actor, note};
+pub use audit::{AuditError, verify_audit};
 pub(crate) use clusters::establish_cluster;
 pub(crate) use error::ServiceError;
 pub(crate) use relay::{
@@ -30,6 +33,7 @@ pub(crate) use seeds::{NewSeed, SignedRegistration};
 pub(crate) use tokens::{MAX_LABEL_LEN, NewToken};
 
 use crate::defence::Defences;
+use crate::events::Hub;
 use crate::store::Store;
 use crate::store::clusters::ClusterId;
 
@@ -84,6 +88,7 @@ pub(crate) struct Service {
     /// Told when a cluster or its seeds may be others than they were.
     pub(crate) seeds_changed: Notify,
     pub(crate) defences: Defences,
+    events: Hub,
 }
 
 impl Service {
@@ -98,6 +103,7 @@ impl Service {
             keyring,
             seeds_changed: Notify::new(),
             defences: Defences::default(),
+            events: Hub::new(),
         }
     }
 
@@ -117,6 +123,11 @@ impl Service {
     /// The clusters as they are now, and whenever one changes.
     pub(crate) fn changes(&self) -> watch::Receiver<Clusters> {
         self.clusters.subscribe()
+    }
+
+    /// What happens, for those who watch.
+    pub(crate) fn events(&self) -> &Hub {
+        &self.events
     }
 
     /// All clusters.

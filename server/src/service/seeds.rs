@@ -10,12 +10,14 @@ use std::net::IpAddr;
 use meetpoint_proto::rules::{self, SeedFacts};
 use meetpoint_proto::vouch::{MAX_SKEW_MS, Registration};
 use meetpoint_proto::{
-    AddressClass, ClusterNetwork, Code, EffectiveNetwork, NetworkType, PublicKey, SeedAddr, SeedName,
-    SeedOrigin, SeedStatus, Signature,
+    AddressClass, ClusterName, ClusterNetwork, Code, EffectiveNetwork, NetworkType, PublicKey, SeedAddr,
+    SeedName, SeedOrigin, SeedStatus, Signature,
 };
+use serde_json::json;
 use sqlx::SqliteConnection;
 
 use super::admit::check_usable;
+use super::audit::{Action, Actor, record};
 use super::{Cluster, Service, ServiceError, UnixMs};
 use crate::config::MAX_SEEDS;
 use crate::defence::Defence;
@@ -31,13 +33,14 @@ const MAX_PENDING: usize = 32;
 /// A cluster's seeds, by name.
 pub(super) type Seeds = BTreeMap<SeedName, SeedRow>;
 
-/// What came of an edit.
-pub(super) struct Applied<T> {
-    pub(super) value: T,
+/// What an edit has changed.
+pub(super) struct News {
     /// What the cluster amounts to now.
     pub(super) effective: EffectiveNetwork,
     /// Those that are new or are not what they were.
     pub(super) changed: Vec<SeedRow>,
+    /// Those that are no more.
+    pub(super) gone: Vec<SeedRow>,
 }
 
 /// A seed as the operator wants it.
@@ -58,6 +61,35 @@ pub(crate) struct SignedRegistration {
     pub(crate) by_token: Signature,
 }
 
+/// What the audit log tells of an edit.
+struct Act {
+    actor: Actor,
+    action: Action,
+    seed: SeedName,
+}
+
+impl Act {
+    async fn record(
+        self,
+        tx: &mut SqliteConnection,
+        now: UnixMs,
+        cluster: &ClusterName,
+        news: &News,
+    ) -> Result<(), ServiceError> {
+        let mut rows = news.changed.iter().chain(&news.gone);
+        let row = rows.find(|row| row.addr.name == self.seed);
+        let detail = json!({
+            "host": row.map(|row| row.addr.host.to_string()),
+            "port": row.map(|row| row.addr.port),
+            "public": row.map(|row| row.is_public),
+            "approved": row.map(|row| row.approved),
+            "effective": news.effective.as_str(),
+        });
+        let target = format!("{cluster}/{}", self.seed);
+        record(tx, now, &self.actor, self.action, &target, detail).await
+    }
+}
+
 /// Edits a cluster's seeds, if the rules have nothing against the outcome.
 pub(super) async fn apply<T>(
     tx: &mut SqliteConnection,
@@ -65,16 +97,18 @@ pub(super) async fn apply<T>(
     kind: ClusterNetwork,
     now: UnixMs,
     edit: impl FnOnce(&mut Seeds) -> Result<T, ServiceError>,
-) -> Result<Applied<T>, ServiceError> {
+) -> Result<(T, News), ServiceError> {
     let rows = seeds::all(&mut *tx, cluster).await?;
     let before: Seeds = rows.into_iter().map(|row| (row.addr.name.clone(), row)).collect();
     let mut after = before.clone();
     let value = edit(&mut after)?;
     let effective = effective(kind, &after).map_err(ServiceError::ClusterRule)?;
-    for (name, gone) in before.iter().filter(|(name, _)| !after.contains_key(name)) {
-        seeds::delete(tx, cluster, name).await?;
-        if gone.origin == SeedOrigin::Flag {
-            seeds::note_deleted(tx, cluster, name, now.0).await?;
+    let is_gone = |row: &&SeedRow| !after.contains_key(&row.addr.name);
+    let gone: Vec<SeedRow> = before.values().filter(is_gone).cloned().collect();
+    for row in &gone {
+        seeds::delete(tx, cluster, &row.addr.name).await?;
+        if row.origin == SeedOrigin::Flag {
+            seeds::note_deleted(tx, cluster, &row.addr.name, now.0).await?;
         }
     }
     let mut changed = Vec::new();
@@ -88,7 +122,7 @@ pub(super) async fn apply<T>(
             changed.push(row);
         }
     }
-    Ok(Applied { value, effective, changed })
+    Ok((value, News { effective, changed, gone }))
 }
 
 /// What others hear of a seed; not when it was verified last.
@@ -155,24 +189,28 @@ impl Service {
     pub(crate) async fn put_seed(
         &self,
         now: UnixMs,
+        actor: &Actor,
         cluster: &str,
         new: NewSeed,
     ) -> Result<(SeedRow, bool), ServiceError> {
         let kind = self.cluster(cluster)?.kind;
         let ips = lookup(&new.addr).await;
-        self.edit_seeds(now, cluster, move |seeds| put(kind, seeds, new, &ips, now)).await
+        let act = Act { actor: *actor, action: Action::SeedPut, seed: new.addr.name.clone() };
+        self.edit_seeds(now, cluster, Some(act), move |seeds| put(kind, seeds, new, &ips, now)).await
     }
 
     /// The operator stands by a seed, or no longer does.
     pub(crate) async fn approve_seed(
         &self,
         now: UnixMs,
+        actor: &Actor,
         cluster: &str,
         name: &str,
         approved: bool,
     ) -> Result<SeedRow, ServiceError> {
         let kind = self.cluster(cluster)?.kind;
         let name: SeedName = name.parse().map_err(|_| ServiceError::UnknownSeed)?;
+        let act = Act { actor: *actor, action: Action::SeedApprove, seed: name.clone() };
         let edit = move |seeds: &mut Seeds| {
             let seed = seeds.get_mut(&name).ok_or(ServiceError::UnknownSeed)?;
             seed.approved = approved;
@@ -181,24 +219,26 @@ impl Service {
             check_rules(kind, seeds, &row.addr, || network_word(row.is_public).to_owned())?;
             Ok(row)
         };
-        self.edit_seeds(now, cluster, edit).await
+        self.edit_seeds(now, cluster, Some(act), edit).await
     }
 
     /// The operator deletes a seed. One of the flags comes back with the next start.
     pub(crate) async fn delete_seed(
         &self,
         now: UnixMs,
+        actor: &Actor,
         cluster: &str,
         name: &str,
     ) -> Result<SeedRow, ServiceError> {
         let kind = self.cluster(cluster)?.kind;
         let name: SeedName = name.parse().map_err(|_| ServiceError::UnknownSeed)?;
+        let act = Act { actor: *actor, action: Action::SeedDelete, seed: name.clone() };
         let edit = move |seeds: &mut Seeds| {
             let gone = seeds.remove(&name).ok_or(ServiceError::UnknownSeed)?;
             check_rules(kind, seeds, &gone.addr, || "it is the last one".to_owned())?;
             Ok(gone)
         };
-        self.edit_seeds(now, cluster, edit).await
+        self.edit_seeds(now, cluster, Some(act), edit).await
     }
 
     /// A server registers itself as a seed. Tells whether it is new. It waits for the operator's
@@ -216,26 +256,31 @@ impl Service {
         // Nobody without a token makes this server ask a resolver.
         let ips = lookup(&signed.registration.seed).await;
         let guarded = self.defences.stand(Defence::SeedOwner);
+        let Registration { seed, public_key, .. } = &signed.registration;
+        let actor = Actor::seed(*public_key, source);
+        let act = Act { actor, action: Action::SeedRegister, seed: seed.name.clone() };
+        let name = cluster.name.clone();
         let _changing = self.changing.lock().await;
         let stored = self.store.write(move |tx| {
             Box::pin(async move {
                 let token = signed.registration.token;
                 let edit = |seeds: &mut Seeds| register(kind, seeds, signed, (&ips, source), guarded, now);
-                let applied = apply(tx, id, kind, now, edit).await?;
-                let (_, is_new) = applied.value;
+                let ((seed, is_new), news) = apply(tx, id, kind, now, edit).await?;
+                act.record(tx, now, &name, &news).await?;
                 let row = tokens::find(&mut *tx, id, &token).await?;
                 let row = row.ok_or(ServiceError::BadToken("is not known here"))?;
                 check_usable(&row, now, is_new)?;
                 if is_new {
                     tokens::count_use(tx, id, &token).await?;
                 }
-                Ok::<_, ServiceError>(applied)
+                Ok::<_, ServiceError>((seed, is_new, news))
             })
         });
-        let applied = stored.await?;
-        // It can't have been replaced meanwhile.
-        self.publish(&self.cluster(cluster.name.as_str())?, &applied);
-        Ok(applied.value)
+        let (seed, is_new, news) = stored.await?;
+        // As it is now: what came before this change has been published.
+        let cluster = self.cluster(cluster.name.as_str())?;
+        self.publish(&cluster, &news);
+        Ok((seed, is_new))
     }
 
     /// Whether seed and bearer of the token signed this, for this server, just now.
@@ -279,11 +324,17 @@ impl Service {
             }
             Ok(())
         };
-        self.edit_seeds(now, cluster, edit).await
+        self.edit_seeds(now, cluster, None, edit).await
     }
 
     /// Commits an edit, then publishes what follows from it.
-    async fn edit_seeds<T, E>(&self, now: UnixMs, cluster: &str, edit: E) -> Result<T, ServiceError>
+    async fn edit_seeds<T, E>(
+        &self,
+        now: UnixMs,
+        cluster: &str,
+        act: Option<Act>,
+        edit: E,
+    ) -> Result<T, ServiceError>
     where
         E: FnOnce(&mut Seeds) -> Result<T, ServiceError> + Send + 'static,
         T: Send + 'static,
@@ -291,11 +342,19 @@ impl Service {
         let _changing = self.changing.lock().await;
         let cluster = self.cluster(cluster)?;
         let (id, kind) = (cluster.id, cluster.kind);
-        let stored =
-            self.store.write(move |tx| Box::pin(async move { apply(tx, id, kind, now, edit).await }));
-        let applied = stored.await?;
-        self.publish(&cluster, &applied);
-        Ok(applied.value)
+        let name = cluster.name.clone();
+        let stored = self.store.write(move |tx| {
+            Box::pin(async move {
+                let (value, news) = apply(tx, id, kind, now, edit).await?;
+                if let Some(act) = act {
+                    act.record(tx, now, &name, &news).await?;
+                }
+                Ok::<_, ServiceError>((value, news))
+            })
+        });
+        let (value, news) = stored.await?;
+        self.publish(&cluster, &news);
+        Ok(value)
     }
 }
 
