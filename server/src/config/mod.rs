@@ -81,6 +81,9 @@ pub struct ServeConfig {
 /// When seeds are asked whether they are there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SeedTiming {
+    /// From a seed's registration, or this server's start, to the first attempt: seeds that are set up
+    /// together come up together.
+    pub settle: Duration,
     /// From one proof to the next, give or take a tenth.
     pub interval: Duration,
     /// How long an attempt lasts that brings no proof.
@@ -92,6 +95,7 @@ pub struct SeedTiming {
 impl Default for SeedTiming {
     fn default() -> Self {
         Self {
+            settle: Duration::from_secs(1),
             interval: Duration::from_secs(5 * 60),
             patience: Duration::from_secs(5),
             per_target: Duration::from_secs(60),

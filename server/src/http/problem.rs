@@ -71,7 +71,7 @@ problems! {
     ClockSkew = UNPROCESSABLE_ENTITY, "clock_skew", "sign with the time that /v1/status shows as now_unix_ms";
     BadRegistration = FORBIDDEN, "bad_registration", "sign the very words sent, with `seed_key` of this server's /v1/status as the audience";
     BadToken = FORBIDDEN, "bad_token", "ask the operator for a fresh join token";
-    TooManyRequests = TOO_MANY_REQUESTS, "rate_limited", "wait as long as the Retry-After header says";
+    RateLimited = TOO_MANY_REQUESTS, "rate_limited", "wait as long as the Retry-After header says";
     NotHere = MISDIRECTED_REQUEST, "not_here", "tell this server its address, by --external-ip or by a --seed of its own";
     PublicSeedInPrivateCluster = UNPROCESSABLE_ENTITY, "public_seed_in_private_cluster", "a PRIVATE cluster never has public seeds";
     BadSeedInPublicCluster = UNPROCESSABLE_ENTITY, "bad_seed_in_public_cluster", "every seed of a PUBLIC cluster must be public and reachable";

@@ -10,6 +10,7 @@ use axum::http::HeaderName;
 use axum::http::header::RETRY_AFTER;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use meetpoint_proto::addr;
 use meetpoint_proto::id::Nonce;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -18,7 +19,6 @@ use super::App;
 use super::extract::Query;
 use super::problem::{Problem, ProblemCode};
 use super::serve::ArrivedAt;
-use crate::blocklist::Source;
 
 /// Questions of one source that are answered in a second. Each costs a signature, some 20 microseconds.
 const MAX_A_SECOND: u32 = 10;
@@ -53,7 +53,7 @@ pub(super) struct TooOften;
 
 impl IntoResponse for TooOften {
     fn into_response(self) -> Response {
-        let problem = Problem::new(ProblemCode::TooManyRequests, "this address has asked too often");
+        let problem = Problem::new(ProblemCode::RateLimited, "this address has asked too often");
         ([(RETRY_AFTER, "1")] as [(HeaderName, &str); 1], problem).into_response()
     }
 }
@@ -75,7 +75,7 @@ impl Throttle {
     /// Counts one more, if there may be one more.
     pub(super) fn pass(&self, now: Instant, ip: IpAddr) -> Result<(), TooOften> {
         let second = now.saturating_duration_since(self.started).as_secs();
-        let place = self.hasher.hash_one(Source::of(ip)) as usize % PLACES;
+        let place = self.hasher.hash_one(source(ip)) as usize % PLACES;
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         let (since, count) = &mut places[place];
         if *since != second {
@@ -83,6 +83,14 @@ impl Throttle {
         }
         *count += 1;
         if *count > MAX_A_SECOND { Err(TooOften) } else { Ok(()) }
+    }
+}
+
+/// An IPv4 address, or the network of an IPv6 address, whose holder has all of it.
+fn source(ip: IpAddr) -> u64 {
+    match addr::canonical(ip) {
+        IpAddr::V4(v4) => u64::from(u32::from(v4)),
+        IpAddr::V6(v6) => (u128::from(v6) >> 64) as u64,
     }
 }
 

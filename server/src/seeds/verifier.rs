@@ -144,7 +144,7 @@ impl Verifier {
             known => Entry {
                 facts,
                 row,
-                due: Instant::now(),
+                due: Instant::now() + self.timing.settle,
                 is_running: known.is_some_and(|known| known.is_running),
                 attempts: 0,
                 failures: 0,
@@ -301,3 +301,6 @@ fn jittered(time: Duration) -> Duration {
     let [byte] = secrets::random::<1>().unwrap_or([128]);
     time.mul_f64(0.9 + f64::from(byte) * 0.2 / 255.0)
 }
+
+#[cfg(test)]
+mod tests;

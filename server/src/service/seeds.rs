@@ -424,7 +424,7 @@ fn register(
     if row.public_key != Some(public_key) {
         (row.status, row.reason, row.verified_ms) = (SeedStatus::Unverified, None, None);
     }
-    row.origin = if guarded { SeedOrigin::Own } else { row.origin };
+    row.origin = SeedOrigin::Own;
     row.public_key = Some(public_key);
     row.declared = declared;
     row.is_public = facts.public;
@@ -523,3 +523,6 @@ fn check_count(seeds: &Seeds) -> Result<(), ServiceError> {
 const fn network_word(is_public: bool) -> &'static str {
     if is_public { "it is public" } else { "it is not public" }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,10 +15,10 @@ use super::*;
 use crate::data_dir::DataDir;
 use crate::store::{StoreError, nodes};
 
-const CLUSTER: &str = DEFAULT_CLUSTER;
-const NOW: UnixMs = UnixMs(1_800_000_000_000);
+pub(crate) const CLUSTER: &str = DEFAULT_CLUSTER;
+pub(crate) const NOW: UnixMs = UnixMs(1_800_000_000_000);
 
-async fn service(effective: EffectiveNetwork) -> (Service, TempDir) {
+pub(crate) async fn service(effective: EffectiveNetwork) -> (Service, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = Store::open(&dir.path().join("t.db"), &TaskTracker::new()).await.unwrap();
     let name = CLUSTER.parse().unwrap();
@@ -29,7 +29,7 @@ async fn service(effective: EffectiveNetwork) -> (Service, TempDir) {
     (Service::new(store, vec![Cluster::new(row, effective, false)], Vec::new(), keyring), dir)
 }
 
-async fn token(service: &Service, expires_ms: Option<i64>, max_uses: Option<i64>) -> JoinToken {
+pub(super) async fn token(service: &Service, expires_ms: Option<i64>, max_uses: Option<i64>) -> JoinToken {
     let new = NewToken { label: String::new(), expires_ms, max_uses };
     service.create_token(NOW, &Actor::SERVER, CLUSTER, new, Fingerprint::from_bytes([3; 32])).await.unwrap().1
 }
