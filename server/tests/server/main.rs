@@ -13,4 +13,5 @@ mod relay;
 mod relay_keys;
 mod rest;
 mod running;
+mod seeds;
 mod stun;
