@@ -22,6 +22,7 @@ fn every_flag_of_the_contract_is_there_with_its_variable() {
         "seed",
         "external-ip",
         "node-network-type",
+        "admit-relayed",
         "join-token",
         "open-join",
         "admin-token-file",
