@@ -1,11 +1,14 @@
 //! Judges the operator's seeds: what the cluster amounts to, and which seed is this server.
 //!
 //! That is what happens once, at the start. While the server runs, [`verifier`] asks the seeds whether they
-//! are there ([`dial`]), no more often than [`pace`] lets it; and [`me`] answers when this server is asked.
+//! are there ([`dial`]), no more often than [`pace`] lets it; [`me`] answers when this server is asked; and
+//! [`registrar`] registers it as a seed of another server's cluster.
 
 mod dial;
+mod fetch;
 pub(crate) mod me;
 mod pace;
+pub(crate) mod registrar;
 pub(crate) mod verifier;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -16,15 +16,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::config::{ConfigError, Secret, ServeConfig};
+use crate::config::{ConfigError, RegisterWith, Secret, ServeConfig};
 use crate::data_dir::{DataDir, DataError};
 use crate::http::serve::Listener;
 use crate::http::{self, App};
 use crate::identity::{Identity, IdentityError, Reload, Reloader};
 use crate::listen::{Sockets, listening_ips, machine_ips};
 use crate::rendezvous::{Rendezvous, StunChannels};
-use crate::secrets::{self, AdminToken, SecretsError};
+use crate::secrets::{self, ApiTokens, SecretsError};
 use crate::seeds::me::Me;
+use crate::seeds::registrar::Registrar;
 use crate::seeds::verifier::Verifier;
 use crate::seeds::{self, Here, Verdict};
 use crate::service::{
@@ -163,6 +164,7 @@ pub struct Server {
     listener: Listener,
     reloader: Reloader,
     verifier: Verifier,
+    registrar: Option<Registrar>,
     tasks: Tasks,
     _data: Arc<DataDir>,
 }
@@ -205,9 +207,10 @@ impl Server {
             external_ip: config.external_ip,
             own_addrs: verdict.own_addrs.clone(),
         });
+        let registrar = registrar(&config, &verdict, &me);
         let join_token = secrets::join_token(&config, &data, identity.fingerprint())?;
         let is_usable = register_join_token(&service, started, &join_token).await?;
-        let (admin, new_admin_token) = AdminToken::establish(&config, &data)?;
+        let (api_tokens, new_admin_token) = ApiTokens::establish(&config, &data)?;
         let info = Info {
             http: sockets.http_addr,
             http_ips: reachable_ips(&sockets),
@@ -222,7 +225,7 @@ impl Server {
             new_admin_token,
             warnings: warnings(&config, &sockets, (&verdict, effective, returned), is_usable),
         };
-        let core = Core { store, writer_ended, service, admin, identity, me, started };
+        let core = Core { store, writer_ended, service, api_tokens, identity, me, registrar, started };
         Self::assemble(&config, sockets, info, core, tasks, data)
     }
 
@@ -234,7 +237,7 @@ impl Server {
         tasks: Tasks,
         data: Arc<DataDir>,
     ) -> Result<Self, StartError> {
-        let Core { store, writer_ended, service, admin, identity, me, started } = core;
+        let Core { store, writer_ended, service, api_tokens, identity, me, registrar, started } = core;
         let stun_probe = probe_address(&sockets);
         let (observer, observations) = mpsc::channel(STUN_QUEUE);
         let (requests, stun_requests) = mpsc::channel(STUN_QUEUE);
@@ -261,7 +264,7 @@ impl Server {
             service: Arc::clone(&service),
             rendezvous: handle,
             relay: config.relay.is_some().then(|| RelayHandle::new(stun.inboxes())),
-            admin,
+            api_tokens,
             identity: Arc::clone(&identity),
             me: Arc::clone(&me),
             warnings: info.warnings.clone(),
@@ -293,6 +296,7 @@ impl Server {
             listener,
             reloader,
             verifier,
+            registrar,
             tasks,
             _data: data,
         })
@@ -332,6 +336,7 @@ impl Server {
             listener,
             reloader,
             verifier,
+            registrar,
             tasks,
             _data,
             ..
@@ -344,6 +349,9 @@ impl Server {
         let http = core.spawn(listener.run());
         let reloader = core.spawn(reloader.run(soft.clone()));
         let verifier = core.spawn(verifier.run(soft.clone()));
+        if let Some(registrar) = registrar {
+            core.spawn(registrar.run(soft.clone()));
+        }
         let prune = core.spawn(forget_unseen(Arc::clone(&service), started, soft.clone()));
         let retire = core.spawn(retire_secrets(Arc::clone(&service), soft.clone()));
         let outcome = tokio::select! {
@@ -382,9 +390,10 @@ struct Core {
     store: Store,
     writer_ended: store::Ended,
     service: Arc<Service>,
-    admin: AdminToken,
+    api_tokens: ApiTokens,
     identity: Arc<Identity>,
     me: Arc<Me>,
+    registrar: Option<Registrar>,
     started: UnixMs,
 }
 
@@ -413,7 +422,18 @@ async fn decide(config: &ServeConfig, sockets: &Sockets) -> Result<(ClusterNetwo
     let seeds = seeds::resolve(config, sockets).await;
     let machine = machine_ips();
     let here = Here { http: sockets.http_addr, external_ip: config.external_ip, machine: &machine };
-    Ok((kind, seeds::judge(kind, config, &seeds, &here)?))
+    let verdict = seeds::judge(kind, config, &seeds, &here)?;
+    if config.register_with.is_some() && (config.seeds.is_empty() || verdict.own.is_none()) {
+        return Err(ConfigError::RegisterWhom.into());
+    }
+    Ok((kind, verdict))
+}
+
+/// Registers this server where the flags say so.
+fn registrar(config: &ServeConfig, verdict: &Verdict, me: &Arc<Me>) -> Option<Registrar> {
+    let RegisterWith { home, token } = config.register_with.clone()?;
+    let seed = config.seeds.iter().find(|seed| Some(&seed.name) == verdict.own.as_ref())?.clone();
+    Some(Registrar { home, seed, declared: config.node_network_type, token, me: Arc::clone(me) })
 }
 
 async fn stored_kind(config: &ServeConfig) -> Result<Option<ClusterNetwork>, StartError> {

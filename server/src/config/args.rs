@@ -151,6 +151,19 @@ pub struct ClusterArgs {
         default_missing_value = "true"
     )]
     pub admit_relayed: Option<bool>,
+    /// Control address of another server: this one registers itself there as a seed of the cluster
+    /// `default`, under the name that the --seed which is this server has. Needs --seed-token.
+    #[arg(long, env = "MEETPOINT_REGISTER_WITH", value_name = "HOST:PORT", requires = "seed_token", value_parser = control_addr)]
+    pub register_with: Option<SeedAddr>,
+    /// Join token of the other server, with the scope `seed`.
+    #[arg(
+        long,
+        env = "MEETPOINT_SEED_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true,
+        requires = "register_with"
+    )]
+    pub seed_token: Option<Secret>,
 }
 
 /// Who is let in.
@@ -178,6 +191,11 @@ pub struct AccessArgs {
     /// File that holds the admin token.
     #[arg(long, env = "MEETPOINT_ADMIN_TOKEN_FILE", value_name = "FILE")]
     pub admin_token_file: Option<PathBuf>,
+    /// File that holds the viewer token, 16 to 256 visible characters, which reads the REST interface and
+    /// the events and changes nothing. Without it the first start makes one and writes it to
+    /// DIR/viewer-token.
+    #[arg(long, env = "MEETPOINT_VIEWER_TOKEN_FILE", value_name = "FILE")]
+    pub viewer_token_file: Option<PathBuf>,
 }
 
 /// How the server proves itself.
@@ -222,6 +240,16 @@ impl std::fmt::Debug for Secret {
 
 fn socket(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "expected IP:PORT, for example 0.0.0.0:8080 or [::]:8080".to_owned())
+}
+
+/// A seed's address without its name.
+fn control_addr(text: &str) -> Result<SeedAddr, String> {
+    if text.contains('@') {
+        return Err("expected HOST:PORT, without a name".to_owned());
+    }
+    format!("home@{text}")
+        .parse()
+        .map_err(|_| "expected HOST:PORT, for example seed.example.org:8080".to_owned())
 }
 
 fn ip(text: &str) -> Result<IpAddr, String> {

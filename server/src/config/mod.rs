@@ -60,6 +60,8 @@ pub struct ServeConfig {
     pub seeds: Vec<SeedAddr>,
     /// Whether the cluster `default` keeps nodes that can only be relayed, if said.
     pub admit_relayed: Option<bool>,
+    /// Where this server registers itself as a seed, if anywhere.
+    pub register_with: Option<RegisterWith>,
     /// What this server says of itself.
     pub node_network_type: Option<NetworkType>,
     /// The join token given.
@@ -68,6 +70,8 @@ pub struct ServeConfig {
     pub open_join: bool,
     /// The admin token given.
     pub admin_token: Option<Secret>,
+    /// The viewer token given.
+    pub viewer_token: Option<Secret>,
     /// Certificate and key, if given.
     pub tls: Option<TlsFiles>,
     /// Where everything is kept.
@@ -76,6 +80,15 @@ pub struct ServeConfig {
     pub limits: meetpoint_broker::Limits,
     /// When seeds are asked whether they are there.
     pub seed_timing: SeedTiming,
+}
+
+/// Where this server registers itself as a seed.
+#[derive(Debug, Clone)]
+pub struct RegisterWith {
+    /// The other server. Its name means nothing.
+    pub home: SeedAddr,
+    /// A join token of that server's.
+    pub token: JoinToken,
 }
 
 /// When seeds are asked whether they are there.
@@ -204,9 +217,15 @@ pub enum ConfigError {
     /// Not a join token.
     #[error("--join-token: {0}")]
     JoinToken(#[from] ParseTokenError),
-    /// Not an admin token.
+    /// Not a join token either.
+    #[error("--seed-token: {0}")]
+    SeedToken(ParseTokenError),
+    /// This server is none of its seeds, so nobody knows as which one it should register.
+    #[error("--register-with: no --seed is this server; give one with its own address, as others reach it")]
+    RegisterWhom,
+    /// Not a token of the REST interface.
     #[error(
-        "{flag}: an admin token has {MIN_ADMIN_TOKEN_LEN} to {MAX_ADMIN_TOKEN_LEN} visible ASCII characters, this one has {len} characters"
+        "{flag}: this token has {MIN_ADMIN_TOKEN_LEN} to {MAX_ADMIN_TOKEN_LEN} visible ASCII characters, the one given has {len} characters"
     )]
     AdminToken {
         /// Where it came from.
@@ -321,16 +340,24 @@ impl ServeArgs {
             cluster_network_type: self.cluster.cluster_network_type,
             seeds: self.cluster.seeds,
             admit_relayed: self.cluster.admit_relayed,
+            register_with: register_with(self.cluster.register_with, self.cluster.seed_token)?,
             node_network_type: self.cluster.node_network_type,
             join_token,
             open_join: self.access.open_join,
             admin_token: admin_token(self.access.admin_token, self.access.admin_token_file)?,
+            viewer_token: token_file("--viewer-token-file", self.access.viewer_token_file)?,
             tls,
             data: self.data,
             limits: meetpoint_broker::Limits::default(),
             seed_timing: SeedTiming::default(),
         })
     }
+}
+
+fn register_with(home: Option<SeedAddr>, token: Option<Secret>) -> Result<Option<RegisterWith>, ConfigError> {
+    let (Some(home), Some(token)) = (home, token) else { return Ok(None) };
+    let token = token.reveal().parse().map_err(ConfigError::SeedToken)?;
+    Ok(Some(RegisterWith { home, token }))
 }
 
 fn check_hosts(http: SocketAddr, stun: &[SocketAddr], external: Option<IpAddr>) -> Result<(), ConfigError> {
@@ -416,8 +443,11 @@ fn admin_token(given: Option<Secret>, file: Option<PathBuf>) -> Result<Option<Se
     if let Some(secret) = given {
         return checked_admin_token("--admin-token", secret).map(Some);
     }
+    token_file("--admin-token-file", file)
+}
+
+fn token_file(flag: &'static str, file: Option<PathBuf>) -> Result<Option<Secret>, ConfigError> {
     let Some(path) = file else { return Ok(None) };
-    let flag = "--admin-token-file";
     let text = read_file(flag, &path)?;
     let secret = text.trim().parse().unwrap_or_else(|never: std::convert::Infallible| match never {});
     checked_admin_token(flag, secret).map(Some)

@@ -107,6 +107,11 @@ impl Frame {
         Self { seq, kind, cluster: cluster.cloned(), text: text.into(), envelope }
     }
 
+    /// Its type.
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
     /// The envelope, in JSON.
     pub(crate) fn json(&self) -> Bytes {
         self.text.slice(self.envelope.clone())

@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::App;
-use super::extract::{Admin, PageQuery, Path, Query};
+use super::extract::{Admin, PageQuery, Path, Query, Reader};
 use super::problem::{Problem, ProblemCode};
 use crate::service::UnixMs;
 use crate::store::nodes::NodeRow;
@@ -109,7 +109,7 @@ impl Presence {
 
 /// Lists a cluster's nodes, present or not.
 #[utoipa::path(
-    get, path = "/v1/clusters/{cluster}/nodes", tag = "nodes", operation_id = "list_nodes", security(("admin" = [])),
+    get, path = "/v1/clusters/{cluster}/nodes", tag = "nodes", operation_id = "list_nodes", security(("viewer" = []), ("admin" = [])),
     params(("cluster" = String, Path, description = "The cluster's name"), PageQuery),
     responses(
         (status = OK, body = NodePage, description = "A page of nodes"),
@@ -117,7 +117,7 @@ impl Presence {
     )
 )]
 pub(super) async fn list(
-    _: Admin,
+    _: Reader,
     State(app): State<App>,
     Path(cluster): Path<String>,
     Query(page): Query<PageQuery>,
@@ -141,7 +141,7 @@ pub(super) async fn list(
 
 /// Shows a node.
 #[utoipa::path(
-    get, path = "/v1/clusters/{cluster}/nodes/{id}", tag = "nodes", operation_id = "get_node", security(("admin" = [])),
+    get, path = "/v1/clusters/{cluster}/nodes/{id}", tag = "nodes", operation_id = "get_node", security(("viewer" = []), ("admin" = [])),
     params(("cluster" = String, Path, description = "The cluster's name"), ("id" = String, Path, description = "The node's id")),
     responses(
         (status = OK, body = NodeView, description = "The node"),
@@ -149,7 +149,7 @@ pub(super) async fn list(
     )
 )]
 pub(super) async fn get(
-    _: Admin,
+    _: Reader,
     State(app): State<App>,
     Path((cluster, id)): Path<(String, String)>,
 ) -> Result<Json<NodeView>, Problem> {

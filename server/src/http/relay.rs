@@ -12,7 +12,7 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use super::App;
-use super::extract::{Admin, Body, PageQuery, Path, Query};
+use super::extract::{Admin, Body, PageQuery, Path, Query, Reader};
 use super::problem::{Problem, ProblemCode};
 use crate::service::{Action, DEFAULT_LIFETIME_S, MAX_LIFETIME_S, MAX_MINTED_USER_LEN, ServiceError, UnixMs};
 use crate::udp::{RelayHandle, SessionInfo};
@@ -146,7 +146,7 @@ pub(super) async fn create_credentials(
 
 /// Lists the allocations there are.
 #[utoipa::path(
-    get, path = "/v1/relay/sessions", tag = "relay", operation_id = "list_relay_sessions", security(("admin" = [])),
+    get, path = "/v1/relay/sessions", tag = "relay", operation_id = "list_relay_sessions", security(("viewer" = []), ("admin" = [])),
     params(PageQuery),
     responses(
         (status = OK, body = SessionPage, description = "A page of allocations"),
@@ -154,7 +154,7 @@ pub(super) async fn create_credentials(
     )
 )]
 pub(super) async fn list(
-    _: Admin,
+    _: Reader,
     State(app): State<App>,
     Query(page): Query<PageQuery>,
 ) -> Result<Json<SessionPage>, Problem> {

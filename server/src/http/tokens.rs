@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::App;
-use super::extract::{Admin, Body, PageQuery, Path, Query};
+use super::extract::{Admin, Body, PageQuery, Path, Query, Reader};
 use super::problem::{Problem, ProblemCode};
 use crate::service::{MAX_LABEL_LEN, NewToken, UnixMs};
 use crate::store::tokens::TokenRow;
@@ -122,7 +122,7 @@ impl NewTokenBody {
 
 /// Lists a cluster's join tokens.
 #[utoipa::path(
-    get, path = "/v1/clusters/{cluster}/join-tokens", tag = "join-tokens", operation_id = "list_join_tokens", security(("admin" = [])),
+    get, path = "/v1/clusters/{cluster}/join-tokens", tag = "join-tokens", operation_id = "list_join_tokens", security(("viewer" = []), ("admin" = [])),
     params(("cluster" = String, Path, description = "The cluster's name"), PageQuery),
     responses(
         (status = OK, body = TokenPage, description = "A page of join tokens"),
@@ -130,7 +130,7 @@ impl NewTokenBody {
     )
 )]
 pub(super) async fn list(
-    _: Admin,
+    _: Reader,
     State(app): State<App>,
     Path(cluster): Path<String>,
     Query(page): Query<PageQuery>,
@@ -172,7 +172,7 @@ pub(super) async fn create(
 
 /// Shows a join token, without its secret.
 #[utoipa::path(
-    get, path = "/v1/clusters/{cluster}/join-tokens/{id}", tag = "join-tokens", operation_id = "get_join_token", security(("admin" = [])),
+    get, path = "/v1/clusters/{cluster}/join-tokens/{id}", tag = "join-tokens", operation_id = "get_join_token", security(("viewer" = []), ("admin" = [])),
     params(("cluster" = String, Path, description = "The cluster's name"), ("id" = String, Path, description = "The token's id")),
     responses(
         (status = OK, body = TokenView, description = "The join token"),
@@ -180,7 +180,7 @@ pub(super) async fn create(
     )
 )]
 pub(super) async fn get(
-    _: Admin,
+    _: Reader,
     State(app): State<App>,
     Path((cluster, id)): Path<(String, String)>,
 ) -> Result<Json<TokenView>, Problem> {

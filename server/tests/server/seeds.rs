@@ -8,13 +8,14 @@ use ed25519_dalek::SigningKey;
 use hyper::Method;
 use meetpoint_proto::id::Nonce;
 use meetpoint_proto::vouch::{Registration, SeedProof};
+use meetpoint_proto::wire::{ClientMessage, ServerMessage};
 use meetpoint_proto::{Code, JoinToken, PublicKey};
 use meetpoint_server::{SeedTiming, ServeConfig, Server};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::client::{Reply, call, get};
-use crate::node::Node;
+use crate::node::{Control, Node};
 use crate::running::{Running, config};
 
 const SEEDS: &str = "/v1/clusters/default/seeds";
@@ -57,6 +58,17 @@ async fn seed_key(server: &Running) -> String {
     status["seed_key"].as_str().unwrap().to_owned()
 }
 
+/// What a server says to a node's first word, if it refuses it.
+async fn hello(server: &Running, node: &Node) -> Option<Code> {
+    let mut control = Control::open(server.info.http).await;
+    control.send(&ClientMessage::Hello(Box::new(node.hello()))).await;
+    match control.next().await {
+        Some(ServerMessage::Rejected(refusal)) => Some(refusal.code),
+        Some(ServerMessage::Challenge { .. }) => None,
+        other => panic!("expected a challenge or a refusal, got {other:?}"),
+    }
+}
+
 /// Waits until a seed has this status.
 async fn until(server: &Running, bearer: &str, name: &str, status: &str) -> Value {
     let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -91,11 +103,18 @@ async fn a_public_seed_lifts_a_dynamic_cluster_while_nodes_are_there() {
     assert_eq!((effective(&server).await.as_str(), warned().await), ("PUBLIC", false));
     // Whoever comes now is judged by what the cluster has become.
     let late = Node::new(2, "bob", &token);
-    assert_eq!(late.is_refused(server.info.http).await, Code::LoopbackInPublicCluster);
+    let judged = async |refusal: Option<Code>| {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while hello(&server, &late).await != refusal {
+            assert!(tokio::time::Instant::now() < deadline, "the broker has not heard of the change");
+        }
+    };
+    judged(Some(Code::LoopbackInPublicCluster)).await;
 
     let reply = delete(&server, "pub").await;
     assert_eq!((reply.status.as_u16(), reply.json()["seed"]["name"].clone()), (200, json!("pub")));
     assert_eq!((effective(&server).await.as_str(), warned().await), ("PRIVATE", true));
+    judged(None).await;
     drop(late.joins(server.info.http).await);
     drop(member);
     server.stop().await.unwrap();
@@ -361,4 +380,37 @@ async fn a_server_registers_itself() {
     assert_eq!((reply.status.as_u16(), reply.json()["seed"]["approved"].clone()), (200, json!(true)));
     assert_eq!(effective(&server).await, "PUBLIC");
     server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_registers_itself_as_its_flags_say() {
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let home = Running::start(asking(dirs[0].path(), &[])).await.unwrap();
+    let (admin, token) = (home.admin_token(), home.join_token());
+    // A port that is free on an address that nobody else uses.
+    let at = std::net::TcpListener::bind("127.0.0.4:0").unwrap().local_addr().unwrap();
+    let (seed, with) = (format!("second@{at}"), home.info.http.to_string());
+    let http = at.to_string();
+    let flags = ["--http", &http, "--seed", &seed, "--register-with", &with, "--seed-token", token.reveal()];
+    let second = Running::start(config(dirs[1].path(), &flags)).await.unwrap();
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while get(&format!("{SEEDS}/second")).admin(&home).await.status.as_u16() == 404 {
+        assert!(tokio::time::Instant::now() < deadline, "it has not registered");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Its message came from another of this machine's addresses.
+    let path = format!("{SEEDS}/second");
+    while get(&path).bearer(&admin).send(home.info.http).await.json()["reason"] != "seed_not_approved" {
+        assert!(tokio::time::Instant::now() < deadline, "it was asked before it was approved");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(approve(&home, "second", true).await.status.as_u16(), 200);
+    let row = until(&home, &admin, "second", "up").await;
+    assert_eq!((&row["origin"], &row["public_key"]), (&json!("self"), &json!(seed_key(&second).await)));
+    second.stop().await.unwrap();
+    home.stop().await.unwrap();
+
+    let lone = ["--register-with", "127.0.0.1:1", "--seed-token", token.reveal()];
+    let error = Server::bind(config(dirs[1].path(), &lone)).await.err().unwrap();
+    assert!(error.exit_code() == 2 && error.to_string().contains("--register-with"), "{error}");
 }

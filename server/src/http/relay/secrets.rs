@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::{relay, to_the_end};
 use crate::http::App;
-use crate::http::extract::{Admin, Body, Path};
+use crate::http::extract::{Admin, Body, Path, Reader};
 use crate::http::problem::{Problem, ProblemCode};
 use crate::service::{DEFAULT_LIFETIME_S, MAX_LIFETIME_S, MAX_SECRET_LEN, UnixMs};
 use crate::store::relay::SecretRow;
@@ -75,13 +75,13 @@ impl SecretView {
 
 /// Lists the secrets in force, without what they say.
 #[utoipa::path(
-    get, path = "/v1/relay/secrets", tag = "relay", operation_id = "list_relay_secrets", security(("admin" = [])),
+    get, path = "/v1/relay/secrets", tag = "relay", operation_id = "list_relay_secrets", security(("viewer" = []), ("admin" = [])),
     responses(
         (status = OK, body = SecretList, description = "The secrets"),
         (status = "default", body = Problem, content_type = "application/problem+json", description = "Refused")
     )
 )]
-pub(in crate::http) async fn list(_: Admin, State(app): State<App>) -> Result<Json<SecretList>, Problem> {
+pub(in crate::http) async fn list(_: Reader, State(app): State<App>) -> Result<Json<SecretList>, Problem> {
     relay(&app)?;
     let rows = app.service.relay_secrets().await;
     let items = rows.iter().enumerate().map(|(at, row)| SecretView::new(row, at == 0)).collect();

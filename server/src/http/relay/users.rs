@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::{relay, to_the_end};
 use crate::http::App;
-use crate::http::extract::{Admin, Body, PageQuery, Path, Query};
+use crate::http::extract::{Admin, Body, PageQuery, Path, Query, Reader};
 use crate::http::problem::{Problem, ProblemCode};
 use crate::service::{MAX_PASSWORD_LEN, MIN_PASSWORD_LEN, UnixMs};
 use crate::store::relay::UserRow;
@@ -63,7 +63,7 @@ impl From<UserRow> for UserView {
 
 /// Lists the static users.
 #[utoipa::path(
-    get, path = "/v1/relay/users", tag = "relay", operation_id = "list_relay_users", security(("admin" = [])),
+    get, path = "/v1/relay/users", tag = "relay", operation_id = "list_relay_users", security(("viewer" = []), ("admin" = [])),
     params(PageQuery),
     responses(
         (status = OK, body = UserPage, description = "A page of users"),
@@ -71,7 +71,7 @@ impl From<UserRow> for UserView {
     )
 )]
 pub(in crate::http) async fn list(
-    _: Admin,
+    _: Reader,
     State(app): State<App>,
     Query(page): Query<PageQuery>,
 ) -> Result<Json<UserPage>, Problem> {

@@ -1,5 +1,6 @@
 //! What is recorded, that it can't be changed, and that nobody can write into it what he likes.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use meetpoint_proto::id::Fingerprint;
@@ -127,6 +128,33 @@ async fn nothing_but_the_next_entry_is_taken() {
     run("INSERT INTO audit SELECT 3, at_ms, actor, source, action, target, detail, hash FROM audit WHERE seq = 1")
         .await
         .unwrap();
+}
+
+thread_local! {
+    /// Switches the defence off that `nobody_writes_between_the_lines` is about.
+    pub(super) static TAKES_ANY_TEXT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The entries as somebody who greps or pages through them has them before his eyes.
+async fn shown(service: &Service) -> String {
+    let rows = log(service).await;
+    rows.iter()
+        .map(|row| format!("{} {} {}\n", row.entry.actor, row.entry.action, row.entry.target))
+        .collect()
+}
+
+#[tokio::test]
+async fn without_the_defence_a_name_writes_an_entry() {
+    let (service, _dir) = service().await;
+    let hostile = "default/x\nadmin join_token.create default/forged".to_owned();
+    let forged = |text: &str| text.lines().any(|line| line == "admin join_token.create default/forged");
+    TAKES_ANY_TEXT.set(true);
+    note(&service.store, NOW, ADMIN, Action::NodeRemove, hostile.clone(), json!({})).await.unwrap();
+    assert!(forged(&shown(&service).await), "the attack works without the defence");
+    TAKES_ANY_TEXT.set(false);
+    let (service, _dir) = service().await;
+    note(&service.store, NOW, ADMIN, Action::NodeRemove, hostile, json!({})).await.unwrap();
+    assert!(!forged(&shown(&service).await));
 }
 
 /// Hostile names do not become lines, fields or directions of the log.
