@@ -10,6 +10,7 @@
 //! * `udp` is the one task that holds the STUN server;
 //! * `stream` carries STUN and TURN over TCP and TLS to it;
 //! * `identity` is the certificate of all listeners, and is reloaded while they run;
+//! * `seeds` judges the seeds at the start, and asks them whether they are there;
 //! * `events` is the ring of what happened lately, and who reads along;
 //! * `service` has the use cases, `store` the SQL and the one task that writes.
 //!
@@ -23,6 +24,7 @@ mod chain;
 mod clock;
 mod config;
 mod data_dir;
+mod defence;
 mod events;
 mod http;
 mod identity;
@@ -41,8 +43,8 @@ mod warning;
 pub use chain::{AuditBroken, AuditChain, AuditEntry, AuditHash, AuditHead, ParseHashError, canonical_json};
 pub use config::{
     AccessArgs, ClusterArgs, ConfigError, ForeignCluster, ListenArgs, MAX_ADMIN_TOKEN_LEN,
-    MIN_ADMIN_TOKEN_LEN, PortRange, QuotaArgs, RelayArgs, RelaySettings, Secret, ServeArgs, ServeConfig,
-    StreamAddr, StreamAddrs, TlsArgs, TlsFiles,
+    MIN_ADMIN_TOKEN_LEN, PortRange, QuotaArgs, RegisterWith, RelayArgs, RelaySettings, Secret, SeedTiming,
+    ServeArgs, ServeConfig, StreamAddr, StreamAddrs, TlsArgs, TlsFiles,
 };
 pub use data_dir::DataError;
 pub use identity::{IdentityError, Reload};

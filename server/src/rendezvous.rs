@@ -24,7 +24,9 @@ use crate::blocklist::Blocklist;
 use crate::clock;
 use crate::events::{self, Sender};
 use crate::pace::Pace;
-use crate::service::{Actor, Admission, CERTIFICATE_LIFETIME_S, InForce, Service, ServiceError, UnixMs};
+use crate::service::{
+    Actor, Admission, CERTIFICATE_LIFETIME_S, Clusters, InForce, Service, ServiceError, UnixMs,
+};
 use crate::udp::{Observed, WALL_INTERVAL};
 
 /// Requests that wait for the broker. A full queue slows the senders down: their sockets are read later.
@@ -94,36 +96,13 @@ pub(crate) enum Outgoing {
 type Query = Box<dyn FnOnce(&Broker) + Send>;
 
 enum Request {
-    Open {
-        conn: ConnId,
-        source: SocketAddr,
-        outbound: mpsc::Sender<Outgoing>,
-        too_slow: CancellationToken,
-    },
-    Message {
-        conn: ConnId,
-        message: ClientMessage,
-    },
-    Malformed {
-        conn: ConnId,
-        error: DecodeError,
-    },
-    Closed {
-        conn: ConnId,
-    },
-    Revoke {
-        cluster: ClusterName,
-        node: NodeId,
-        until_unix_s: u64,
-    },
-    Restore {
-        cluster: ClusterName,
-        node: NodeId,
-    },
-    EndSession {
-        cluster: ClusterName,
-        node: NodeId,
-    },
+    Open { conn: ConnId, source: SocketAddr, outbound: mpsc::Sender<Outgoing>, too_slow: CancellationToken },
+    Message { conn: ConnId, message: ClientMessage },
+    Malformed { conn: ConnId, error: DecodeError },
+    Closed { conn: ConnId },
+    Revoke { cluster: ClusterName, node: NodeId, until_unix_s: u64 },
+    Restore { cluster: ClusterName, node: NodeId },
+    EndSession { cluster: ClusterName, node: NodeId },
     Query(Query),
 }
 
@@ -285,12 +264,11 @@ impl Rendezvous {
 
     /// Runs until `halt`. On `shutdown` all nodes are told, and the loop goes on to serve the rest.
     pub(crate) async fn run(mut self, shutdown: CancellationToken, halt: CancellationToken) {
-        let clusters: Vec<_> = self.service.broker_clusters().collect();
-        for cluster in clusters {
-            self.broker.handle(Instant::now(), Input::Cluster(cluster));
-        }
         // Before anything else: certificates are judged by it.
         self.tell_wall();
+        let mut changes = self.service.changes();
+        let mut served = Clusters::default();
+        self.serve(&mut served, Arc::clone(&changes.borrow_and_update()));
         self.recall_revocations().await;
         let mut wall = tokio::time::interval(WALL_INTERVAL);
         let mut told = false;
@@ -307,6 +285,10 @@ impl Rendezvous {
                 () = shutdown.cancelled(), if !told => {
                     told = true;
                     self.broker.handle(Instant::now(), Input::Shutdown);
+                }
+                Ok(()) = changes.changed() => {
+                    let clusters = Arc::clone(&changes.borrow_and_update());
+                    self.serve(&mut served, clusters);
                 }
                 Some(request) = self.requests.recv() => self.request(request),
                 Some(answer) = self.answers.recv() => self.answered(answer),
@@ -337,6 +319,18 @@ impl Rendezvous {
             // The registry refuses them all the same; only their peers are not told.
             Err(error) => warn!(%error, "members are not told who was removed"),
         }
+    }
+
+    /// Tells the broker of the clusters that are not as it was told last.
+    fn serve(&mut self, served: &mut Clusters, now: Clusters) {
+        for (name, cluster) in now.iter() {
+            if served.get(name).is_none_or(|before| !Arc::ptr_eq(before, cluster)) {
+                for config in self.service.broker_clusters(cluster) {
+                    self.broker.handle(Instant::now(), Input::Cluster(config));
+                }
+            }
+        }
+        *served = now;
     }
 
     fn request(&mut self, request: Request) {

@@ -1,6 +1,7 @@
 //! The server's tokens: the one nodes join with, the one the operator administers with, and the one that
-//! lets others look on. And the file of the secret that credentials are minted with.
+//! lets others look on. Its key as a seed. And the file of the secret that credentials are minted with.
 
+use ed25519_dalek::SigningKey;
 use meetpoint_proto::id::Fingerprint;
 use meetpoint_proto::{JoinToken, token};
 use sha2::{Digest, Sha256};
@@ -12,6 +13,7 @@ use crate::data_dir::{DataDir, DataError};
 
 const JOIN_FILE: &str = "join-token";
 const CREDENTIAL_FILE: &str = "credential-secret";
+const SEED_KEY_FILE: &str = "seed-key";
 /// Random bytes of a token of the REST interface: 160 bits, in as few characters as a person can copy.
 const API_SECRET_LEN: usize = 20;
 
@@ -39,6 +41,11 @@ pub enum SecretsError {
     /// The stored credential secret is none.
     #[error("{CREDENTIAL_FILE} in the data directory: {0}; remove the file to have a new one made")]
     Credential(#[from] meetpoint_turn::SecretError),
+    /// The stored seed key is none.
+    #[error(
+        "{SEED_KEY_FILE} in the data directory is damaged; restore the file, or remove it to have a new key made (whoever pinned the old one then refuses this server)"
+    )]
+    SeedKey,
     /// The system has no randomness.
     #[error("the system gives no randomness: {0}")]
     Random(#[from] getrandom::Error),
@@ -77,6 +84,18 @@ pub(crate) fn repin_join_token(data: &DataDir, fingerprint: Fingerprint) -> Resu
     let Some(stored) = data.read(JOIN_FILE)? else { return Ok(()) };
     let token = stored.parse::<JoinToken>()?.with_fingerprint(fingerprint);
     Ok(data.write_secret(JOIN_FILE, &format!("{}\n", token.reveal()))?)
+}
+
+/// The key this server shows wherever it is a seed: the one stored, or a new one, which is stored.
+pub(crate) fn seed_key(data: &DataDir) -> Result<SigningKey, SecretsError> {
+    if let Some(text) = data.read(SEED_KEY_FILE)? {
+        // 32 bytes have one text form, whatever they are.
+        let bytes: Fingerprint = text.parse().map_err(|_| SecretsError::SeedKey)?;
+        return Ok(SigningKey::from_bytes(bytes.as_bytes()));
+    }
+    let bytes = random()?;
+    data.write_secret(SEED_KEY_FILE, &format!("{}\n", Fingerprint::from_bytes(bytes)))?;
+    Ok(SigningKey::from_bytes(&bytes))
 }
 
 /// A text that nobody can guess: 256 bits in 52 characters of base32.

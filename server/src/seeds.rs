@@ -1,4 +1,15 @@
 //! Judges the operator's seeds: what the cluster amounts to, and which seed is this server.
+//!
+//! That is what happens once, at the start. While the server runs, [`verifier`] asks the seeds whether they
+//! are there ([`dial`]), no more often than [`pace`] lets it; [`me`] answers when this server is asked; and
+//! [`registrar`] registers it as a seed of another server's cluster.
+
+mod dial;
+mod fetch;
+pub(crate) mod me;
+mod pace;
+pub(crate) mod registrar;
+pub(crate) mod verifier;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -6,7 +17,7 @@ use std::time::Duration;
 use meetpoint_proto::rules::{self, SeedFacts};
 use meetpoint_proto::seed::Host;
 use meetpoint_proto::{
-    AddressClass, ClusterNetwork, Code, EffectiveNetwork, NetworkType, SeedAddr, SeedName, addr,
+    AddressClass, ClusterNetwork, Code, EffectiveNetwork, NetworkType, PublicKey, SeedAddr, SeedName, addr,
 };
 
 use crate::config::{ConfigError, ServeConfig};
@@ -14,6 +25,9 @@ use crate::listen::{Sockets, listening_ips};
 
 /// A resolver that takes longer than this is down, and the server must start all the same.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Addresses of one host that are looked at. Nobody needs more, and whoever rules a zone can list any
+/// number.
+const MAX_ADDRS: usize = 16;
 /// The name of the seed that stands in for none.
 const DEFAULT_SEED: &str = "default";
 
@@ -23,6 +37,12 @@ pub(crate) struct Resolved {
     pub(crate) seed: SeedAddr,
     /// Empty if the name did not resolve.
     pub(crate) ips: Vec<IpAddr>,
+}
+
+impl Resolved {
+    fn addrs(&self) -> Vec<SocketAddr> {
+        self.ips.iter().map(|ip| SocketAddr::new(*ip, self.seed.port)).collect()
+    }
 }
 
 /// Where this server is.
@@ -37,6 +57,29 @@ pub(crate) struct Here<'a> {
 pub(crate) struct Judged {
     pub(crate) seed: SeedAddr,
     pub(crate) is_public: bool,
+    /// What the operator said of it.
+    pub(crate) declared: Option<NetworkType>,
+}
+
+/// What came of asking a seed for a proof.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Checked {
+    /// The holder of this key answers there.
+    Proven {
+        key: PublicKey,
+        /// The addresses behind the host.
+        ips: Vec<IpAddr>,
+    },
+    /// Not this time.
+    Failed {
+        code: Code,
+        /// And so it was the last times.
+        is_down: bool,
+    },
+    /// What is there contradicts what is registered.
+    Refused(Code),
+    /// It was not asked, so nothing is known.
+    NotAsked(Code),
 }
 
 /// What follows from the seeds.
@@ -46,6 +89,8 @@ pub(crate) struct Verdict {
     pub(crate) seeds: Vec<Judged>,
     /// The seed that is this server.
     pub(crate) own: Option<SeedName>,
+    /// Where that one is.
+    pub(crate) own_addrs: Vec<SocketAddr>,
     /// Seeds whose name did not resolve.
     pub(crate) unresolved: Vec<SeedAddr>,
 }
@@ -56,10 +101,7 @@ pub(crate) async fn resolve(config: &ServeConfig, sockets: &Sockets) -> Vec<Reso
         return vec![default_seed(sockets.http_addr.port())].into_iter().flatten().collect();
     }
     let lookups = config.seeds.iter().map(|seed| async move {
-        let ips = match &seed.host {
-            Host::Ip(ip) => vec![*ip],
-            Host::Dns(name) => lookup(name, seed.port).await,
-        };
+        let ips = lookup(seed).await;
         Resolved { seed: seed.clone(), ips }
     });
     futures_util::future::join_all(lookups).await
@@ -71,9 +113,14 @@ fn default_seed(port: u16) -> Option<Resolved> {
     Some(Resolved { seed: SeedAddr { name, host: Host::Ip(ip), port }, ips: vec![ip] })
 }
 
-async fn lookup(name: &str, port: u16) -> Vec<IpAddr> {
-    match tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((name, port))).await {
-        Ok(Ok(found)) => found.map(|addr| addr.ip()).collect(),
+/// The addresses behind a seed's host; none if the name does not resolve.
+pub(crate) async fn lookup(seed: &SeedAddr) -> Vec<IpAddr> {
+    let name = match &seed.host {
+        Host::Ip(ip) => return vec![*ip],
+        Host::Dns(name) => name.as_str(),
+    };
+    match tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((name, seed.port))).await {
+        Ok(Ok(found)) => found.map(|addr| addr.ip()).take(MAX_ADDRS).collect(),
         Ok(Err(_)) | Err(_) => Vec::new(),
     }
 }
@@ -100,23 +147,28 @@ pub(crate) fn judge(
         let declared = config.node_network_type.filter(|_| is_own);
         let facts =
             rules::seed_check(declared, class(&resolved.ips)).map_err(|code| wrong_seed(resolved, code))?;
-        judged.push((resolved, facts));
+        judged.push((resolved, facts, declared));
     }
-    let facts: Vec<SeedFacts> = judged.iter().map(|(_, facts)| *facts).collect();
+    let facts: Vec<SeedFacts> = judged.iter().map(|(_, facts, _)| *facts).collect();
     let effective = rules::effective(kind, &facts).map_err(|code| {
-        let at_fault = judged.iter().find(|(_, facts)| facts.public == (kind == ClusterNetwork::Private));
+        let at_fault = judged.iter().find(|(_, facts, _)| facts.public == (kind == ClusterNetwork::Private));
         match at_fault {
-            Some((resolved, _)) => wrong_seed(resolved, code),
+            Some((resolved, ..)) => wrong_seed(resolved, code),
             None => ConfigError::Cluster { kind, code, reason: "see the seeds".to_owned() },
         }
     })?;
     Ok(Verdict {
         effective,
         own: own.map(|own| own.seed.name.clone()),
+        own_addrs: own.map(Resolved::addrs).unwrap_or_default(),
         unresolved: seeds.iter().filter(|s| s.ips.is_empty()).map(|s| s.seed.clone()).collect(),
         seeds: judged
             .into_iter()
-            .map(|(resolved, facts)| Judged { seed: resolved.seed.clone(), is_public: facts.public })
+            .map(|(resolved, facts, declared)| Judged {
+                seed: resolved.seed.clone(),
+                is_public: facts.public,
+                declared,
+            })
             .collect(),
     })
 }
@@ -151,7 +203,7 @@ fn wrong_seed(resolved: &Resolved, code: Code) -> ConfigError {
 }
 
 /// One public address makes a host public; one private address makes it more than loopback.
-fn class(ips: &[IpAddr]) -> AddressClass {
+pub(crate) fn class(ips: &[IpAddr]) -> AddressClass {
     let has = |class| ips.iter().any(|ip| addr::classify(*ip) == class);
     if has(AddressClass::Public) {
         AddressClass::Public
@@ -162,7 +214,7 @@ fn class(ips: &[IpAddr]) -> AddressClass {
     }
 }
 
-fn describe(ips: &[IpAddr]) -> String {
+pub(crate) fn describe(ips: &[IpAddr]) -> String {
     match ips {
         [] => "its host does not resolve to an address".to_owned(),
         [ip] => format!("{ip} is {}", class_word(addr::classify(*ip))),

@@ -7,7 +7,9 @@ use std::time::Duration;
 use ed25519_dalek::SigningKey;
 use meetpoint_proto::id::Fingerprint;
 use meetpoint_proto::wire::StunServer;
-use meetpoint_proto::{AddressClass, ClusterNetwork, EffectiveNetwork, JoinToken, SeedAddr, TokenScope, addr};
+use meetpoint_proto::{
+    AddressClass, ClusterNetwork, EffectiveNetwork, JoinToken, SeedName, TokenScope, addr,
+};
 use meetpoint_turn::{ListenerId, ListenerRole};
 use serde_json::json;
 use thiserror::Error;
@@ -17,16 +19,18 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::config::{ConfigError, ForeignCluster, Secret, ServeConfig};
+use crate::config::{ConfigError, ForeignCluster, RegisterWith, Secret, ServeConfig};
 use crate::data_dir::{DataDir, DataError};
-use crate::events::{Event, Hub, Sender};
 use crate::http::serve::Listener;
 use crate::http::{self, App};
 use crate::identity::{Identity, IdentityError, Reload, Reloader};
 use crate::listen::{Sockets, listening_ips, machine_ips};
 use crate::rendezvous::{Rendezvous, StunChannels};
 use crate::secrets::{self, ApiTokens, SecretsError};
-use crate::seeds::{self, Here, Judged, Verdict};
+use crate::seeds::me::Me;
+use crate::seeds::registrar::Registrar;
+use crate::seeds::verifier::Verifier;
+use crate::seeds::{self, Here, Verdict};
 use crate::service::{
     self, Action, Actor, Cluster, DEFAULT_CLUSTER, Foreign, Keyring, NewToken, Service, ServiceError, UnixMs,
 };
@@ -162,6 +166,8 @@ pub struct Server {
     app: App,
     listener: Listener,
     reloader: Reloader,
+    verifier: Verifier,
+    registrar: Option<Registrar>,
     tasks: Tasks,
     _data: Arc<DataDir>,
 }
@@ -193,10 +199,18 @@ impl Server {
         let tasks = Tasks::new();
         let (store, writer_ended) = Store::open(&data.file(store::FILE), &tasks.core).await?;
         let started = UnixMs::now();
-        note_start(&store, started, &config, kind, &verdict).await?;
         let announces_hashes = config.relay.as_ref().is_some_and(|relay| relay.username_anonymity);
         let keyring = Keyring::open(&store, Arc::clone(&data), started, announces_hashes).await?;
-        let service = open_service(&config, &sockets, &store, (kind, &verdict), keyring).await?;
+        let opened = open_service(&config, &sockets, &store, (kind, &verdict), keyring).await?;
+        let (service, effective, returned) = opened;
+        note_start(&store, started, &config, (kind, effective), &verdict).await?;
+        let me = Arc::new(Me {
+            key: secrets::seed_key(&data)?,
+            http: sockets.http_addr,
+            external_ip: config.external_ip,
+            own_addrs: verdict.own_addrs.clone(),
+        });
+        let registrar = registrar(&config, &verdict, &me);
         let join_token = secrets::join_token(&config, &data, identity.fingerprint())?;
         let is_usable = register_join_token(&service, started, &join_token).await?;
         let (api_tokens, new_admin_token) = ApiTokens::establish(&config, &data)?;
@@ -207,14 +221,14 @@ impl Server {
             stun: sockets.stun_servers(config.external_ip),
             stun_tcp: sockets.streams.addrs(StreamKind::Tcp),
             stun_tls: sockets.streams.addrs(StreamKind::Tls),
-            effective: verdict.effective,
+            effective,
             kind,
             fingerprint: identity.fingerprint(),
             join_token: is_usable.then_some(join_token),
             new_admin_token,
-            warnings: warnings(&config, &sockets, &verdict, is_usable),
+            warnings: warnings(&config, &sockets, (&verdict, effective, returned), is_usable),
         };
-        let core = Core { store, writer_ended, service, api_tokens, identity, started };
+        let core = Core { store, writer_ended, service, api_tokens, identity, me, registrar, started };
         Self::assemble(&config, sockets, info, core, tasks, data)
     }
 
@@ -226,7 +240,7 @@ impl Server {
         tasks: Tasks,
         data: Arc<DataDir>,
     ) -> Result<Self, StartError> {
-        let Core { store, writer_ended, service, api_tokens, identity, started } = core;
+        let Core { store, writer_ended, service, api_tokens, identity, me, registrar, started } = core;
         let stun_probe = probe_address(&sockets);
         let (observer, observations) = mpsc::channel(STUN_QUEUE);
         let (requests, stun_requests) = mpsc::channel(STUN_QUEUE);
@@ -255,6 +269,7 @@ impl Server {
             relay: config.relay.is_some().then(|| RelayHandle::new(stun.inboxes())),
             api_tokens,
             identity: Arc::clone(&identity),
+            me: Arc::clone(&me),
             warnings: info.warnings.clone(),
             tasks: tasks.work.clone(),
             shutdown: tasks.soft.clone(),
@@ -270,6 +285,7 @@ impl Server {
             halt: tasks.hard.clone(),
         };
         let reloader = Reloader { identity, data: Arc::clone(&data), requests: Reload::default() };
+        let verifier = Verifier::new(Arc::clone(&service), me, config.seed_timing);
         Ok(Self {
             info,
             started,
@@ -282,6 +298,8 @@ impl Server {
             app,
             listener,
             reloader,
+            verifier,
+            registrar,
             tasks,
             _data: data,
         })
@@ -320,6 +338,8 @@ impl Server {
             app,
             listener,
             reloader,
+            verifier,
+            registrar,
             tasks,
             _data,
             ..
@@ -331,6 +351,10 @@ impl Server {
         let broker = core.spawn(rendezvous.run(soft.clone(), hard.clone()));
         let http = core.spawn(listener.run());
         let reloader = core.spawn(reloader.run(soft.clone()));
+        let verifier = core.spawn(verifier.run(soft.clone()));
+        if let Some(registrar) = registrar {
+            core.spawn(registrar.run(soft.clone()));
+        }
         let prune = core.spawn(forget_unseen(Arc::clone(&service), started, soft.clone()));
         let retire = core.spawn(retire_secrets(Arc::clone(&service), soft.clone()));
         let outcome = tokio::select! {
@@ -340,6 +364,7 @@ impl Server {
             _ = broker => Err(RunError::TaskEnded("broker")),
             _ = http => Err(RunError::TaskEnded("listener")),
             _ = reloader => Err(RunError::TaskEnded("watch over the certificate")),
+            _ = verifier => Err(RunError::TaskEnded("watch over the seeds")),
             _ = &mut writer_ended => Err(RunError::TaskEnded("registry")),
         };
         info!("shutting down");
@@ -370,6 +395,8 @@ struct Core {
     service: Arc<Service>,
     api_tokens: ApiTokens,
     identity: Arc<Identity>,
+    me: Arc<Me>,
+    registrar: Option<Registrar>,
     started: UnixMs,
 }
 
@@ -398,7 +425,18 @@ async fn decide(config: &ServeConfig, sockets: &Sockets) -> Result<(ClusterNetwo
     let seeds = seeds::resolve(config, sockets).await;
     let machine = machine_ips();
     let here = Here { http: sockets.http_addr, external_ip: config.external_ip, machine: &machine };
-    Ok((kind, seeds::judge(kind, config, &seeds, &here)?))
+    let verdict = seeds::judge(kind, config, &seeds, &here)?;
+    if config.register_with.is_some() && (config.seeds.is_empty() || verdict.own.is_none()) {
+        return Err(ConfigError::RegisterWhom.into());
+    }
+    Ok((kind, verdict))
+}
+
+/// Registers this server where the flags say so.
+fn registrar(config: &ServeConfig, verdict: &Verdict, me: &Arc<Me>) -> Option<Registrar> {
+    let RegisterWith { home, token } = config.register_with.clone()?;
+    let seed = config.seeds.iter().find(|seed| Some(&seed.name) == verdict.own.as_ref())?.clone();
+    Some(Registrar { home, seed, declared: config.node_network_type, token, me: Arc::clone(me) })
 }
 
 async fn stored_kind(config: &ServeConfig) -> Result<Option<ClusterNetwork>, StartError> {
@@ -413,29 +451,42 @@ async fn stored_kind(config: &ServeConfig) -> Result<Option<ClusterNetwork>, Sta
     kind.map(parse).transpose()
 }
 
+/// The service, what its cluster amounts to, and the seeds that came back although they had been deleted.
+type Opened = (Arc<Service>, EffectiveNetwork, Vec<SeedName>);
+
 async fn open_service(
     config: &ServeConfig,
     sockets: &Sockets,
     store: &Store,
     (kind, verdict): (ClusterNetwork, &Verdict),
     keyring: Keyring,
-) -> Result<Arc<Service>, StartError> {
+) -> Result<Opened, StartError> {
     let name = DEFAULT_CLUSTER.parse().map_err(|_| ServiceError::UnknownCluster)?;
     let key = secrets::random()?;
     let seeds = verdict.seeds.clone();
-    let row = service::establish_cluster(store, UnixMs::now(), name, kind, key, seeds).await?;
-    let cluster = Cluster::new(row, verdict.effective, config.open_join);
+    let established = service::establish_cluster(store, UnixMs::now(), name, kind, key, seeds).await;
+    let established = established.map_err(|error| match error {
+        ServiceError::ClusterRule(code) => {
+            let reason = "by the seeds of the flags and those registered over REST together".to_owned();
+            ConfigError::Cluster { kind, code, reason }.into()
+        }
+        error => StartError::from(error),
+    })?;
+    let cluster = Cluster::new(established.row, established.effective, config.open_join);
     let stun = sockets.stun_servers(config.external_ip);
-    let foreign = foreign_clusters(config, verdict.effective)?;
-    let service = Service::new(store.clone(), vec![cluster], stun, keyring).with_foreign(foreign);
-    tell_of_start(service.events(), kind, verdict);
-    Ok(Arc::new(service))
+    let service = Service::new(store.clone(), vec![cluster], stun, keyring);
+    let service = service.with_foreign(foreign_clusters(config)?);
+    if let Some(admit_relayed) = config.admit_relayed {
+        service.set_admit_relayed(UnixMs::now(), &Actor::SERVER, DEFAULT_CLUSTER, admit_relayed).await?;
+    }
+    service.tell_of_start().await?;
+    Ok((Arc::new(service), established.effective, established.returned))
 }
 
-fn foreign_clusters(config: &ServeConfig, effective: EffectiveNetwork) -> Result<Vec<Foreign>, StartError> {
+fn foreign_clusters(config: &ServeConfig) -> Result<Vec<Foreign>, StartError> {
     let foreign = |given: &ForeignCluster| {
         let key = SigningKey::from_bytes(&secrets::random()?);
-        Ok(Foreign { name: given.name.clone(), home: given.public_key, effective, key })
+        Ok(Foreign { name: given.name.clone(), home: given.public_key, key })
     };
     config.foreign_clusters.iter().map(foreign).collect()
 }
@@ -445,14 +496,14 @@ async fn note_start(
     store: &Store,
     now: UnixMs,
     config: &ServeConfig,
-    kind: ClusterNetwork,
+    (kind, effective): (ClusterNetwork, EffectiveNetwork),
     verdict: &Verdict,
 ) -> Result<(), ServiceError> {
     let seeds: Vec<String> = verdict.seeds.iter().map(|judged| judged.seed.to_string()).collect();
     let detail = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "type": kind.as_str(),
-        "effective": verdict.effective.as_str(),
+        "effective": effective.as_str(),
         "seeds": seeds,
         "open_join": config.open_join,
     });
@@ -474,19 +525,6 @@ async fn note_stop(service: &Service, outcome: &Result<(), RunError>) {
     }
 }
 
-/// The first events: what the cluster `default` amounts to, and by which seeds.
-fn tell_of_start(events: &Hub, kind: ClusterNetwork, verdict: &Verdict) {
-    let Ok(cluster) = DEFAULT_CLUSTER.parse() else { return };
-    for Judged { seed, .. } in &verdict.seeds {
-        let status = if verdict.unresolved.contains(seed) { "unresolved" } else { "registered" };
-        let SeedAddr { name, host, port } = seed.clone();
-        let seed = Event::SeedStatus { name, host: host.to_string(), port, status, reason: None };
-        events.publish(&cluster, Sender::Server, &seed);
-    }
-    let state = Event::ClusterState { kind, effective: verdict.effective, reason: Some("start") };
-    events.publish(&cluster, Sender::Server, &state);
-}
-
 /// False if the operator has revoked it.
 async fn register_join_token(service: &Service, now: UnixMs, token: &JoinToken) -> Result<bool, StartError> {
     let new = NewToken {
@@ -500,10 +538,15 @@ async fn register_join_token(service: &Service, now: UnixMs, token: &JoinToken) 
     Ok(row.revoked_ms.is_none())
 }
 
-fn warnings(config: &ServeConfig, sockets: &Sockets, verdict: &Verdict, token_usable: bool) -> Vec<Warning> {
+fn warnings(
+    config: &ServeConfig,
+    sockets: &Sockets,
+    (verdict, effective, returned): (&Verdict, EffectiveNetwork, Vec<SeedName>),
+    token_usable: bool,
+) -> Vec<Warning> {
     let mut warnings = Vec::new();
     warnings.extend(sockets.streams.missing.iter().cloned());
-    let is_public = verdict.effective == EffectiveNetwork::Public;
+    let is_public = effective == EffectiveNetwork::Public;
     if !is_public {
         warnings.push(Warning::PrivateOnly { no_seed: config.seeds.is_empty() });
     }
@@ -511,6 +554,7 @@ fn warnings(config: &ServeConfig, sockets: &Sockets, verdict: &Verdict, token_us
         warnings.push(Warning::OpenJoin);
     }
     warnings.extend(verdict.unresolved.iter().cloned().map(Warning::UnresolvedSeed));
+    warnings.extend(returned.into_iter().map(Warning::SeedReturned));
     if verdict.own.is_none() {
         warnings.push(Warning::NotASeed);
     }

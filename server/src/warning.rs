@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use meetpoint_proto::SeedAddr;
+use meetpoint_proto::{SeedAddr, SeedName};
 
 /// Something the operator should know. Shown in the log, in the status and by the binary.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub enum Warning {
     OpenJoin,
     /// A seed's host has no address.
     UnresolvedSeed(SeedAddr),
+    /// A seed was deleted over REST and is given all the same.
+    SeedReturned(SeedName),
     /// Seeds were given, and none of them is this server.
     NotASeed,
     /// The operator has revoked the token of the data directory.
@@ -43,6 +45,7 @@ impl Warning {
             Self::PrivateOnly { .. } => "private_only",
             Self::OpenJoin => "open_join",
             Self::UnresolvedSeed(_) => "unresolved_seed",
+            Self::SeedReturned(_) => "seed_returned",
             Self::NotASeed => "not_a_seed",
             Self::JoinTokenRevoked => "join_token_revoked",
             Self::NoAlternateStun => "no_alternate_stun",
@@ -65,6 +68,10 @@ impl fmt::Display for Warning {
             Self::UnresolvedSeed(seed) => {
                 write!(f, "the host of seed {seed} does not resolve; it does not count as public")
             }
+            Self::SeedReturned(name) => write!(
+                f,
+                "the seed {name} was deleted over REST and is back, since --seed names it; leave it out there too",
+            ),
             Self::NotASeed => f.write_str(
                 "none of the seeds is this server: its --http port and addresses, or its --external-ip, fit none of them",
             ),

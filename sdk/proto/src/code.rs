@@ -115,6 +115,18 @@ codes! {
     BadSeedInPublicCluster = "bad_seed_in_public_cluster", "every seed of a PUBLIC cluster must be public and reachable";
     /// Rules: a public cluster without any seed.
     NoSeedInPublicCluster = "no_seed_in_public_cluster", "give a PUBLIC cluster at least one public seed by --seed NAME@HOST:PORT";
+    /// A seed's host has no address.
+    SeedUnresolved = "seed_unresolved", "check the seed's host name and the server's resolver";
+    /// A seed's address is not one that the server asks from this cluster.
+    SeedAddressRefused = "seed_address_refused", "only public addresses are asked for an effectively PUBLIC cluster, and only private ones for a PRIVATE cluster";
+    /// No proof came from a seed's address.
+    SeedUnreachable = "seed_unreachable", "start the seed's server, and let TCP to its --http port pass";
+    /// Another server than the pinned one answered for a seed.
+    SeedWrongKey = "seed_wrong_key", "compare the seed's key with `seed_key` in its /v1/status; if it has a new one, put the seed again with it";
+    /// A server answered for a seed, and says that the address is not its own.
+    SeedNotHere = "seed_not_here", "tell that server its address, by --external-ip or by a --seed of its own";
+    /// A seed that named itself is asked only where its message came from until the operator approves it.
+    SeedNotApproved = "seed_not_approved", "approve the seed; until then it is asked only at the address that it registered from";
     /// No such node in the cluster at the moment.
     UnknownPeer = "unknown_peer", "`meetpoint nodes` lists who is there; names are case-sensitive";
     /// A node asked to be introduced to itself.

@@ -9,6 +9,7 @@
 //! * [`network`], [`rules`]: cluster network types, node classes and who is admitted as what.
 //! * [`seed`][]: `name@host:port`.
 //! * [`token`], [`secret`], [`join`], [`certificate`]: how a node proves who it is and that it may join.
+//! * [`vouch`][]: what a seed signs.
 //! * [`wire`][]: the control channel's messages; the only types here that derive serde.
 //! * [`timers`][]: deadlines in order, for the pure machines.
 //! * [`code`][]: the stable reason codes, each with a hint that says what to do.
@@ -28,6 +29,7 @@ pub mod seed;
 pub mod stun;
 pub mod timers;
 pub mod token;
+pub mod vouch;
 pub mod wire;
 
 pub use addr::AddressClass;
@@ -37,6 +39,7 @@ pub use id::{NodeId, Nonce, PublicKey, SessionId, Signature, TicketId, TicketKey
 pub use name::{Capability, ClusterName, NamePattern, NodeName, SeedName};
 pub use network::{
     ClusterNetwork, EffectiveNetwork, Evidence, Filtering, Mapping, NatBehavior, NetworkClass, NetworkType,
+    SeedOrigin, SeedStatus,
 };
 pub use secret::ClusterSecret;
 pub use seed::SeedAddr;

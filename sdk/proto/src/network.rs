@@ -111,6 +111,30 @@ words!(
     } allowed "declared|observed|proven"
 );
 words!(
+    /// Who named a seed first.
+    SeedOrigin {
+        /// The flags of the server.
+        Flag = "flag",
+        /// The operator, over REST.
+        Operator = "operator",
+        /// The seed itself.
+        Own = "self",
+    } allowed "flag|operator|self"
+);
+words!(
+    /// What was found out about a seed.
+    SeedStatus {
+        /// Nothing yet.
+        Unverified = "unverified",
+        /// The holder of its key answers at its address.
+        Up = "up",
+        /// Nobody showed its key there several times in a row.
+        Down = "down",
+        /// What is there contradicts what was said of it.
+        Refused = "refused",
+    } allowed "unverified|up|down|refused"
+);
+words!(
     /// RFC 4787, section 4.1: how a NAT chooses the external address.
     Mapping {
         /// No NAT in between.

@@ -14,7 +14,7 @@ use hmac::{Hmac, KeyInit};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::id::{SecretId, base32};
+use crate::id::{BASE32, SecretId};
 use crate::name::ClusterName;
 
 /// Marks a secret, and its layout.
@@ -71,7 +71,7 @@ impl ClusterSecret {
     pub fn reveal(&self) -> String {
         let mut bytes = self.0.to_vec();
         bytes.extend_from_slice(&checksum(&self.0));
-        format!("{PREFIX}{}", base32().encode(&bytes))
+        format!("{PREFIX}{}", BASE32.encode(&bytes))
     }
 
     fn derive<const N: usize>(&self, label: &[u8], cluster: &ClusterName) -> [u8; N] {
@@ -116,7 +116,7 @@ impl FromStr for ClusterSecret {
 
     fn from_str(text: &str) -> Result<Self, ParseSecretError> {
         let body = text.strip_prefix(PREFIX).ok_or(ParseSecretError::NotASecret)?;
-        let bytes = base32().decode(body.as_bytes()).map_err(|_| ParseSecretError::Damaged)?;
+        let bytes = BASE32.decode(body.as_bytes()).map_err(|_| ParseSecretError::Damaged)?;
         let (secret, sum) = bytes.split_at_checked(Self::LEN).ok_or(ParseSecretError::Damaged)?;
         if sum != checksum(secret) {
             return Err(ParseSecretError::Damaged);

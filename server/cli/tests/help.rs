@@ -22,6 +22,7 @@ fn every_flag_of_the_contract_is_there_with_its_variable() {
         "seed",
         "external-ip",
         "node-network-type",
+        "admit-relayed",
         "join-token",
         "open-join",
         "admin-token-file",
@@ -84,8 +85,19 @@ fn secrets_in_the_environment_do_not_show() {
 #[test]
 fn exit_codes_and_commands_are_documented() {
     let text = help(&[]);
-    for part in ["Exit codes", "serve", "node", "demo", "tokens", "secrets", "revocations", "nodes", "relay", "status", "MEETPOINT_LOG"]
-    {
+    for part in [
+        "Exit codes",
+        "serve",
+        "node",
+        "demo",
+        "tokens",
+        "secrets",
+        "revocations",
+        "nodes",
+        "relay",
+        "status",
+        "MEETPOINT_LOG",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
 }

@@ -140,6 +140,30 @@ pub struct ClusterArgs {
     /// What this server is itself, PUBLIC or PRIVATE. Refused if its own seed's address says otherwise.
     #[arg(long, env = "MEETPOINT_NODE_NETWORK_TYPE", value_name = "TYPE")]
     pub node_network_type: Option<NetworkType>,
+    /// Keep nodes that no STUN answer reaches: they can only be relayed. Without it the cluster stays
+    /// as it is registered; a new one keeps none.
+    #[arg(
+        long,
+        env = "MEETPOINT_ADMIT_RELAYED",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub admit_relayed: Option<bool>,
+    /// Control address of another server: this one registers itself there as a seed of the cluster
+    /// `default`, under the name that the --seed which is this server has. Needs --seed-token.
+    #[arg(long, env = "MEETPOINT_REGISTER_WITH", value_name = "HOST:PORT", requires = "seed_token", value_parser = control_addr)]
+    pub register_with: Option<SeedAddr>,
+    /// Join token of the other server, with the scope `seed`.
+    #[arg(
+        long,
+        env = "MEETPOINT_SEED_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true,
+        requires = "register_with"
+    )]
+    pub seed_token: Option<Secret>,
 }
 
 /// Who is let in.
@@ -250,6 +274,16 @@ impl std::fmt::Debug for Secret {
 
 fn socket(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "expected IP:PORT, for example 0.0.0.0:8080 or [::]:8080".to_owned())
+}
+
+/// A seed's address without its name.
+fn control_addr(text: &str) -> Result<SeedAddr, String> {
+    if text.contains('@') {
+        return Err("expected HOST:PORT, without a name".to_owned());
+    }
+    format!("home@{text}")
+        .parse()
+        .map_err(|_| "expected HOST:PORT, for example seed.example.org:8080".to_owned())
 }
 
 fn ip(text: &str) -> Result<IpAddr, String> {

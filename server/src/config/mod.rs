@@ -10,6 +10,7 @@ mod streams;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use meetpoint_proto::token::ParseTokenError;
 use meetpoint_proto::{AddressClass, ClusterNetwork, Code, JoinToken, NetworkType, SeedAddr, addr};
@@ -29,7 +30,7 @@ pub const MAX_ADMIN_TOKEN_LEN: usize = 256;
 /// RFC 5780 knows a primary and an alternate address.
 const MAX_STUN_PER_FAMILY: usize = 2;
 /// A cluster's seeds are told to every node; more would not fit a sensible list.
-const MAX_SEEDS: usize = 64;
+pub(crate) const MAX_SEEDS: usize = 64;
 /// More cores than this are not busy with packets on any machine seen so far, and each thread has
 /// buffers and sockets of its own.
 const MAX_STUN_THREADS: NonZeroU8 = NonZeroU8::new(64).unwrap();
@@ -59,6 +60,10 @@ pub struct ServeConfig {
     pub cluster_network_type: Option<ClusterNetwork>,
     /// The seeds given.
     pub seeds: Vec<SeedAddr>,
+    /// Whether the cluster `default` keeps nodes that can only be relayed, if said.
+    pub admit_relayed: Option<bool>,
+    /// Where this server registers itself as a seed, if anywhere.
+    pub register_with: Option<RegisterWith>,
     /// What this server says of itself.
     pub node_network_type: Option<NetworkType>,
     /// The join token given.
@@ -77,6 +82,42 @@ pub struct ServeConfig {
     pub data: PathBuf,
     /// The broker's bounds.
     pub limits: meetpoint_broker::Limits,
+    /// When seeds are asked whether they are there.
+    pub seed_timing: SeedTiming,
+}
+
+/// Where this server registers itself as a seed.
+#[derive(Debug, Clone)]
+pub struct RegisterWith {
+    /// The other server. Its name means nothing.
+    pub home: SeedAddr,
+    /// A join token of that server's.
+    pub token: JoinToken,
+}
+
+/// When seeds are asked whether they are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SeedTiming {
+    /// From a seed's registration, or this server's start, to the first attempt: seeds that are set up
+    /// together come up together.
+    pub settle: Duration,
+    /// From one proof to the next, give or take a tenth.
+    pub interval: Duration,
+    /// How long an attempt lasts that brings no proof.
+    pub patience: Duration,
+    /// Between two attempts at one host or address, whichever cluster or port they are for.
+    pub per_target: Duration,
+}
+
+impl Default for SeedTiming {
+    fn default() -> Self {
+        Self {
+            settle: Duration::from_secs(1),
+            interval: Duration::from_secs(5 * 60),
+            patience: Duration::from_secs(5),
+            per_target: Duration::from_secs(60),
+        }
+    }
 }
 
 /// How relaying is set up.
@@ -180,6 +221,12 @@ pub enum ConfigError {
     /// Not a join token.
     #[error("--join-token: {0}")]
     JoinToken(#[from] ParseTokenError),
+    /// Not a join token either.
+    #[error("--seed-token: {0}")]
+    SeedToken(ParseTokenError),
+    /// This server is none of its seeds, so nobody knows as which one it should register.
+    #[error("--register-with: no --seed is this server; give one with its own address, as others reach it")]
+    RegisterWhom,
     /// Not a token of the REST interface.
     #[error(
         "{flag}: this token has {MIN_ADMIN_TOKEN_LEN} to {MAX_ADMIN_TOKEN_LEN} visible ASCII characters, the one given has {len} characters"
@@ -296,6 +343,8 @@ impl ServeArgs {
             stun_limits: self.quotas.limits(),
             cluster_network_type: self.cluster.cluster_network_type,
             seeds: self.cluster.seeds,
+            admit_relayed: self.cluster.admit_relayed,
+            register_with: register_with(self.cluster.register_with, self.cluster.seed_token)?,
             node_network_type: self.cluster.node_network_type,
             join_token,
             open_join: self.access.open_join,
@@ -308,8 +357,15 @@ impl ServeArgs {
                 members_per_source: self.access.nodes_per_source.get() as usize,
                 ..Default::default()
             },
+            seed_timing: SeedTiming::default(),
         })
     }
+}
+
+fn register_with(home: Option<SeedAddr>, token: Option<Secret>) -> Result<Option<RegisterWith>, ConfigError> {
+    let (Some(home), Some(token)) = (home, token) else { return Ok(None) };
+    let token = token.reveal().parse().map_err(ConfigError::SeedToken)?;
+    Ok(Some(RegisterWith { home, token }))
 }
 
 fn check_hosts(http: SocketAddr, stun: &[SocketAddr], external: Option<IpAddr>) -> Result<(), ConfigError> {

@@ -23,7 +23,7 @@ pub(super) struct AuditView {
     seq: u64,
     /// When.
     at_unix_ms: i64,
-    /// Who: `admin`, `server`, or `node:` and a node's id.
+    /// Who: `admin`, `server`, or `node:` and a node's id, or `seed:` and a seed's key.
     #[schema(example = "admin")]
     actor: String,
     /// From which address. Null if the server did it by itself.

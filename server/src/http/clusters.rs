@@ -1,14 +1,16 @@
 //! Clusters.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::App;
-use super::extract::{Path, Reader};
+use super::extract::{Admin, Body, Path, Reader};
 use super::problem::Problem;
-use crate::service::Cluster;
+use crate::service::{Cluster, UnixMs};
 
 /// A cluster.
 #[derive(Serialize, ToSchema)]
@@ -27,12 +29,22 @@ pub(super) struct ClusterView {
     public_key: String,
     /// Nodes need no token.
     open_join: bool,
+    /// Nodes that can only be relayed are kept.
+    admit_relayed: bool,
     /// Registered nodes, present or not.
     nodes: i64,
     /// Nodes that are present.
     nodes_present: usize,
     /// Since when it exists.
     created_unix_ms: i64,
+}
+
+/// What is to be changed about a cluster.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ClusterChange {
+    /// Keep nodes that can only be relayed.
+    admit_relayed: Option<bool>,
 }
 
 /// All clusters of the server.
@@ -52,7 +64,7 @@ pub(super) struct ClusterList {
 )]
 pub(super) async fn list(_: Reader, State(app): State<App>) -> Result<Json<ClusterList>, Problem> {
     let mut items = Vec::new();
-    for cluster in app.service.clusters() {
+    for cluster in app.service.clusters().values() {
         items.push(view(&app, cluster).await?);
     }
     Ok(Json(ClusterList { items }))
@@ -73,7 +85,36 @@ pub(super) async fn get(
     Path(cluster): Path<String>,
 ) -> Result<Json<ClusterView>, Problem> {
     let cluster = app.service.cluster(&cluster)?;
-    Ok(Json(view(&app, cluster).await?))
+    Ok(Json(view(&app, &cluster).await?))
+}
+
+/// Changes a cluster. What is left out stays as it is.
+#[utoipa::path(
+    patch, path = "/v1/clusters/{cluster}", tag = "clusters", operation_id = "change_cluster", security(("admin" = [])),
+    params(("cluster" = String, Path, description = "The cluster's name")),
+    request_body = ClusterChange,
+    responses(
+        (status = OK, body = ClusterView, description = "The cluster as it is now"),
+        (status = "default", body = Problem, content_type = "application/problem+json", description = "Refused")
+    )
+)]
+pub(super) async fn change(
+    Admin(actor): Admin,
+    State(app): State<App>,
+    Path(cluster): Path<String>,
+    Body(change): Body<ClusterChange>,
+) -> Result<Json<ClusterView>, Problem> {
+    let before = app.service.cluster(&cluster)?;
+    let changed = match change.admit_relayed {
+        Some(admit_relayed) => {
+            let service = Arc::clone(&app.service);
+            let now = UnixMs::now();
+            let change = async move { service.set_admit_relayed(now, &actor, &cluster, admit_relayed).await };
+            app.finish(change).await?
+        }
+        None => before,
+    };
+    Ok(Json(view(&app, &changed).await?))
 }
 
 async fn view(app: &App, cluster: &Cluster) -> Result<ClusterView, Problem> {
@@ -84,6 +125,7 @@ async fn view(app: &App, cluster: &Cluster) -> Result<ClusterView, Problem> {
         effective: cluster.effective.as_str(),
         public_key: cluster.public_key().to_string(),
         open_join: cluster.open_join,
+        admit_relayed: cluster.admit_relayed,
         nodes: app.service.node_count(name.as_str()).await?,
         nodes_present: app.rendezvous.query(move |broker| broker.present(&name)).await?,
         created_unix_ms: cluster.created_ms,

@@ -16,6 +16,7 @@ mod problem;
 mod relay;
 mod revocations;
 mod secrets;
+mod seed_proof;
 mod seeds;
 pub(crate) mod serve;
 mod status;
@@ -48,10 +49,12 @@ use tower_http::trace::TraceLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use self::problem::{Problem, ProblemCode};
 use crate::identity::Identity;
 use crate::rendezvous::Handle;
 use crate::secrets::ApiTokens;
-use crate::service::Service;
+use crate::seeds::me::Me;
+use crate::service::{Service, ServiceError};
 use crate::udp::RelayHandle;
 
 /// Largest request body. The largest there is, a new join token, has under 1 KiB.
@@ -73,6 +76,7 @@ pub(crate) struct AppState {
     pub(crate) relay: Option<RelayHandle>,
     pub(crate) api_tokens: ApiTokens,
     pub(crate) identity: Arc<Identity>,
+    pub(crate) me: Arc<Me>,
     pub(crate) warnings: Vec<crate::Warning>,
     pub(crate) started: Instant,
     /// Owns the control connections.
@@ -86,6 +90,7 @@ pub(crate) struct AppState {
     readiness: health::Readiness,
     gate: Arc<gate::Gate>,
     turns: turns::Turns,
+    throttle: seed_proof::Throttle,
 }
 
 /// What [`App::new`] takes.
@@ -95,6 +100,7 @@ pub(crate) struct Parts {
     pub(crate) relay: Option<RelayHandle>,
     pub(crate) api_tokens: ApiTokens,
     pub(crate) identity: Arc<Identity>,
+    pub(crate) me: Arc<Me>,
     pub(crate) warnings: Vec<crate::Warning>,
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: CancellationToken,
@@ -111,6 +117,7 @@ impl App {
             relay,
             api_tokens,
             identity,
+            me,
             warnings,
             tasks,
             shutdown,
@@ -123,6 +130,7 @@ impl App {
             relay,
             api_tokens,
             identity,
+            me,
             warnings,
             started: Instant::now(),
             tasks,
@@ -133,7 +141,21 @@ impl App {
             readiness: health::Readiness::default(),
             gate: Arc::new(gate::Gate::new()),
             turns: turns::Turns::default(),
+            throttle: seed_proof::Throttle::new(),
         }))
+    }
+}
+
+impl App {
+    /// Does a change to its end, even if whoever asked for it goes away meanwhile: what is committed
+    /// must be published too.
+    async fn finish<T: Send + 'static>(
+        &self,
+        change: impl Future<Output = Result<T, ServiceError>> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let done = self.tasks.spawn(change).await;
+        let failed = |_| Problem::new(ProblemCode::Internal, "the change broke off");
+        Ok(done.map_err(failed)??)
     }
 }
 
@@ -145,17 +167,18 @@ impl std::ops::Deref for App {
     }
 }
 
-/// The contract's routes. All but those of `health` and `status` want a token: to read the viewer token
-/// suffices, all else wants the admin token.
+/// The contract's routes. All but those of `health`, `status` and `seed_proof`, and a seed's own
+/// registration, want a token: to read the viewer token suffices, all else wants the admin token.
 fn api() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(docs::contract_head())
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(status::status))
         .routes(routes!(clusters::list))
-        .routes(routes!(clusters::get))
-        .routes(routes!(seeds::list))
-        .routes(routes!(seeds::get))
+        .routes(routes!(seed_proof::prove))
+        .routes(routes!(clusters::get, clusters::change))
+        .routes(routes!(seeds::list, seeds::register))
+        .routes(routes!(seeds::get, seeds::put, seeds::change, seeds::remove))
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::get, nodes::remove))
         .routes(routes!(nodes::end_session))

@@ -8,6 +8,7 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use meetpoint_proto::Code;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -68,6 +69,21 @@ problems! {
     CurrentRelaySecret = CONFLICT, "current_relay_secret", "POST /v1/relay/secrets adds another one; then this one can be dropped";
     RelayFull = CONFLICT, "relay_full", "DELETE one of /v1/relay/users or /v1/relay/secrets that is no longer needed";
     RelayOff = CONFLICT, "relay_off", "start the server with --relay-ip";
+    SeedNameTaken = CONFLICT, "seed_name_taken", "choose another name, or let the operator put or delete that seed";
+    SeedAddressTaken = CONFLICT, "seed_address_taken", "one server is one seed of a cluster; use the seed that is there";
+    SeedApproved = CONFLICT, "seed_approved", "let the operator PUT the seed at its new place";
+    StaleRegistration = CONFLICT, "stale_registration", "sign the registration anew";
+    ClockSkew = UNPROCESSABLE_ENTITY, "clock_skew", "sign with the time that /v1/status shows as now_unix_ms";
+    BadRegistration = FORBIDDEN, "bad_registration", "sign the very words sent, with `seed_key` of this server's /v1/status as the audience";
+    BadToken = FORBIDDEN, "bad_token", "ask the operator for a fresh join token";
+    RateLimited = TOO_MANY_REQUESTS, "rate_limited", "wait as long as the Retry-After header says";
+    NotHere = MISDIRECTED_REQUEST, "not_here", "tell this server its address, by --external-ip or by a --seed of its own";
+    PublicSeedInPrivateCluster = UNPROCESSABLE_ENTITY, "public_seed_in_private_cluster", "a PRIVATE cluster never has public seeds";
+    BadSeedInPublicCluster = UNPROCESSABLE_ENTITY, "bad_seed_in_public_cluster", "every seed of a PUBLIC cluster must be public and reachable";
+    NoSeedInPublicCluster = UNPROCESSABLE_ENTITY, "no_seed_in_public_cluster", "a PUBLIC cluster keeps at least one approved seed; put another one first";
+    DeclaredPublicButPrivate = UNPROCESSABLE_ENTITY, "declared_public_but_private", "leave network_type out, or give the seed's public address";
+    DeclaredPrivateButPublic = UNPROCESSABLE_ENTITY, "declared_private_but_public", "leave network_type out, or give the seed's private address";
+    SeedAddressRefused = UNPROCESSABLE_ENTITY, "seed_address_refused", "give an address that a server can have: not multicast, documentation or reserved";
     MethodNotAllowed = METHOD_NOT_ALLOWED, "method_not_allowed", "the Allow header lists the methods of this path";
     NotAcceptable = NOT_ACCEPTABLE, "not_acceptable", "accept text/event-stream, or upgrade to a WebSocket";
     Timeout = REQUEST_TIMEOUT, "timeout", "send the request faster, or try again later";
@@ -137,13 +153,21 @@ impl From<ServiceError> for Problem {
             ServiceError::UnknownRevocation => ProblemCode::UnknownRevocation,
             ServiceError::UnknownSecret => ProblemCode::UnknownSecret,
             ServiceError::KnownSecret => ProblemCode::KnownSecret,
+            ServiceError::SeedRefused { code, .. } | ServiceError::ClusterRule(code) => by_rule(*code),
+            ServiceError::TooManySeeds => ProblemCode::ClusterFull,
+            ServiceError::SeedNameTaken(_) => ProblemCode::SeedNameTaken,
+            ServiceError::SeedAddressTaken(_) => ProblemCode::SeedAddressTaken,
+            ServiceError::SeedApproved(_) => ProblemCode::SeedApproved,
+            ServiceError::StaleRegistration => ProblemCode::StaleRegistration,
+            ServiceError::Skew { .. } => ProblemCode::ClockSkew,
+            ServiceError::BadRegistration(_) => ProblemCode::BadRegistration,
+            ServiceError::BadToken(_) => ProblemCode::BadToken,
             ServiceError::ClusterFull => ProblemCode::ClusterFull,
             ServiceError::UnknownRelayUser => ProblemCode::UnknownRelayUser,
             ServiceError::UnknownRelaySecret => ProblemCode::UnknownRelaySecret,
             ServiceError::CurrentRelaySecret => ProblemCode::CurrentRelaySecret,
             ServiceError::RelayFull(_) => ProblemCode::RelayFull,
-            ServiceError::BadToken(_)
-            | ServiceError::BadSession
+            ServiceError::BadSession
             | ServiceError::BadSecret
             | ServiceError::TokenScope(_)
             | ServiceError::NameNotAllowed(_)
@@ -200,6 +224,19 @@ impl From<PathRejection> for Problem {
 impl From<QueryRejection> for Problem {
     fn from(rejection: QueryRejection) -> Self {
         Self::new(ProblemCode::BadQuery, rejection.body_text())
+    }
+}
+
+/// The problem behind a rule about seeds.
+const fn by_rule(code: Code) -> ProblemCode {
+    match code {
+        Code::PublicSeedInPrivateCluster => ProblemCode::PublicSeedInPrivateCluster,
+        Code::BadSeedInPublicCluster => ProblemCode::BadSeedInPublicCluster,
+        Code::NoSeedInPublicCluster => ProblemCode::NoSeedInPublicCluster,
+        Code::DeclaredPublicButPrivate => ProblemCode::DeclaredPublicButPrivate,
+        Code::DeclaredPrivateButPublic => ProblemCode::DeclaredPrivateButPublic,
+        Code::SeedAddressRefused => ProblemCode::SeedAddressRefused,
+        _ => ProblemCode::Invalid,
     }
 }
 

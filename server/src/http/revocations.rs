@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use super::App;
 use super::extract::{Admin, PageQuery, Path, Query, Reader};
 use super::problem::{Problem, ProblemCode};
+use crate::service::UnixMs;
 use crate::store::revocations::RevocationRow;
 
 /// A node that was removed and may not come back.
@@ -48,7 +49,7 @@ impl From<RevocationRow> for RevocationView {
 
 /// Lists the nodes that were removed and may not come back.
 #[utoipa::path(
-    get, path = "/v1/clusters/{cluster}/revocations", tag = "nodes", operation_id = "list_revocations", security(("admin" = [])),
+    get, path = "/v1/clusters/{cluster}/revocations", tag = "nodes", operation_id = "list_revocations", security(("viewer" = []), ("admin" = [])),
     params(("cluster" = String, Path, description = "The cluster's name"), PageQuery),
     responses(
         (status = OK, body = RevocationPage, description = "A page of removed nodes"),

@@ -55,7 +55,7 @@ impl From<&ClusterSecretRow> for ClusterSecretView {
 
 /// Lists the cluster secrets in use, without what they say.
 #[utoipa::path(
-    get, path = "/v1/clusters/{cluster}/secrets", tag = "cluster-secrets", operation_id = "list_cluster_secrets", security(("admin" = [])),
+    get, path = "/v1/clusters/{cluster}/secrets", tag = "cluster-secrets", operation_id = "list_cluster_secrets", security(("viewer" = []), ("admin" = [])),
     params(("cluster" = String, Path, description = "The cluster's name")),
     responses(
         (status = OK, body = ClusterSecretList, description = "The cluster secrets"),

@@ -45,6 +45,10 @@ const TLS_HANDSHAKE: u8 = 0x16;
 /// WebSockets start with an HTTP/1.1 request.
 pub(crate) const PROTOCOLS: [&[u8]; 1] = [b"http/1.1"];
 
+/// The address of this machine that a request came to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ArrivedAt(pub(super) SocketAddr);
+
 type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// The listener and what its connections share.
@@ -110,6 +114,7 @@ impl Shared {
     async fn serve(self, stream: TcpStream, source: SocketAddr) -> io::Result<()> {
         // Control messages are small and must not wait for each other.
         stream.set_nodelay(true)?;
+        let arrived_at = ArrivedAt(stream.local_addr()?);
         let stream = tokio::select! {
             () = self.stop.cancelled() => return Ok(()),
             opened = timeout(HANDSHAKE_TIMEOUT, self.open(stream)) => opened.map_err(io::Error::from)??,
@@ -117,6 +122,7 @@ impl Shared {
         let router = self.router;
         let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(ConnectInfo(source));
+            request.extensions_mut().insert(arrived_at);
             router.clone().oneshot(request.map(Body::new))
         });
         let connection = http1::Builder::new()

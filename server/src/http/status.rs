@@ -22,6 +22,8 @@ pub(super) struct Status {
     effective: &'static str,
     /// What the operator should know. Empty if all is well.
     warnings: Vec<StatusWarning>,
+    /// The key by which this server proves to be a seed (`/v1/seed-proof`).
+    seed_key: String,
     /// Since its start.
     uptime_ms: u64,
     /// The server's clock.
@@ -66,26 +68,39 @@ struct ClusterStatus {
     )
 )]
 pub(super) async fn status(State(app): State<App>) -> Result<Json<Status>, Problem> {
-    let names: Vec<_> = app.service.clusters().map(|cluster| cluster.name.clone()).collect();
+    let served = app.service.clusters();
+    let names: Vec<_> = served.keys().cloned().collect();
     let count = move |broker: &meetpoint_broker::Broker| -> Vec<usize> {
         names.iter().map(|name| broker.present(name)).collect()
     };
     let present = app.rendezvous.query(count).await?;
-    let clusters = app.service.clusters().zip(present).map(|(cluster, nodes_present)| ClusterStatus {
+    let clusters = served.values().zip(present).map(|(cluster, nodes_present)| ClusterStatus {
         name: cluster.name.to_string(),
         kind: cluster.kind.as_str(),
         effective: cluster.effective.as_str(),
         nodes_present,
     });
     let default = app.service.cluster(DEFAULT_CLUSTER).map(|cluster| cluster.effective);
+    let effective = default.unwrap_or(EffectiveNetwork::Private);
     Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION"),
-        effective: default.unwrap_or(EffectiveNetwork::Private).as_str(),
-        warnings: app.warnings.iter().map(StatusWarning::from).collect(),
+        effective: effective.as_str(),
+        warnings: warnings(&app.warnings, effective),
+        seed_key: app.me.public_key().to_string(),
         uptime_ms: u64::try_from(app.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         now_unix_ms: UnixMs::now().0,
         clusters: clusters.collect(),
     }))
+}
+
+/// Those of the start, but for the one about the cluster: that may have become another meanwhile.
+fn warnings(at_start: &[Warning], effective: EffectiveNetwork) -> Vec<StatusWarning> {
+    let (of_cluster, others): (Vec<&Warning>, Vec<&Warning>) =
+        at_start.iter().partition(|warning| matches!(warning, Warning::PrivateOnly { .. }));
+    let private_only = Warning::PrivateOnly { no_seed: false };
+    let of_cluster = of_cluster.first().copied().unwrap_or(&private_only);
+    let holds = (effective == EffectiveNetwork::Private).then_some(of_cluster);
+    holds.into_iter().chain(others).map(StatusWarning::from).collect()
 }
 
 impl From<&Warning> for StatusWarning {

@@ -28,7 +28,7 @@ async fn rig() -> Rig {
     let cluster: ClusterName = DEFAULT_CLUSTER.parse().unwrap();
     let now = UnixMs::now();
     let row = establish_cluster(&store, now, cluster.clone(), ClusterNetwork::Dynamic, [1; 32], Vec::new());
-    let open = Cluster::new(row.await.unwrap(), EffectiveNetwork::Private, true);
+    let open = Cluster::new(row.await.unwrap().row, EffectiveNetwork::Private, true);
     let data = Arc::new(DataDir::open(dir.path()).unwrap());
     let keyring = Keyring::open(&store, data, now, false).await.unwrap();
     let service = Arc::new(Service::new(store, vec![open], Vec::new(), keyring));

@@ -212,7 +212,10 @@ async fn store_join(
     if let Right::Token(id) = right {
         let token = tokens::find(&mut *tx, cluster, &id).await?;
         let token = token.ok_or(ServiceError::BadToken("is not known here"))?;
-        check_usable(&token, now, request, is_new)?;
+        check_usable(&token, TokenScope::Node, now, is_new)?;
+        if let Some(names) = token.names.filter(|names| !names.matches(&request.name)) {
+            return Err(ServiceError::NameNotAllowed(names));
+        }
         if is_new {
             tokens::count_use(tx, cluster, &id).await?;
         }
@@ -248,11 +251,11 @@ fn check_session(
     }
 }
 
-/// Whether a token that its bearer has proven to hold lets him in.
-fn check_usable(
+/// Whether a token that its bearer has proven to hold lets him in as what he comes.
+pub(super) fn check_usable(
     token: &TokenRow,
+    scope: TokenScope,
     now: UnixMs,
-    request: &AdmitRequest,
     is_new: bool,
 ) -> Result<(), ServiceError> {
     if token.revoked_ms.is_some() {
@@ -261,11 +264,8 @@ fn check_usable(
     if token.expires_ms.is_some_and(|expires_ms| expires_ms <= now.0) {
         return Err(ServiceError::BadToken("has expired"));
     }
-    if token.scope != TokenScope::Node {
+    if token.scope != scope {
         return Err(ServiceError::TokenScope(token.scope));
-    }
-    if let Some(names) = token.names.as_ref().filter(|names| !names.matches(&request.name)) {
-        return Err(ServiceError::NameNotAllowed(names.clone()));
     }
     if is_new && token.max_uses.is_some_and(|max_uses| token.uses >= max_uses) {
         return Err(ServiceError::BadToken("is used up"));

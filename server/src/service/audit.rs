@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
 
-use meetpoint_proto::NodeId;
+use meetpoint_proto::{NodeId, PublicKey};
 use serde_json::{Map, Value, json};
 use sqlx::SqliteConnection;
 use thiserror::Error;
@@ -33,6 +33,8 @@ pub(crate) enum Who {
     Admin,
     /// A node that has proven its key.
     Node(NodeId),
+    /// A seed that has proven its key.
+    Seed(PublicKey),
     /// The server, by itself or by its flags.
     Server,
 }
@@ -42,6 +44,7 @@ impl fmt::Display for Who {
         match self {
             Self::Admin => f.write_str("admin"),
             Self::Node(id) => write!(f, "node:{id}"),
+            Self::Seed(key) => write!(f, "seed:{key}"),
             Self::Server => f.write_str("server"),
         }
     }
@@ -62,6 +65,11 @@ impl Actor {
     /// The bearer of the admin token, there.
     pub(crate) const fn admin(source: IpAddr) -> Self {
         Self { who: Who::Admin, source: Some(source) }
+    }
+
+    /// A seed, there.
+    pub(crate) const fn seed(key: PublicKey, source: IpAddr) -> Self {
+        Self { who: Who::Seed(key), source: Some(source) }
     }
 
     /// A node, there.
@@ -95,6 +103,11 @@ actions! {
     NodeRemove = "node.remove";
     NodeRestore = "node.restore";
     SessionEnd = "node_session.end";
+    ClusterChange = "cluster.change";
+    SeedPut = "seed.put";
+    SeedApprove = "seed.approve";
+    SeedDelete = "seed.delete";
+    SeedRegister = "seed.register";
     TokenCreate = "join_token.create";
     TokenRevoke = "join_token.revoke";
     ClusterSecretAdd = "cluster_secret.add";

@@ -1,6 +1,6 @@
 //! Why a use case was refused. A refused one has changed nothing.
 
-use meetpoint_proto::{Code, NamePattern, TokenScope};
+use meetpoint_proto::{Code, NamePattern, SeedAddr, SeedName, TokenScope};
 use thiserror::Error;
 
 use crate::secrets::SecretsError;
@@ -15,6 +15,31 @@ pub(crate) enum ServiceError {
     UnknownNode,
     #[error("no seed of that name in the cluster")]
     UnknownSeed,
+    #[error("the seed {seed} is refused: {code} ({reason})")]
+    SeedRefused {
+        seed: Box<SeedAddr>,
+        /// By which rule.
+        code: Code,
+        reason: String,
+    },
+    #[error("the registered seeds do not fit the cluster's type: {0}")]
+    ClusterRule(Code),
+    #[error("the cluster has as many seeds as it may")]
+    TooManySeeds,
+    #[error("the name {0} belongs to a seed with another key")]
+    SeedNameTaken(SeedName),
+    #[error("the address belongs to the seed {0}")]
+    SeedAddressTaken(SeedName),
+    #[error("the seed {0} is the operator's, who alone changes where it is")]
+    SeedApproved(SeedName),
+    #[error("the registration is not signed {0}")]
+    BadRegistration(&'static str),
+    #[error("the registration is older than the last one of this seed")]
+    StaleRegistration,
+    #[error(
+        "the registration was signed {skew_ms} ms from now by this server's clock, which shows {now_unix_ms}"
+    )]
+    Skew { skew_ms: i64, now_unix_ms: i64 },
     #[error("no join token with that id in the cluster")]
     UnknownToken,
     #[error("the cluster has as many nodes or tokens as it may")]
@@ -75,8 +100,16 @@ impl ServiceError {
             Self::Removed => Code::Removed,
             Self::NameTaken => Code::NameTaken,
             Self::ClusterFull => Code::ServerFull,
+            Self::SeedRefused { code, .. } | Self::ClusterRule(code) => *code,
             Self::UnknownNode
             | Self::UnknownSeed
+            | Self::TooManySeeds
+            | Self::SeedNameTaken(_)
+            | Self::SeedAddressTaken(_)
+            | Self::SeedApproved(_)
+            | Self::BadRegistration(_)
+            | Self::StaleRegistration
+            | Self::Skew { .. }
             | Self::UnknownToken
             | Self::UnknownSecret
             | Self::KnownSecret

@@ -8,25 +8,23 @@ use meetpoint_broker::ClusterConfig;
 use meetpoint_proto::wire::StunServer;
 use meetpoint_proto::{ClusterName, ClusterNetwork, EffectiveNetwork, PublicKey};
 
-use super::{Service, ServiceError};
+use super::{Cluster, DEFAULT_CLUSTER, Service, ServiceError};
 
 /// A cluster that members of may visit.
 pub(crate) struct Foreign {
     pub(crate) name: ClusterName,
     /// The cluster's key.
     pub(crate) home: PublicKey,
-    /// What members find here; this server's own seeds decide.
-    pub(crate) effective: EffectiveNetwork,
     /// Signs welcomes. It lasts as long as the server runs: what a node believes this server by is TLS.
     pub(crate) key: SigningKey,
 }
 
 impl Foreign {
-    pub(super) fn config(&self, stun: Vec<StunServer>) -> ClusterConfig {
+    fn config(&self, effective: EffectiveNetwork, stun: Vec<StunServer>) -> ClusterConfig {
         ClusterConfig {
             name: self.name.clone(),
             kind: ClusterNetwork::Dynamic,
-            effective: self.effective,
+            effective,
             key: self.key.clone(),
             home: Some(self.home),
             open_join: false,
@@ -43,11 +41,18 @@ impl Service {
         self
     }
 
-    /// What a served cluster amounts to now, wherever its home is.
+    /// What the broker has to know when an own cluster has changed: itself, and the foreign ones if they
+    /// find here what it amounts to.
+    pub(crate) fn broker_clusters(&self, changed: &Cluster) -> Vec<ClusterConfig> {
+        let own = (!self.foreign.contains_key(&changed.name)).then(|| self.broker_cluster(changed));
+        let guests = self.foreign.values().filter(|_| changed.name.as_str() == DEFAULT_CLUSTER);
+        let guests = guests.map(|foreign| foreign.config(changed.effective, self.stun.clone()));
+        own.into_iter().chain(guests).collect()
+    }
+
+    /// What a served cluster amounts to now. This server's own seeds decide for one whose home is elsewhere.
     pub(super) fn effective(&self, name: &ClusterName) -> Result<EffectiveNetwork, ServiceError> {
-        match self.foreign.get(name) {
-            Some(foreign) => Ok(foreign.effective),
-            None => Ok(self.cluster(name.as_str())?.effective),
-        }
+        let decides = if self.foreign.contains_key(name) { DEFAULT_CLUSTER } else { name.as_str() };
+        Ok(self.cluster(decides)?.effective)
     }
 }

@@ -5,34 +5,40 @@
 mod admit;
 pub(crate) mod audit;
 mod cluster_secrets;
+mod clusters;
 mod error;
 mod foreign;
 mod notes;
 mod registry;
 mod relay;
 mod revocations;
+mod seeds;
 mod tokens;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
 use meetpoint_broker::ClusterConfig;
 use meetpoint_proto::wire::StunServer;
 use meetpoint_proto::{ClusterName, ClusterNetwork, EffectiveNetwork};
+use tokio::sync::{Mutex, Notify, watch};
 
 pub(crate) use admit::{Admission, CERTIFICATE_LIFETIME_S};
 pub(crate) use audit::{Action, Actor, note};
 pub use audit::{AuditError, verify_audit};
+pub(crate) use clusters::establish_cluster;
 pub(crate) use error::ServiceError;
 pub(crate) use foreign::Foreign;
-pub(crate) use registry::establish_cluster;
 pub(crate) use relay::{
     DEFAULT_LIFETIME_S, Keyring, MAX_LIFETIME_S, MAX_MINTED_USER_LEN, MAX_PASSWORD_LEN, MAX_SECRET_LEN,
     MIN_PASSWORD_LEN, RelayKeys,
 };
 pub(crate) use revocations::InForce;
+pub(crate) use seeds::{NewSeed, SignedRegistration};
 pub(crate) use tokens::{MAX_LABEL_LEN, NewToken};
 
+use crate::defence::Defences;
 use crate::events::Hub;
 use crate::store::Store;
 use crate::store::clusters::ClusterId;
@@ -57,7 +63,8 @@ impl UnixMs {
     }
 }
 
-/// A served cluster.
+/// A served cluster, as it is at one moment.
+#[derive(Clone)]
 pub(crate) struct Cluster {
     pub(crate) id: ClusterId,
     pub(crate) name: ClusterName,
@@ -65,42 +72,69 @@ pub(crate) struct Cluster {
     pub(crate) effective: EffectiveNetwork,
     pub(crate) created_ms: i64,
     pub(crate) open_join: bool,
+    /// Keeps nodes that can only be relayed.
+    pub(crate) admit_relayed: bool,
     key: SigningKey,
 }
+
+/// The served clusters, by name.
+pub(crate) type Clusters = Arc<BTreeMap<ClusterName, Arc<Cluster>>>;
 
 /// The use cases, over the registry.
 pub(crate) struct Service {
     store: Store,
-    clusters: BTreeMap<ClusterName, Cluster>,
+    /// What is served now. Replaced after the commit of what changed it, and followed by the broker.
+    clusters: watch::Sender<Clusters>,
+    /// Held during each change of a cluster or its seeds, so that they are published in the order of
+    /// their commits.
+    changing: Mutex<()>,
     /// Clusters whose home is another server.
     foreign: BTreeMap<ClusterName, Foreign>,
     stun: Vec<StunServer>,
     /// Mints and checks STUN and TURN credentials.
     keyring: Keyring,
+    /// Told when a cluster or its seeds may be others than they were.
+    pub(crate) seeds_changed: Notify,
+    pub(crate) defences: Defences,
     notes: notes::Notes,
     events: Hub,
 }
 
 impl Service {
     pub(crate) fn new(store: Store, clusters: Vec<Cluster>, stun: Vec<StunServer>, keyring: Keyring) -> Self {
-        let clusters = clusters.into_iter().map(|cluster| (cluster.name.clone(), cluster)).collect();
-        Self { store, clusters, foreign: BTreeMap::new(), stun, keyring, notes: notes::Notes::default(), events: Hub::new() }
+        let by_name = |cluster: Cluster| (cluster.name.clone(), Arc::new(cluster));
+        let clusters: Clusters = Arc::new(clusters.into_iter().map(by_name).collect());
+        Self {
+            store,
+            clusters: watch::Sender::new(clusters),
+            changing: Mutex::default(),
+            foreign: BTreeMap::new(),
+            stun,
+            keyring,
+            seeds_changed: Notify::new(),
+            defences: Defences::default(),
+            notes: notes::Notes::default(),
+            events: Hub::new(),
+        }
     }
 
-    /// The clusters as the broker needs them.
-    pub(crate) fn broker_clusters(&self) -> impl Iterator<Item = ClusterConfig> + '_ {
-        let own = self.clusters.values().filter(|cluster| !self.foreign.contains_key(&cluster.name));
-        let own = own.map(|cluster| ClusterConfig {
+    /// A cluster as the broker needs it.
+    fn broker_cluster(&self, cluster: &Cluster) -> ClusterConfig {
+        ClusterConfig {
             name: cluster.name.clone(),
             kind: cluster.kind,
             effective: cluster.effective,
             key: cluster.key.clone(),
             home: None,
             open_join: cluster.open_join,
-            admit_relayed: false,
+            admit_relayed: cluster.admit_relayed,
             stun: self.stun.clone(),
-        });
-        own.chain(self.foreign.values().map(|foreign| foreign.config(self.stun.clone())))
+        }
+    }
+
+    /// The clusters as they are now, and whenever one changes.
+    pub(crate) fn changes(&self) -> watch::Receiver<Clusters> {
+        self.clusters.subscribe()
     }
 
     /// What happens, for those who watch.
@@ -108,15 +142,15 @@ impl Service {
         &self.events
     }
 
-    /// All clusters, by name.
-    pub(crate) fn clusters(&self) -> impl Iterator<Item = &Cluster> {
-        self.clusters.values()
+    /// All clusters.
+    pub(crate) fn clusters(&self) -> Clusters {
+        Arc::clone(&self.clusters.borrow())
     }
 
     /// A cluster by its name as it came from outside.
-    pub(crate) fn cluster(&self, name: &str) -> Result<&Cluster, ServiceError> {
-        let known = name.parse::<ClusterName>().ok().and_then(|name| self.clusters.get(&name));
-        known.ok_or(ServiceError::UnknownCluster)
+    pub(crate) fn cluster(&self, name: &str) -> Result<Arc<Cluster>, ServiceError> {
+        let name = name.parse::<ClusterName>().map_err(|_| ServiceError::UnknownCluster)?;
+        self.clusters.borrow().get(&name).cloned().ok_or(ServiceError::UnknownCluster)
     }
 
     /// Proves that a write becomes durable.
@@ -126,4 +160,4 @@ impl Service {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

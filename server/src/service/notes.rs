@@ -74,7 +74,7 @@ impl Service {
         id: NodeId,
         verdict: (NetworkClass, Evidence, Option<SocketAddr>),
     ) {
-        self.note(cluster, id, |note| {
+        self.note_node(cluster, id, |note| {
             note.seen_ms = Some(now.0);
             note.verdict = Some(verdict);
         });
@@ -82,15 +82,15 @@ impl Service {
 
     /// Notes that a node was there until now.
     pub(crate) fn note_seen(&self, now: UnixMs, cluster: &ClusterName, id: NodeId) {
-        self.note(cluster, id, |note| note.seen_ms = Some(now.0));
+        self.note_node(cluster, id, |note| note.seen_ms = Some(now.0));
     }
 
     /// Forgets a node if it is an ephemeral one.
     pub(crate) fn forget(&self, cluster: &ClusterName, id: NodeId) {
-        self.note(cluster, id, |note| note.is_gone = true);
+        self.note_node(cluster, id, |note| note.is_gone = true);
     }
 
-    fn note(&self, cluster: &ClusterName, id: NodeId, change: impl FnOnce(&mut Note)) {
+    fn note_node(&self, cluster: &ClusterName, id: NodeId, change: impl FnOnce(&mut Note)) {
         if let Ok(cluster) = self.cluster(cluster.as_str()) {
             self.notes.add(&self.store, cluster.id, id, change);
         }

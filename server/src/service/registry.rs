@@ -1,77 +1,11 @@
-//! Clusters, seeds and nodes as they are registered.
+//! Nodes as they are registered.
 
-use ed25519_dalek::SigningKey;
-use meetpoint_proto::{
-    ClusterName, ClusterNetwork, EffectiveNetwork, NodeId, PublicKey,
-};
+use meetpoint_proto::NodeId;
 
-use super::{Cluster, Service, ServiceError, UnixMs};
-use crate::seeds::Judged;
-use crate::store::clusters::{self, ClusterRow};
+use super::{Service, ServiceError, UnixMs};
 use crate::store::nodes::{self, NodeRow};
-use crate::store::seeds::{self, SeedRow};
-use crate::store::{Store, StoreError};
-
-impl Cluster {
-    /// A registered cluster as it is served now.
-    pub(crate) fn new(row: ClusterRow, effective: EffectiveNetwork, open_join: bool) -> Self {
-        Self {
-            id: row.id,
-            name: row.name,
-            kind: row.kind,
-            effective,
-            created_ms: row.created_ms,
-            open_join,
-            key: SigningKey::from_bytes(&row.signing_key),
-        }
-    }
-
-    /// What its certificates are checked with.
-    pub(crate) fn public_key(&self) -> PublicKey {
-        PublicKey::from(&self.key)
-    }
-}
-
-/// Registers a cluster with exactly these seeds, unless it is there; then only its seeds change.
-pub(crate) async fn establish_cluster(
-    store: &Store,
-    now: UnixMs,
-    name: ClusterName,
-    kind: ClusterNetwork,
-    signing_key: [u8; 32],
-    given: Vec<Judged>,
-) -> Result<ClusterRow, ServiceError> {
-    let work = store.write(move |tx| {
-        Box::pin(async move {
-            clusters::insert(tx, &name, kind, &signing_key, now.0).await?;
-            let row = clusters::all(&mut *tx).await?.into_iter().find(|row| row.name == name);
-            let row = row.ok_or(StoreError::Corrupt("clusters.name"))?;
-            for old in seeds::all(&mut *tx, row.id).await? {
-                if given.iter().all(|judged| judged.seed.name != old.addr.name) {
-                    seeds::delete(tx, row.id, old.addr.name.as_str()).await?;
-                }
-            }
-            for judged in &given {
-                seeds::upsert(tx, row.id, &judged.seed, judged.is_public, now.0).await?;
-            }
-            Ok(row)
-        })
-    });
-    work.await
-}
 
 impl Service {
-    /// The seeds of a cluster, by name.
-    pub(crate) async fn seeds(&self, cluster: &str) -> Result<Vec<SeedRow>, ServiceError> {
-        Ok(seeds::all(self.store.reads(), self.cluster(cluster)?.id).await?)
-    }
-
-    /// One of them.
-    pub(crate) async fn seed(&self, cluster: &str, name: &str) -> Result<SeedRow, ServiceError> {
-        let seeds = self.seeds(cluster).await?;
-        seeds.into_iter().find(|seed| seed.addr.name.as_str() == name).ok_or(ServiceError::UnknownSeed)
-    }
-
     /// At most `limit` nodes with an id above `after`.
     pub(crate) async fn nodes(
         &self,

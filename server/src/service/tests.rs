@@ -19,23 +19,23 @@ use super::*;
 use crate::data_dir::DataDir;
 use crate::store::{StoreError, nodes};
 
-const CLUSTER: &str = DEFAULT_CLUSTER;
 const NEW_TOKEN: NewToken =
     NewToken { label: String::new(), scope: TokenScope::Node, names: None, expires_ms: None, max_uses: None };
-const NOW: UnixMs = UnixMs(1_800_000_000_000);
+pub(crate) const CLUSTER: &str = DEFAULT_CLUSTER;
+pub(crate) const NOW: UnixMs = UnixMs(1_800_000_000_000);
 
-async fn service(effective: EffectiveNetwork) -> (Service, TempDir) {
+pub(crate) async fn service(effective: EffectiveNetwork) -> (Service, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = Store::open(&dir.path().join("t.db"), &TaskTracker::new()).await.unwrap();
     let name = CLUSTER.parse().unwrap();
-    let row =
-        establish_cluster(&store, NOW, name, ClusterNetwork::Dynamic, [1; 32], Vec::new()).await.unwrap();
+    let row = establish_cluster(&store, NOW, name, ClusterNetwork::Dynamic, [1; 32], Vec::new());
+    let row = row.await.unwrap().row;
     let data = Arc::new(DataDir::open(dir.path()).unwrap());
     let keyring = Keyring::open(&store, data, NOW, false).await.unwrap();
     (Service::new(store, vec![Cluster::new(row, effective, false)], Vec::new(), keyring), dir)
 }
 
-async fn token(service: &Service, expires_ms: Option<i64>, max_uses: Option<i64>) -> JoinToken {
+pub(super) async fn token(service: &Service, expires_ms: Option<i64>, max_uses: Option<i64>) -> JoinToken {
     let new = NewToken { expires_ms, max_uses, ..NEW_TOKEN };
     service.create_token(NOW, &Actor::SERVER, CLUSTER, new, Fingerprint::from_bytes([3; 32])).await.unwrap().1
 }
@@ -132,7 +132,11 @@ async fn uses_are_counted_once_for_each_new_node() {
 async fn a_token_admits_what_it_is_for() {
     let (service, _dir) = service(EffectiveNetwork::Private).await;
     let make = async |new| {
-        service.create_token(NOW, &Actor::SERVER, CLUSTER, new, Fingerprint::from_bytes([3; 32])).await.unwrap().1
+        service
+            .create_token(NOW, &Actor::SERVER, CLUSTER, new, Fingerprint::from_bytes([3; 32]))
+            .await
+            .unwrap()
+            .1
     };
     let web = make(NewToken { names: Some("web-*".parse().unwrap()), ..NEW_TOKEN }).await;
     let seed = make(NewToken { scope: TokenScope::Seed, ..NEW_TOKEN }).await;

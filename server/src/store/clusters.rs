@@ -18,6 +18,8 @@ pub(crate) struct ClusterRow {
     /// The seed of its signing key.
     pub(crate) signing_key: [u8; 32],
     pub(crate) created_ms: i64,
+    /// Keeps nodes that can only be relayed.
+    pub(crate) admit_relayed: bool,
 }
 
 struct Raw {
@@ -26,6 +28,7 @@ struct Raw {
     kind: String,
     signing_key: Vec<u8>,
     created_ms: i64,
+    admit_relayed: i64,
 }
 
 impl TryFrom<Raw> for ClusterRow {
@@ -38,6 +41,7 @@ impl TryFrom<Raw> for ClusterRow {
             kind: word("clusters.kind", &raw.kind)?,
             signing_key: bytes("clusters.signing_key", raw.signing_key)?,
             created_ms: raw.created_ms,
+            admit_relayed: raw.admit_relayed != 0,
         })
     }
 }
@@ -46,7 +50,7 @@ impl TryFrom<Raw> for ClusterRow {
 pub(crate) async fn all(db: impl SqliteExecutor<'_>) -> Result<Vec<ClusterRow>, StoreError> {
     let rows = sqlx::query_as!(
         Raw,
-        r#"SELECT id AS "id!", name, kind, signing_key, created_ms FROM clusters ORDER BY name"#
+        r#"SELECT id AS "id!", name, kind, signing_key, created_ms, admit_relayed FROM clusters ORDER BY name"#
     )
     .fetch_all(db)
     .await?;
@@ -72,5 +76,17 @@ pub(crate) async fn insert(
     )
     .execute(db)
     .await?;
+    Ok(())
+}
+
+/// Whether it keeps nodes that can only be relayed.
+pub(crate) async fn set_admit_relayed(
+    db: &mut SqliteConnection,
+    cluster: ClusterId,
+    admit_relayed: bool,
+) -> Result<(), StoreError> {
+    sqlx::query!("UPDATE clusters SET admit_relayed = ? WHERE id = ?", admit_relayed, cluster.0)
+        .execute(db)
+        .await?;
     Ok(())
 }

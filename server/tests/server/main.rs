@@ -18,5 +18,6 @@ mod rest;
 mod rotation;
 mod running;
 mod schema;
+mod seeds;
 mod stun;
 mod visitors;

@@ -1,6 +1,7 @@
 //! A server of the test's own.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Parser;
 use meetpoint_server::{Info, Reload, RunError, ServeArgs, ServeConfig, Server, StartError};
@@ -26,9 +27,11 @@ pub(crate) fn args(data: &Path, flags: &[&str]) -> Result<ServeArgs, clap::Error
     Cli::try_parse_from(line).map(|cli| cli.serve)
 }
 
-/// As [`args`], validated.
+/// As [`args`], validated. No seed is asked whether it is there: it may be a stranger's address.
 pub(crate) fn config(data: &Path, flags: &[&str]) -> ServeConfig {
-    args(data, flags).unwrap().validate().unwrap()
+    let mut config = args(data, flags).unwrap().validate().unwrap();
+    config.seed_timing.settle = Duration::from_secs(3600);
+    config
 }
 
 /// A running server.

@@ -24,7 +24,7 @@ async fn service() -> (Service, TempDir) {
         establish_cluster(&store, NOW, name, ClusterNetwork::Dynamic, [1; 32], Vec::new()).await.unwrap();
     let data = Arc::new(DataDir::open(dir.path()).unwrap());
     let keyring = Keyring::open(&store, data, NOW, false).await.unwrap();
-    let cluster = Cluster::new(row, EffectiveNetwork::Private, false);
+    let cluster = Cluster::new(row.row, EffectiveNetwork::Private, false);
     (Service::new(store, vec![cluster], Vec::new(), keyring), dir)
 }
 
