@@ -10,6 +10,7 @@
 //! * `udp` is the one task that holds the STUN server;
 //! * `stream` carries STUN and TURN over TCP and TLS to it;
 //! * `identity` is the certificate of all listeners, and is reloaded while they run;
+//! * `limits` counts who comes how often;
 //! * `service` has the use cases, `store` the SQL and the one task that writes.
 //!
 //! Tasks talk by bounded channels. The unexpected end of any of them ends the server with an error.
@@ -17,12 +18,12 @@
 //! Deliberately absent: decisions about nodes (they are the broker's and the rules'), printing, and
 //! the handling of signals (both are the binary's).
 
-mod blocklist;
 mod clock;
 mod config;
 mod data_dir;
 mod http;
 mod identity;
+mod limits;
 mod listen;
 mod rendezvous;
 mod secrets;
@@ -35,12 +36,13 @@ mod udp;
 mod warning;
 
 pub use config::{
-    AccessArgs, ClusterArgs, ConfigError, ListenArgs, MAX_ADMIN_TOKEN_LEN, MIN_ADMIN_TOKEN_LEN, PortRange,
-    QuotaArgs, RelayArgs, RelaySettings, Secret, ServeArgs, ServeConfig, StreamAddr, StreamAddrs, TlsArgs,
-    TlsFiles,
+    AccessArgs, AccessLimits, ClusterArgs, ConfigError, LimitArgs, ListenArgs, MAX_ADMIN_TOKEN_LEN,
+    MIN_ADMIN_TOKEN_LEN, PortRange, QuotaArgs, RelayArgs, RelaySettings, Secret, ServeArgs, ServeConfig,
+    StreamAddr, StreamAddrs, TlsArgs, TlsFiles,
 };
 pub use data_dir::DataError;
 pub use identity::{IdentityError, Reload};
+pub use limits::{Block, ParsePolicyError, Policy, Quota};
 pub use secrets::SecretsError;
 pub use server::{Info, RunError, Server, StartError};
 pub use store::OpenError;

@@ -4,6 +4,7 @@
 //! is checked in [`crate::listen`] and [`crate::seeds`], still before anything is stored.
 
 mod args;
+mod limits;
 mod quotas;
 mod streams;
 
@@ -17,6 +18,7 @@ use meetpoint_turn::{Cidr, Limits as StunLimits, MAX_PEER_BLOCKS};
 use thiserror::Error;
 
 pub use args::{AccessArgs, ClusterArgs, ListenArgs, PortRange, RelayArgs, Secret, ServeArgs, TlsArgs};
+pub use limits::{AccessLimits, LimitArgs};
 pub use quotas::QuotaArgs;
 pub use streams::{StreamAddr, StreamAddrs};
 
@@ -53,6 +55,8 @@ pub struct ServeConfig {
     pub relay: Option<RelaySettings>,
     /// How much STUN and the relay give to whom.
     pub stun_limits: StunLimits,
+    /// How often somebody may come over HTTP.
+    pub access_limits: AccessLimits,
     /// The type of the cluster `default`, if given.
     pub cluster_network_type: Option<ClusterNetwork>,
     /// The seeds given.
@@ -151,11 +155,13 @@ pub enum ConfigError {
         /// The second one.
         ip: IpAddr,
     },
-    /// Too many blocks of peers.
-    #[error("{flag}: at most {MAX_PEER_BLOCKS} blocks, {count} were given")]
-    TooManyPeerBlocks {
+    /// Too many blocks of addresses.
+    #[error("{flag}: at most {most} blocks, {count} were given")]
+    TooManyBlocks {
         /// The flag.
         flag: &'static str,
+        /// How many there may be.
+        most: usize,
         /// How many.
         count: usize,
     },
@@ -288,6 +294,7 @@ impl ServeArgs {
             external_ip,
             relay,
             stun_limits: self.quotas.limits(),
+            access_limits: self.limits.validate()?,
             cluster_network_type: self.cluster.cluster_network_type,
             seeds: self.cluster.seeds,
             node_network_type: self.cluster.node_network_type,
@@ -359,7 +366,7 @@ fn relay_settings(args: RelayArgs) -> Result<Option<RelaySettings>, ConfigError>
     }
     for (flag, blocks) in [("--relay-allow-peer", &allow), ("--relay-deny-peer", &deny)] {
         if blocks.len() > MAX_PEER_BLOCKS {
-            return Err(ConfigError::TooManyPeerBlocks { flag, count: blocks.len() });
+            return Err(ConfigError::TooManyBlocks { flag, most: MAX_PEER_BLOCKS, count: blocks.len() });
         }
     }
     Ok((!ips.is_empty()).then_some(RelaySettings { ips, ports, allow, deny, username_anonymity }))

@@ -7,8 +7,10 @@ mod clusters;
 mod control;
 mod docs;
 mod extract;
-mod gate;
+pub(crate) mod forwarded;
+pub(crate) mod gate;
 mod health;
+mod limit;
 mod nodes;
 mod problem;
 mod relay;
@@ -27,7 +29,7 @@ use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use axum::http::{HeaderValue, StatusCode};
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::any;
 use meetpoint_proto::wire::CONTROL_PATH;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +45,7 @@ use tower_http::trace::TraceLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::config::AccessLimits;
 use crate::identity::Identity;
 use crate::rendezvous::Handle;
 use crate::secrets::AdminToken;
@@ -55,6 +58,9 @@ const MAX_BODY_BYTES: usize = 64 * 1024;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// Requests at once. They are short; what is beyond is refused at once instead of queueing up.
 const MAX_REQUESTS: usize = 512;
+/// Control connections at once whose node has not proven anything yet. With a handshake of a few round
+/// trips it lets thousands a second pass; each holds some 20 KB for at most the handshake's timeout.
+const MAX_STRANGERS: usize = 1024;
 
 /// What handlers share.
 #[derive(Clone)]
@@ -78,7 +84,10 @@ pub(crate) struct AppState {
     pub(crate) halt: CancellationToken,
     pub(crate) stun_probe: std::net::SocketAddr,
     readiness: health::Readiness,
+    /// For strangers on the control channel.
     gate: Arc<gate::Gate>,
+    limiter: limit::RestLimiter,
+    proxies: Arc<forwarded::TrustedProxies>,
 }
 
 /// What [`App::new`] takes.
@@ -94,6 +103,8 @@ pub(crate) struct Parts {
     pub(crate) halt: CancellationToken,
     /// A STUN socket of this server, as the server itself reaches it.
     pub(crate) stun_probe: std::net::SocketAddr,
+    pub(crate) limits: AccessLimits,
+    pub(crate) proxies: Arc<forwarded::TrustedProxies>,
 }
 
 impl App {
@@ -109,6 +120,8 @@ impl App {
             shutdown,
             halt,
             stun_probe,
+            limits,
+            proxies,
         } = parts;
         Self(Arc::new(AppState {
             service,
@@ -123,7 +136,9 @@ impl App {
             halt,
             stun_probe,
             readiness: health::Readiness::default(),
-            gate: Arc::new(gate::Gate::new()),
+            gate: gate::Gate::new(MAX_STRANGERS, limits.joins_per_source),
+            limiter: limit::RestLimiter::new(&limits),
+            proxies,
         }))
     }
 }
@@ -175,6 +190,10 @@ pub(crate) fn router(app: App) -> Router {
         .layer(GlobalConcurrencyLimitLayer::new(MAX_REQUESTS))
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT))
         .layer(RequestBodyLimitLayer::new(MAX_BODY_BYTES));
+    let caller = ServiceBuilder::new()
+        .layer(from_fn(limit::head))
+        .layer(from_fn_with_state(app.clone(), forwarded::resolve))
+        .layer(from_fn_with_state(app.clone(), limit::rest));
     let outer = ServiceBuilder::new()
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
         .layer(TraceLayer::new_for_http().make_span_with(span))
@@ -188,6 +207,7 @@ pub(crate) fn router(app: App) -> Router {
     api.merge(docs::routes(&contract))
         .route(CONTROL_PATH, any(control::door))
         .layer(inner)
+        .layer(caller)
         .layer(outer)
         .with_state(app)
 }

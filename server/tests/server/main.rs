@@ -7,6 +7,7 @@ mod config;
 mod contract;
 mod control;
 mod lifecycle;
+mod limits;
 mod node;
 mod offline;
 mod relay;

@@ -15,6 +15,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 /// Longer than anything a server may take; a test that waits so long has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -32,9 +33,17 @@ pub(crate) struct Challenge {
 
 impl Control {
     pub(crate) async fn open(server: SocketAddr) -> Self {
+        Self::open_with(server, &[]).await
+    }
+
+    /// With these headers, as a proxy would add them.
+    pub(crate) async fn open_with(server: SocketAddr, headers: &[(&'static str, &str)]) -> Self {
         let stream = TcpStream::connect(server).await.unwrap();
-        let url = format!("ws://{server}/v1/control");
-        let (socket, _) = tokio_tungstenite::client_async(url, stream).await.unwrap();
+        let mut request = format!("ws://{server}/v1/control").into_client_request().unwrap();
+        for (name, value) in headers {
+            request.headers_mut().append(*name, value.parse().unwrap());
+        }
+        let (socket, _) = tokio_tungstenite::client_async(request, stream).await.unwrap();
         Self { socket }
     }
 

@@ -43,13 +43,19 @@ async fn it_is_alive_and_ready() {
 
 /// Every operation of the contract, with its parameters filled in.
 fn operations() -> Vec<(Method, String)> {
+    let filled = |path: String| path.replace("{cluster}", "default").replace(['{', '}'], "");
+    templates().into_iter().map(|(method, path)| (method, filled(path))).collect()
+}
+
+/// Every operation of the contract, with its parameters in braces.
+pub(crate) fn templates() -> Vec<(Method, String)> {
     let contract = meetpoint_server::openapi_yaml();
     let mut operations = Vec::new();
     let mut path = String::new();
     let paths = contract.lines().skip_while(|line| *line != "paths:").skip(1);
     for line in paths.take_while(|line| line.starts_with(' ')) {
         if let Some(found) = line.strip_prefix("  /").and_then(|rest| rest.strip_suffix(':')) {
-            path = format!("/{}", found.replace("{cluster}", "default").replace(['{', '}'], ""));
+            path = format!("/{found}");
         } else if let Some(method) = line.strip_prefix("    ").and_then(|rest| rest.strip_suffix(':'))
             && let Ok(method) = method.to_uppercase().parse::<Method>()
             && [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE].contains(&method)
