@@ -8,6 +8,7 @@ mod contract;
 mod control;
 mod lifecycle;
 mod limits;
+mod names;
 mod node;
 mod offline;
 mod relay;
