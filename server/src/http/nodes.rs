@@ -110,7 +110,7 @@ impl Presence {
 /// Lists a cluster's nodes, present or not.
 #[utoipa::path(
     get, path = "/v1/clusters/{cluster}/nodes", tag = "nodes", operation_id = "list_nodes", security(("admin" = [])),
-    params(("cluster" = String, Path, description = "The cluster's name"), PageQuery),
+    params(("cluster" = String, Path, description = "The cluster's name"), PageQuery<NodeId>),
     responses(
         (status = OK, body = NodePage, description = "A page of nodes"),
         (status = "default", body = Problem, content_type = "application/problem+json", description = "Refused")
@@ -120,7 +120,7 @@ pub(super) async fn list(
     _: Admin,
     State(app): State<App>,
     Path(cluster): Path<String>,
-    Query(page): Query<PageQuery>,
+    Query(page): Query<PageQuery<NodeId>>,
 ) -> Result<Json<NodePage>, Problem> {
     let (after, limit) = page.parse::<NodeId>()?;
     let name = app.service.cluster(&cluster)?.name.clone();
@@ -142,7 +142,7 @@ pub(super) async fn list(
 /// Shows a node.
 #[utoipa::path(
     get, path = "/v1/clusters/{cluster}/nodes/{id}", tag = "nodes", operation_id = "get_node", security(("admin" = [])),
-    params(("cluster" = String, Path, description = "The cluster's name"), ("id" = String, Path, description = "The node's id")),
+    params(("cluster" = String, Path, description = "The cluster's name"), ("id" = String, Path, pattern = "^[a-z2-7]{51}[aq]$", description = "The node's id")),
     responses(
         (status = OK, body = NodeView, description = "The node"),
         (status = "default", body = Problem, content_type = "application/problem+json", description = "Refused")
@@ -163,7 +163,7 @@ pub(super) async fn get(
 /// Removes a node and ends its session. With a valid join token it may come back.
 #[utoipa::path(
     delete, path = "/v1/clusters/{cluster}/nodes/{id}", tag = "nodes", operation_id = "remove_node", security(("admin" = [])),
-    params(("cluster" = String, Path, description = "The cluster's name"), ("id" = String, Path, description = "The node's id")),
+    params(("cluster" = String, Path, description = "The cluster's name"), ("id" = String, Path, pattern = "^[a-z2-7]{51}[aq]$", description = "The node's id")),
     responses(
         (status = NO_CONTENT, description = "Removed"),
         (status = "default", body = Problem, content_type = "application/problem+json", description = "Refused")

@@ -61,6 +61,7 @@ problems! {
     UnknownRelayUser = NOT_FOUND, "unknown_relay_user", "GET /v1/relay/users lists the static users";
     UnknownRelaySecret = NOT_FOUND, "unknown_relay_secret", "GET /v1/relay/secrets lists the accepted secrets";
     CurrentRelaySecret = CONFLICT, "current_relay_secret", "POST /v1/relay/secrets adds another one; then this one can be dropped";
+    KnownRelaySecret = CONFLICT, "known_relay_secret", "give another secret, or leave it out to have one made";
     RelayFull = CONFLICT, "relay_full", "DELETE one of /v1/relay/users or /v1/relay/secrets that is no longer needed";
     RelayOff = CONFLICT, "relay_off", "start the server with --relay-ip";
     MethodNotAllowed = METHOD_NOT_ALLOWED, "method_not_allowed", "the Allow header lists the methods of this path";
@@ -155,10 +156,10 @@ impl From<ServiceError> for Problem {
             ServiceError::UnknownRelayUser => ProblemCode::UnknownRelayUser,
             ServiceError::UnknownRelaySecret => ProblemCode::UnknownRelaySecret,
             ServiceError::CurrentRelaySecret => ProblemCode::CurrentRelaySecret,
+            ServiceError::KnownRelaySecret => ProblemCode::KnownRelaySecret,
             ServiceError::RelayFull(_) => ProblemCode::RelayFull,
             ServiceError::BadToken(_)
             | ServiceError::NameTaken
-            | ServiceError::KnownRelaySecret
             | ServiceError::RelayUser(_)
             | ServiceError::RelaySecret(_) => ProblemCode::Invalid,
             ServiceError::Random(_) => ProblemCode::Internal,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::App;
-use super::extract::{Admin, Body, PageQuery, Path, Query};
+use super::extract::{Admin, Body, PageQuery, Path, Query, whole};
 use super::problem::{Problem, ProblemCode};
 use crate::service::{MAX_LABEL_LEN, NewToken, UnixMs};
 use crate::store::tokens::TokenRow;
@@ -25,12 +25,14 @@ const MAX_USES: u32 = 1_000_000;
 pub(super) struct NewTokenBody {
     /// For people. At most 100 printable characters.
     #[serde(default)]
-    #[schema(max_length = 100, example = "laptops")]
+    #[schema(max_length = 100, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$", example = "laptops")]
     label: String,
     /// Seconds it can be used; for ever if absent.
+    #[serde(default, deserialize_with = "whole")]
     #[schema(minimum = 1, maximum = 315_360_000, example = 86_400)]
     expires_in_s: Option<u64>,
     /// Nodes that may join by it; any number if absent. A node that comes back is not counted again.
+    #[serde(default, deserialize_with = "whole")]
     #[schema(minimum = 1, maximum = 1_000_000, example = 10)]
     max_uses: Option<u32>,
 }
@@ -123,7 +125,7 @@ impl NewTokenBody {
 /// Lists a cluster's join tokens.
 #[utoipa::path(
     get, path = "/v1/clusters/{cluster}/join-tokens", tag = "join-tokens", operation_id = "list_join_tokens", security(("admin" = [])),
-    params(("cluster" = String, Path, description = "The cluster's name"), PageQuery),
+    params(("cluster" = String, Path, description = "The cluster's name"), PageQuery<TokenId>),
     responses(
         (status = OK, body = TokenPage, description = "A page of join tokens"),
         (status = "default", body = Problem, content_type = "application/problem+json", description = "Refused")
@@ -133,7 +135,7 @@ pub(super) async fn list(
     _: Admin,
     State(app): State<App>,
     Path(cluster): Path<String>,
-    Query(page): Query<PageQuery>,
+    Query(page): Query<PageQuery<TokenId>>,
 ) -> Result<Json<TokenPage>, Problem> {
     let (after, limit) = page.parse::<TokenId>()?;
     // One more than asked for tells whether there is another page.
@@ -172,7 +174,7 @@ pub(super) async fn create(
 /// Shows a join token, without its secret.
 #[utoipa::path(
     get, path = "/v1/clusters/{cluster}/join-tokens/{id}", tag = "join-tokens", operation_id = "get_join_token", security(("admin" = [])),
-    params(("cluster" = String, Path, description = "The cluster's name"), ("id" = String, Path, description = "The token's id")),
+    params(("cluster" = String, Path, description = "The cluster's name"), ("id" = String, Path, pattern = "^[a-z2-7]{16}$", description = "The token's id")),
     responses(
         (status = OK, body = TokenView, description = "The join token"),
         (status = "default", body = Problem, content_type = "application/problem+json", description = "Refused")
@@ -190,7 +192,7 @@ pub(super) async fn get(
 /// Revokes a join token. Nodes that joined by it stay until they have to join again.
 #[utoipa::path(
     delete, path = "/v1/clusters/{cluster}/join-tokens/{id}", tag = "join-tokens", operation_id = "revoke_join_token", security(("admin" = [])),
-    params(("cluster" = String, Path, description = "The cluster's name"), ("id" = String, Path, description = "The token's id")),
+    params(("cluster" = String, Path, description = "The cluster's name"), ("id" = String, Path, pattern = "^[a-z2-7]{16}$", description = "The token's id")),
     responses(
         (status = NO_CONTENT, description = "Revoked"),
         (status = "default", body = Problem, content_type = "application/problem+json", description = "Refused")

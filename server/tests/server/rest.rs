@@ -107,10 +107,15 @@ async fn bad_requests_are_problems() {
         (post("{"), 400, "bad_json"),
         (post(""), 400, "bad_json"),
         (post("[]"), 422, "invalid"),
+        (post("[\"label\",null,null]"), 422, "invalid"),
         (post("{\"lable\":\"x\"}"), 422, "invalid"),
         (post("{\"max_uses\":0}"), 422, "invalid"),
         (post("{\"max_uses\":-1}"), 422, "invalid"),
         (post("{\"max_uses\":1e9}"), 422, "invalid"),
+        (post("{\"max_uses\":1.5}"), 422, "invalid"),
+        (post("{\"max_uses\":\"1\"}"), 422, "invalid"),
+        (post("{\"expires_in_s\":-1.0}"), 422, "invalid"),
+        (post("{\"expires_in_s\":1e300}"), 422, "invalid"),
         (post("{\"expires_in_s\":0}"), 422, "invalid"),
         (post("{\"expires_in_s\":99999999999}"), 422, "invalid"),
         (post("{\"label\":\"a\\u0000b\"}"), 422, "invalid"),
@@ -150,6 +155,17 @@ async fn bad_requests_are_problems() {
     let reply = call(Method::PUT, "/v1/status").send(server.info.http).await;
     assert_eq!(reply.header("allow"), "GET,HEAD");
     assert_eq!(get("/healthz").send(server.info.http).await.status.as_u16(), 200);
+    server.stop().await.unwrap();
+}
+
+/// JSON knows no integers, so `2.0` is as good as `2`.
+#[tokio::test]
+async fn a_whole_number_may_have_a_point() {
+    let (server, _dir) = Running::fresh(&[]).await;
+    for body in ["{\"max_uses\":2}", "{\"max_uses\":2.0}", "{\"max_uses\":0.2e1,\"expires_in_s\":null}"] {
+        let created = call(Method::POST, TOKENS).header("content-type", "application/json").body(body);
+        assert_eq!(created.admin(&server).await.json()["token"]["max_uses"], 2, "{body}");
+    }
     server.stop().await.unwrap();
 }
 
