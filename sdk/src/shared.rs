@@ -73,6 +73,11 @@ impl Shared {
                 state.peers.clear();
             }
             Event::Classified(found) => state.classification = Some(*found),
+            Event::ClusterChanged { effective: now } => {
+                if let Some(Event::Joined { effective, .. }) = &mut state.joined {
+                    *effective = *now;
+                }
+            }
             Event::PeerJoined(peer) => {
                 state.peers.insert(peer.id, peer.clone());
             }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use meetpoint_broker::{AdmitRequest, Broker, ConnId, Event, Input, Limits, Output};
+use meetpoint_broker::{AdmitRequest, Broker, ConnId, Event, Input, Limits, Output, StunCredential};
 use meetpoint_proto::id::DialBackNonce;
 use meetpoint_proto::wire::{ClientMessage, DecodeError, ServerMessage};
 use meetpoint_proto::{ClusterName, Code, NodeId, SessionId};
@@ -177,6 +177,12 @@ struct Answer {
     result: Result<Admission, ServiceError>,
 }
 
+/// A credential for a member.
+struct Minted {
+    conn: ConnId,
+    credential: Option<StunCredential>,
+}
+
 /// The task's state.
 pub(crate) struct Rendezvous {
     broker: Broker,
@@ -189,6 +195,8 @@ pub(crate) struct Rendezvous {
     waiting_for_stun: VecDeque<StunRequest>,
     answers: mpsc::Receiver<Answer>,
     answer_sender: mpsc::Sender<Answer>,
+    minted: mpsc::Receiver<Minted>,
+    minted_sender: mpsc::Sender<Minted>,
     connections: BTreeMap<ConnId, Outbound>,
     /// Joins the registry works on: their nodes must not be forgotten meanwhile.
     joining: BTreeSet<(ClusterName, NodeId, ConnId)>,
@@ -211,6 +219,7 @@ impl Rendezvous {
     ) -> (Self, Handle) {
         let (sender, requests) = mpsc::channel(REQUESTS);
         let (answer_sender, answers) = mpsc::channel(ADMISSIONS);
+        let (minted_sender, minted) = mpsc::channel(ADMISSIONS);
         let failures = Arc::new(Mutex::new(Blocklist::new()));
         let handle = Handle {
             requests: sender,
@@ -227,6 +236,8 @@ impl Rendezvous {
             waiting_for_stun: VecDeque::new(),
             answers,
             answer_sender,
+            minted,
+            minted_sender,
             connections: BTreeMap::new(),
             joining: BTreeSet::new(),
             failures,
@@ -258,6 +269,9 @@ impl Rendezvous {
                 }
                 Some(request) = self.requests.recv() => self.request(request),
                 Some(answer) = self.answers.recv() => self.answered(answer),
+                Some(Minted { conn, credential }) = self.minted.recv() => {
+                    self.broker.handle(Instant::now(), Input::Credential { conn, credential });
+                }
                 Some(Observed { session, source }) = self.observations.recv() => {
                     self.broker.handle(Instant::now(), Input::Observed { session, source });
                 }
@@ -320,6 +334,7 @@ impl Rendezvous {
                     self.connections.remove(&conn);
                 }
                 Output::Admit(request) => self.admit(*request),
+                Output::Mint { conn, session } => self.mint(conn, session),
                 Output::DialBack { to, nonce } => {
                     // A lost dial-back is asked for again.
                     if self.stun.try_send(StunRequest::DialBack { to, nonce }).is_err() {
@@ -357,6 +372,17 @@ impl Rendezvous {
             let result = service.admit(UnixMs::now(), request).await;
             // The loop has ended: nobody is left to be welcomed.
             let _ = answers.send(Answer { conn, who, ephemeral, result }).await;
+        });
+    }
+
+    /// Has a credential made for a member of a cluster that became PUBLIC, beside the loop.
+    fn mint(&mut self, conn: ConnId, session: SessionId) {
+        let (service, minted) = (Arc::clone(&self.service), self.minted_sender.clone());
+        self.tasks.spawn(async move {
+            let credential = service.mint_for_session(UnixMs::now(), &session).await;
+            let credential = credential.inspect_err(|error| warn!(%session, %error, "no credential")).ok();
+            // The loop has ended: nobody waits for it.
+            let _ = minted.send(Minted { conn, credential }).await;
         });
     }
 
@@ -401,10 +427,16 @@ impl Rendezvous {
                 info!(%cluster, %node, graceful, "left");
                 self.service.note_seen(now, &cluster, node);
             }
-            Event::Rejected { source, code } => self.rejected(source, code),
-            Event::Classified { cluster, node, class, evidence, observed } => {
+            Event::Rejected { source, code, member: None } => self.rejected(source, code),
+            Event::Rejected { code, member: Some((cluster, node)), .. } => {
+                info!(%cluster, %node, %code, "rejected");
+            }
+            Event::OnProbation { cluster, node, code, row } => {
+                info!(%cluster, %node, %code, row, "on probation");
+            }
+            Event::Classified { cluster, node, class, evidence, observed, relayed, row } => {
                 let seen_as = observed.map(tracing::field::display);
-                info!(%cluster, %node, %class, %evidence, seen_as, "classified");
+                info!(%cluster, %node, %class, %evidence, seen_as, relayed, row, "classified");
                 self.service.note_class(now, &cluster, node, (class, evidence, observed));
             }
             Event::Introduced { cluster, ticket, from, to, sessions: [a, b] } => {

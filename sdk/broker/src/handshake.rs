@@ -5,32 +5,27 @@ use std::time::Instant;
 
 use meetpoint_proto::id::Nonce;
 use meetpoint_proto::join::{Domain, Transcript};
-use meetpoint_proto::rules::{self, Admission, NodeFacts};
+use meetpoint_proto::rules::Admission;
 use meetpoint_proto::wire::{
     Hello, MAX_TEXT_LEN, PROTOCOL_VERSION, Proof, Refusal, ServerMessage, StunAccess, Welcome,
 };
-use meetpoint_proto::{
-    AddressClass, Certificate, ClusterName, Code, EffectiveNetwork, NodeName, PublicKey, SessionId,
-};
+use meetpoint_proto::{Certificate, ClusterName, Code, EffectiveNetwork, NodeName, PublicKey, SessionId};
 
 use crate::api::{AdmitRequest, ConnId, Event, Output, StunCredential, TokenProof};
-use crate::state::{Cluster, Joining, Phase, PingState, Session, Timer};
+use crate::judge::{Claims, Ruling};
+use crate::state::{Joining, Phase, PingState, Session, Shown, Timer};
 use crate::{Broker, millis};
 
 impl Broker {
     pub(crate) fn hello(&mut self, now: Instant, conn: ConnId, hello: Hello) {
         match self.check_hello(conn, &hello) {
             Err(refusal) => self.refuse(now, conn, refusal),
-            Ok((cluster, name, address)) => self.challenge(conn, hello, cluster, name, address),
+            Ok((cluster, name)) => self.challenge(conn, hello, cluster, name),
         }
     }
 
     /// Everything that can be refused before any cryptography.
-    fn check_hello(
-        &self,
-        conn: ConnId,
-        hello: &Hello,
-    ) -> Result<(ClusterName, NodeName, AddressClass), Refusal> {
+    fn check_hello(&self, conn: ConnId, hello: &Hello) -> Result<(ClusterName, NodeName), Refusal> {
         if hello.protocol != PROTOCOL_VERSION {
             let detail =
                 format!("this server speaks version {PROTOCOL_VERSION}, the node {}", hello.protocol);
@@ -52,28 +47,13 @@ impl Broker {
         }
         let source = self.conns.get(&conn).map(|state| state.source.ip());
         let source = source.ok_or_else(|| Refusal::new(Code::OutOfOrder))?;
-        let declared_ip = hello.node_addr.map(|addr| addr.ip());
-        let address = rules::node_address(source, hello.local_ip, declared_ip)
-            .map_err(|code| Refusal::new(code).detail(format!("the server sees {source}")))?;
-        // A public source is refused by a private cluster even if a NAT hides a private node.
-        let seen = match cluster.config.effective {
-            EffectiveNetwork::Private => meetpoint_proto::addr::classify(source),
-            EffectiveNetwork::Public => address,
-        };
-        match rules::admit(&facts(cluster, seen, hello)) {
-            Admission::Reject(code) => Err(Refusal::new(code)),
-            Admission::Admit { .. } | Admission::Discover(_) => Ok((cluster_name, name, address)),
+        match Ruling::new(&cluster.config, source, &Claims::from(hello)).verdict {
+            Admission::Reject(code) => Err(Refusal::new(code).detail(format!("the server sees {source}"))),
+            Admission::Admit { .. } | Admission::Discover(_) => Ok((cluster_name, name)),
         }
     }
 
-    fn challenge(
-        &mut self,
-        conn: ConnId,
-        hello: Hello,
-        cluster: ClusterName,
-        name: NodeName,
-        address: AddressClass,
-    ) {
+    fn challenge(&mut self, conn: ConnId, hello: Hello, cluster: ClusterName, name: NodeName) {
         let Some(key) = self.clusters.get(&cluster).map(|cluster| PublicKey::from(&cluster.config.key))
         else {
             return;
@@ -81,7 +61,7 @@ impl Broker {
         let nonce = Nonce::from_bytes(self.random());
         let session = SessionId::from_bytes(self.random());
         let transcript = Transcript::new(&hello, &nonce, &key);
-        let joining = Joining { hello, cluster, name, address, transcript, session };
+        let joining = Joining { hello, cluster, name, transcript, session };
         if let Some(state) = self.conns.get_mut(&conn) {
             state.phase = Phase::Challenged(Box::new(joining));
             self.send(conn, ServerMessage::Challenge { nonce, cluster_key: key });
@@ -155,8 +135,8 @@ impl Broker {
             return self.refuse(now, conn, Refusal::new(Code::UnknownCluster));
         };
         // The cluster may have changed while the registry was asked.
-        let verdict = rules::admit(&facts(cluster, joining.address, &joining.hello));
-        if let Admission::Reject(code) = verdict {
+        let ruling = Ruling::new(&cluster.config, source.ip(), &Claims::from(&joining.hello));
+        if let Admission::Reject(code) = ruling.verdict {
             return self.refuse(now, conn, Refusal::new(code));
         }
         let certificate = Certificate {
@@ -180,9 +160,14 @@ impl Broker {
             stun,
             idle_timeout_ms: u32::try_from(millis(self.limits.idle_timeout)).unwrap_or(u32::MAX),
         };
+        let lacks_credential = welcome.effective == EffectiveNetwork::Public && welcome.stun.is_none();
         self.replace_older(now, &joining);
         self.send(conn, ServerMessage::Welcome(Box::new(welcome)));
-        self.enter(now, conn, new_session(now, *joining, certificate), verdict);
+        self.enter(now, conn, new_session(now, *joining, certificate), &ruling);
+        if lacks_credential {
+            // The cluster became PUBLIC while the registry was asked.
+            self.mint(conn);
+        }
     }
 
     /// One node, one session: the newer connection wins.
@@ -198,7 +183,7 @@ impl Broker {
     }
 
     /// Makes the connection a member's.
-    fn enter(&mut self, now: Instant, conn: ConnId, mut session: Session, verdict: Admission) {
+    fn enter(&mut self, now: Instant, conn: ConnId, mut session: Session, ruling: &Ruling) {
         let Some(cluster) = self.clusters.get_mut(&session.cluster) else { return };
         session.announced = cluster.announced.len() < self.limits.announced_peers;
         if session.announced {
@@ -221,17 +206,8 @@ impl Broker {
         self.send_directory(conn);
         self.announce(conn);
         self.ping(now, conn);
-        self.begin_discovery(now, conn, verdict);
+        self.apply(now, conn, ruling);
         self.retry_waiting_for(now, conn);
-    }
-}
-
-fn facts(cluster: &Cluster, address: AddressClass, hello: &Hello) -> NodeFacts {
-    NodeFacts {
-        effective: cluster.config.effective,
-        kind: cluster.config.kind,
-        address,
-        declared: hello.declared,
     }
 }
 
@@ -246,15 +222,20 @@ fn new_session(
         node: joining.hello.node_id,
         name: joining.name,
         ephemeral: joining.hello.ephemeral,
+        declared: joining.hello.declared,
         node_addr: joining.hello.node_addr,
+        local_ip: joining.hello.local_ip,
         certificate,
         since: now,
         announced: false,
         class: None,
         discovery: None,
+        probation: None,
+        is_open: false,
         dial_back: None,
         last_dial_back: None,
         observed: VecDeque::new(),
+        shown: Shown::default(),
         hosts: Vec::new(),
         behavior: None,
         ping: PingState::default(),

@@ -8,6 +8,8 @@
 
 use std::sync::Arc;
 
+use meetpoint_broker::StunCredential;
+use meetpoint_proto::SessionId;
 use meetpoint_proto::stun::REALM;
 use meetpoint_turn::credentials::MAX_SECRETS;
 use meetpoint_turn::users::MAX_USERS;
@@ -16,7 +18,7 @@ use sqlx::SqliteConnection;
 use tokio::sync::{Mutex, watch};
 use tracing::{info, warn};
 
-use super::{Service, ServiceError, UnixMs};
+use super::{CERTIFICATE_LIFETIME_S, Service, ServiceError, UnixMs};
 use crate::data_dir::DataDir;
 use crate::secrets;
 use crate::store::relay::{self, SecretRow, UserRow};
@@ -160,6 +162,18 @@ impl Service {
             current.needed_until_ms = until_ms;
         }
         Ok(self.keyring.keys.borrow().secrets.mint(user, expires_unix_s))
+    }
+
+    /// The STUN credential of a session that goes on in a cluster that became PUBLIC.
+    pub(crate) async fn mint_for_session(
+        &self,
+        now: UnixMs,
+        session: &SessionId,
+    ) -> Result<StunCredential, ServiceError> {
+        let user = meetpoint_turn::node_user(session);
+        let expires_unix_s = now.unsigned() / 1000 + CERTIFICATE_LIFETIME_S;
+        let (username, password) = self.mint(now, &user, expires_unix_s).await?;
+        Ok(StunCredential { username, password })
     }
 
     /// The accepted secrets, the current one first.

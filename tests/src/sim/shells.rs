@@ -75,7 +75,7 @@ impl World {
                 node.classes.push(*class);
             }
             Event::Behavior(behavior) => node.behavior = Some(*behavior),
-            Event::Joined { .. } | Event::Peer(_) | Event::PeerLeft(_) | Event::Disconnected { .. } => {}
+            Event::Joined { .. } | Event::ClusterChanged { .. } | Event::Peer(_) | Event::PeerLeft(_) | Event::Disconnected { .. } => {}
         }
     }
 
@@ -130,6 +130,11 @@ impl World {
                     }
                 }
                 Out::Admit(request) => self.admit(*request),
+                Out::Mint { conn, session } => {
+                    let credential = Some(self.credential(&session));
+                    let input = meetpoint_broker::Input::Credential { conn, credential };
+                    self.broker.handle(self.start + self.now, input);
+                }
                 Out::DialBack { to, nonce } => {
                     let input = meetpoint_turn::Input::DialBack { to, nonce: *nonce.as_bytes() };
                     self.stun.handle(self.start + self.now, input);
@@ -167,17 +172,21 @@ impl World {
         });
         let unix_s = BIRTH_UNIX_S + self.now.as_secs();
         let input = if is_good {
-            let (username, password) =
-                self.secrets.mint(&meetpoint_turn::node_user(&session), unix_s + 86_400);
             meetpoint_broker::Input::Admitted {
                 conn,
                 not_after_unix_s: unix_s + CERTIFICATE_LIFE_S,
-                credential: Some(StunCredential { username, password }),
+                credential: Some(self.credential(&session)),
             }
         } else {
             meetpoint_broker::Input::Refused { conn, code: Code::BadToken, detail: None }
         };
         self.broker.handle(self.start + self.now, input);
+    }
+
+    fn credential(&self, session: &SessionId) -> StunCredential {
+        let expires_unix_s = BIRTH_UNIX_S + self.now.as_secs() + 86_400;
+        let (username, password) = self.secrets.mint(&meetpoint_turn::node_user(session), expires_unix_s);
+        StunCredential { username, password }
     }
 
     pub(super) fn drain_stun(&mut self) {
