@@ -75,7 +75,11 @@ impl World {
                 node.classes.push(*class);
             }
             Event::Behavior(behavior) => node.behavior = Some(*behavior),
-            Event::Joined { .. } | Event::ClusterChanged { .. } | Event::Peer(_) | Event::PeerLeft(_) | Event::Disconnected { .. } => {}
+            Event::Joined { .. }
+            | Event::ClusterChanged { .. }
+            | Event::Peer(_)
+            | Event::PeerLeft(_)
+            | Event::Disconnected { .. } => {}
         }
     }
 
