@@ -71,6 +71,8 @@ impl Shared {
             Event::Joined { .. } => {
                 state.joined = Some(event.clone());
                 state.peers.clear();
+                // What it was in an earlier stay says nothing of this one.
+                state.classification = None;
             }
             Event::Classified(found) => state.classification = Some(*found),
             Event::ClusterChanged { effective: now } => {

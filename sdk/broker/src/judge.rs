@@ -87,7 +87,9 @@ impl Broker {
     pub(crate) fn relaying_changed(&mut self, now: Instant, conn: ConnId) {
         let Some(session) = self.session_mut(conn) else { return };
         let is_relayed = session.class.is_some_and(|found| found.relayed);
-        if session.discovery.is_none() || !(is_relayed || session.probation.is_some()) {
+        // Whoever has to prove itself is never relayed.
+        let may_relay = session.discovery.is_some_and(|discovery| !discovery.must_prove);
+        if !may_relay || !(is_relayed || session.probation.is_some()) {
             return;
         }
         session.discovery = None;
