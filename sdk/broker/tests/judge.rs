@@ -153,7 +153,7 @@ fn a_public_cluster_wants_proof_within_a_minute() {
     rig.live(3 * S);
     assert_eq!(rig.refusal(conn), Some(Code::Unreachable));
 
-    let mut rig = Rig::with(Limits::default(), public.clone());
+    let mut rig = Rig::with(Limits::default(), public);
     let conn = rig.join(1, "20.0.0.11:5000", "20.0.0.11");
     rig.live(40 * S);
     assert_eq!(rig.refusal(conn), None, "not even a Binding yet, but there is time");

@@ -18,8 +18,8 @@ const INTRODUCTION: &str = "# The rules
 Who may join a cluster, and as what. Server, node and simulator decide by the tables in
 `sdk/proto/src/rules`, and this page is printed from them; `MEETPOINT_UPDATE=1 cargo test -p meetpoint-proto
 --test rules` prints it anew. Each table is read from the top, and the first row that fits decides. A row's
-name is stable: events carry it, and `tests/tests/rules.rs` has a case of that name through the real binary.
-A code has a hint for the user in `sdk/proto/src/code.rs`.
+name is stable: events carry it, and `tests/tests/rules.rs` has the case that shows it through the real binary, or
+names what else does. A code has a hint for the user in `sdk/proto/src/code.rs`.
 ";
 
 fn list<T>(values: &[T], text: impl Fn(&T) -> String) -> String {
@@ -193,7 +193,8 @@ fn evidence(page: &mut String) {
         let mapping = if row.mapping.is_empty() { "-".to_owned() } else { words(row.mapping) };
         [format!("`{}`", row.name), mapped.to_owned(), mapping, row.meaning.to_owned(), punchable.to_owned()]
     });
-    let about = "A node's own finding (RFC 5780): it orders attempts and explains, and proves nothing.";
+    let about = "A node's own finding (RFC 5780): it orders attempts and explains, and proves nothing. The \
+simulator's `every_pair_of_gates` shows it.";
     let head = ["row", "the node is mapped to", "RFC 4787", "meaning", "can meet"];
     table(page, "What a mapping tells", about, head, rows);
 }

@@ -194,7 +194,7 @@ impl Life {
             divergences: Vec::new(),
             dice,
         };
-        life.note(format!("{kind}, gates {gates:?}, blocked {blocked:?}, relayed {}", life.admit_relayed));
+        life.note(&format!("{kind}, gates {gates:?}, blocked {blocked:?}, relayed {}", life.admit_relayed));
         life.configure(Vec::new());
         life
     }
@@ -222,7 +222,7 @@ impl Life {
         LifeReport { story, outcomes, divergences }
     }
 
-    fn note(&mut self, text: String) {
+    fn note(&mut self, text: &str) {
         self.story.push(format!("{:>6.1} s: {text}", self.world.now().as_secs_f64()));
     }
 
@@ -239,13 +239,13 @@ impl Life {
             12 => self.cut(),
             13 => self.restart_server(),
             14 => {
-                self.note("the secret rotates".to_owned());
+                self.note("the secret rotates");
                 self.world.rotate_secret();
             }
             _ => {
                 if self.world.rotate_token() {
                     self.token += 1;
-                    self.note("the join token rotates".to_owned());
+                    self.note("the join token rotates");
                 }
             }
         }
@@ -277,7 +277,7 @@ impl Life {
         let at = self.dice.below(self.seeds.len() as u64) as usize;
         if let Some(seed) = self.seeds.get_mut(at) {
             seed.is_up = !seed.is_up;
-            self.note("a seed goes down, or comes up".to_owned());
+            self.note("a seed goes down, or comes up");
             let before = self.all_expected();
             self.configure(before);
         }
@@ -291,9 +291,9 @@ impl Life {
         let ruled = rules::effective(self.kind, &facts);
         let modelled = model::effective(self.kind, &self.seed_facts());
         if ruled.map_err(|code| code.as_str()) != modelled {
-            self.diverge(format!("{what}: the rules say {ruled:?}, the model {modelled:?}"));
+            self.diverge(&format!("{what}: the rules say {ruled:?}, the model {modelled:?}"));
         }
-        self.note(format!("{what}: {ruled:?}"));
+        self.note(&format!("{what}: {ruled:?}"));
         if ruled.is_err() {
             self.seeds = before;
         }
@@ -303,7 +303,7 @@ impl Life {
     fn toggle_relaying(&mut self) {
         let before = self.all_expected();
         self.admit_relayed = !self.admit_relayed;
-        self.note(format!("relayed nodes are kept: {}", self.admit_relayed));
+        self.note(&format!("relayed nodes are kept: {}", self.admit_relayed));
         self.configure(before);
     }
 
@@ -366,7 +366,7 @@ impl Life {
             _ => None,
         };
         let node_addr = named.map(|ip| SocketAddr::new(ip, 40_000));
-        self.note(format!("node {number} starts at {ip}, declared {declared:?}, named {named:?}"));
+        self.note(&format!("node {number} starts at {ip}, declared {declared:?}, named {named:?}"));
         let claims = Claims { declared, node_addr };
         self.world.add_node_as(site, ip, 24, KEYS[number].clone(), claims);
         let source = self.world.source(number);
@@ -379,7 +379,7 @@ impl Life {
     fn move_node(&mut self) {
         let Some(at) = self.pick_stable() else { return };
         let (site, ip) = self.somewhere(at);
-        self.note(format!("node {at} moves to {ip}"));
+        self.note(&format!("node {at} moves to {ip}"));
         // Loopback sockets have ports of their own, which a simulated node keeps for life.
         if ip.is_loopback() || self.subjects[at].ip.is_loopback() {
             return;
@@ -399,14 +399,14 @@ impl Life {
     fn move_gate(&mut self) {
         let site = self.dice.pick(&[LAN, HOME]);
         self.external_host[site] += 1;
-        self.note(format!("site {site} gets another external address"));
+        self.note(&format!("site {site} gets another external address"));
         self.world.move_gate(site, self.external_host[site]);
         self.new_mappings(site);
     }
 
     fn restart_gate(&mut self) {
         let site = self.dice.pick(&[LAN, HOME, HOSTS]);
-        self.note(format!("the gate of site {site} restarts"));
+        self.note(&format!("the gate of site {site} restarts"));
         self.world.restart_gate(site);
         self.new_mappings(site);
     }
@@ -421,7 +421,7 @@ impl Life {
 
     fn cut(&mut self) {
         if let Some(at) = self.pick_stable() {
-            self.note(format!("node {at} is cut off"));
+            self.note(&format!("node {at} is cut off"));
             self.world.cut_control(at);
             self.joins(at);
         }
@@ -431,7 +431,7 @@ impl Life {
         let now = self.world.now();
         let alive = self.alive();
         if alive.iter().all(|at| now >= self.subjects[*at].joined + STABLE) {
-            self.note("the server restarts".to_owned());
+            self.note("the server restarts");
             self.world.restart_server();
             alive.into_iter().for_each(|at| self.joins(at));
         }
@@ -540,7 +540,7 @@ impl Life {
 
     // How the two are held against each other.
 
-    fn diverge(&mut self, text: String) {
+    fn diverge(&mut self, text: &str) {
         self.divergences.push(format!("{:>6.1} s: {text}", self.world.now().as_secs_f64()));
     }
 
@@ -560,11 +560,11 @@ impl Life {
     fn compare(&mut self) {
         let modelled = model::effective(self.kind, &self.seed_facts());
         if modelled != Ok(self.world.effective()) {
-            self.diverge(format!("the cluster is {}, the model has {modelled:?}", self.world.effective()));
+            self.diverge(&format!("the cluster is {}, the model has {modelled:?}", self.world.effective()));
         }
         for at in 0..self.subjects.len() {
             if let Some(difference) = self.difference(at) {
-                self.diverge(format!("node {at}: {difference}"));
+                self.diverge(&format!("node {at}: {difference}"));
             }
             let now = self.world.now();
             match self.subjects[at].fate {
