@@ -347,11 +347,17 @@ impl Driver {
                 effective,
                 again,
             },
-            Told::Classified { class, evidence, observed } => {
-                Event::Classified(Classification { class, evidence, observed })
+            Told::Classified { class, evidence, observed, relayed } => {
+                Event::Classified(Classification { class, evidence, observed, relayed })
             }
+            Told::ClusterChanged { effective } => Event::ClusterChanged { effective },
             Told::Behavior(behavior) => Event::Behavior(behavior),
-            Told::Peer(peer) => Event::PeerJoined(Peer { id: peer.id, name: peer.name, class: peer.class }),
+            Told::Peer(peer) => Event::PeerJoined(Peer {
+                id: peer.id,
+                name: peer.name,
+                class: peer.class,
+                relayed: peer.relayed,
+            }),
             Told::PeerLeft(id) => Event::PeerLeft(id),
             Told::Disconnected { refusal, retry_in } => Event::Disconnected { refusal, retry_in },
         });

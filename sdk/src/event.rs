@@ -28,6 +28,12 @@ pub enum Event {
     },
     /// The node was judged.
     Classified(Classification),
+    /// What the cluster amounts to has changed, and every member is judged again. Whoever does not fit has
+    /// a minute to, and then hears [`Event::Rejected`].
+    ClusterChanged {
+        /// What it amounts to now.
+        effective: EffectiveNetwork,
+    },
     /// The node found out what NAT it sits behind.
     Behavior(NatBehavior),
     /// A peer came, or what is known of it changed.
@@ -58,6 +64,8 @@ pub struct Classification {
     pub evidence: Evidence,
     /// Its mapping, as the server observed it.
     pub observed: Option<SocketAddr>,
+    /// It can only be relayed.
+    pub relayed: bool,
 }
 
 /// A member of the cluster that is present.
@@ -69,6 +77,8 @@ pub struct Peer {
     pub name: String,
     /// What it was found to be; absent while it is being judged.
     pub class: Option<NetworkClass>,
+    /// It can only be relayed.
+    pub relayed: bool,
 }
 
 /// A reader of events. It begins with what is so already: that the node has joined, and as what.

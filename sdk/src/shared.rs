@@ -73,8 +73,15 @@ impl Shared {
             Event::Joined { .. } => {
                 state.joined = Some(event.clone());
                 state.peers.clear();
+                // What it was in an earlier stay says nothing of this one.
+                state.classification = None;
             }
             Event::Classified(found) => state.classification = Some(*found),
+            Event::ClusterChanged { effective: now } => {
+                if let Some(Event::Joined { effective, .. }) = &mut state.joined {
+                    *effective = *now;
+                }
+            }
             Event::PeerJoined(peer) => {
                 state.peers.insert(peer.id, peer.clone());
             }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use meetpoint_broker::{AdmitRequest, Broker, ConnId, Event, Input, Limits, Output};
+use meetpoint_broker::{AdmitRequest, Broker, ConnId, Event, Input, Limits, Output, StunCredential};
 use meetpoint_proto::id::DialBackNonce;
 use meetpoint_proto::wire::{ClientMessage, DecodeError, Refusal, ServerMessage};
 use meetpoint_proto::{ClusterName, Code, NodeId, SessionId};
@@ -220,6 +220,12 @@ impl Limiters {
     }
 }
 
+/// A credential for a member.
+struct Minted {
+    conn: ConnId,
+    credential: Option<StunCredential>,
+}
+
 /// The task's state.
 pub(crate) struct Rendezvous {
     broker: Broker,
@@ -234,6 +240,8 @@ pub(crate) struct Rendezvous {
     answer_sender: mpsc::Sender<Answer>,
     renewals: mpsc::Receiver<(ConnId, Result<Admission, ServiceError>)>,
     renewal_sender: mpsc::Sender<(ConnId, Result<Admission, ServiceError>)>,
+    minted: mpsc::Receiver<Minted>,
+    minted_sender: mpsc::Sender<Minted>,
     connections: BTreeMap<ConnId, Outbound>,
     /// Joins the registry works on: their nodes must not be forgotten meanwhile.
     joining: BTreeSet<(ClusterName, NodeId, ConnId)>,
@@ -261,6 +269,7 @@ impl Rendezvous {
         let (answer_sender, answers) = mpsc::channel(ADMISSIONS);
         let (renewal_sender, renewals) = mpsc::channel(ADMISSIONS);
         let handle = Handle { requests: sender, next_conn: Arc::new(AtomicU64::new(1)) };
+        let (minted_sender, minted) = mpsc::channel(ADMISSIONS);
         let rendezvous = Self {
             broker: Broker::new(limits, seed),
             service,
@@ -273,6 +282,8 @@ impl Rendezvous {
             answer_sender,
             renewals,
             renewal_sender,
+            minted,
+            minted_sender,
             connections: BTreeMap::new(),
             joining: BTreeSet::new(),
             noted_refusals: Pace::new(NOTED_REFUSALS, NOTED_REFUSAL_EVERY),
@@ -312,6 +323,9 @@ impl Rendezvous {
                 Some(request) = self.requests.recv() => self.request(request),
                 Some(answer) = self.answers.recv() => self.answered(answer),
                 Some((conn, result)) = self.renewals.recv() => self.renewed(conn, result),
+                Some(Minted { conn, credential }) = self.minted.recv() => {
+                    self.broker.handle(Instant::now(), Input::Credential { conn, credential });
+                }
                 Some(Observed { session, source }) = self.observations.recv() => {
                     self.broker.handle(Instant::now(), Input::Observed { session, source });
                 }
@@ -428,6 +442,7 @@ impl Rendezvous {
                 }
                 Output::Admit(request) => self.admit(*request),
                 Output::Renew { conn, session, cluster, node } => self.renew(conn, session, cluster, node),
+                Output::Mint { conn, session } => self.mint(conn, session),
                 Output::DialBack { to, nonce } => {
                     // A lost dial-back is asked for again.
                     if self.stun.try_send(StunRequest::DialBack { to, nonce }).is_err() {
@@ -497,6 +512,19 @@ impl Rendezvous {
         self.broker.handle(Instant::now(), input);
     }
 
+    /// Has a credential made for a member of a cluster that became PUBLIC, beside the loop.
+    fn mint(&mut self, conn: ConnId, session: SessionId) {
+        let (service, minted) = (Arc::clone(&self.service), self.minted_sender.clone());
+        self.tasks.spawn(async move {
+            let now = UnixMs::now();
+            let until_unix_s = now.unsigned() / 1000 + CERTIFICATE_LIFETIME_S;
+            let credential = service.mint_for_session(now, &session, until_unix_s).await;
+            let credential = credential.inspect_err(|error| warn!(%session, %error, "no credential")).ok();
+            // The loop has ended: nobody waits for it.
+            let _ = minted.send(Minted { conn, credential }).await;
+        });
+    }
+
     /// Forgets an ephemeral node, unless it is here again or on its way in.
     fn forget(&self, cluster: &ClusterName, node: NodeId) {
         let first = (cluster.clone(), node, ConnId(0));
@@ -541,10 +569,16 @@ impl Rendezvous {
                 self.service.note_seen(now, &cluster, node);
                 self.publish(&cluster, Sender::Node(node), &events::Event::NodeLeave { node, graceful });
             }
-            Event::Rejected { source, code } => self.rejected(source, code),
-            Event::Classified { cluster, node, class, evidence, observed } => {
+            Event::Rejected { source, code, member: None } => self.rejected(source, code),
+            Event::Rejected { code, member: Some((cluster, node)), .. } => {
+                info!(%cluster, %node, %code, "rejected");
+            }
+            Event::OnProbation { cluster, node, code, row } => {
+                info!(%cluster, %node, %code, row, "on probation");
+            }
+            Event::Classified { cluster, node, class, evidence, observed, relayed, row } => {
                 let seen_as = observed.map(tracing::field::display);
-                info!(%cluster, %node, %class, %evidence, seen_as, "classified");
+                info!(%cluster, %node, %class, %evidence, seen_as, relayed, row, "classified");
                 self.service.note_class(now, &cluster, node, (class, evidence, observed));
                 let judged = events::Event::NodeClass { node, class, evidence, observed };
                 self.publish(&cluster, Sender::Server, &judged);

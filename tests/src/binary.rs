@@ -108,6 +108,14 @@ impl Node {
     /// # Panics
     /// If it doesn't come in time; with all that the node said.
     pub fn event(&mut self, kind: &str) -> Value {
+        self.event_within(kind, PATIENCE)
+    }
+
+    /// The same, with another patience.
+    ///
+    /// # Panics
+    /// As [`Node::event`].
+    pub fn event_within(&mut self, kind: &str, patience: Duration) -> Value {
         if let Some(at) = self.passed.iter().position(|event| event["event"] == kind) {
             return self.passed.remove(at);
         }
@@ -120,7 +128,7 @@ impl Node {
             passed.push(event);
             None
         };
-        self.process.expect_line(kind, PATIENCE, pick).unwrap_or_else(|error| panic!("{error}"))
+        self.process.expect_line(kind, patience, pick).unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Waits for its end, and gives the exit code.

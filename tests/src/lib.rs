@@ -6,4 +6,5 @@ pub mod bench;
 pub mod binary;
 #[cfg(target_os = "linux")]
 pub mod lab;
+pub mod model;
 pub mod sim;

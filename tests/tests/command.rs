@@ -51,6 +51,7 @@ fn a_rejected_node_exits_3_with_code_and_hint() {
         (Some(&good), &["--cluster", "other"], "unknown_cluster"),
         (Some(&good), &["--node-network-type", "PUBLIC"], "declared_public_but_private"),
         (Some(&good), &["--node-addr", "20.0.0.1:1"], "node_addr_mismatch"),
+        (Some(&good), &["--cluster-network-type", "PRIVATE"], "cluster_type_mismatch"),
     ];
     for (token, args, code) in cases {
         // Without the minted token there is no fingerprint, so these speak plain HTTP to loopback.

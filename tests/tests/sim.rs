@@ -3,10 +3,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use meetpoint_proto::{Filtering, Mapping};
+use ed25519_dalek::SigningKey;
+use meetpoint_agent::Input;
+use meetpoint_proto::{Evidence, Filtering, Mapping, NetworkClass};
 use meetpoint_tests::sim::case::{Case, FILTERS, MAPPINGS, Setting, Trial};
 use meetpoint_tests::sim::gate::{GateKind, Ports};
-use meetpoint_tests::sim::world::Weather;
+use meetpoint_tests::sim::world::{ServerPlace, Weather, World};
 
 /// Names the one case that `replay` plays.
 const SEED_VARIABLE: &str = "MEETPOINT_SIM_SEED";
@@ -102,6 +104,41 @@ fn mappings_are_kept_alive() {
     let case = Case { rest: Duration::from_secs(1_800), ..clear(Setting::TwoSites(gate, gate)) };
     let report = case.run();
     assert!(report.faults.is_empty(), "{}", complain(&case, &report.faults));
+}
+
+/// The first check that reaches a proven node after ten minutes of silence towards its source shows that it is open;
+/// one that comes earlier shows nothing.
+#[test]
+fn an_idle_open_node_is_met_unsolicited() {
+    let open = GateKind {
+        mapping: Mapping::None,
+        filtering: Filtering::EndpointIndependent,
+        ports: Ports::Preserved,
+    };
+    let home = GateKind {
+        mapping: Mapping::EndpointIndependent,
+        filtering: Filtering::AddressAndPortDependent,
+        ports: Ports::Random,
+    };
+    for (idle_s, class) in [(60, NetworkClass::PublicReachable), (620, NetworkClass::PublicOpen)] {
+        let mut world = World::new(0, ServerPlace::Internet, clear(Setting::Loopback).weather);
+        let keys = [1, 2].map(|n| SigningKey::from_bytes(&[n; 32]));
+        for (site, (gate, ip, key)) in
+            [(home, [10, 0, 1, 2], &keys[0]), (open, [20, 0, 11, 7], &keys[1])].into_iter().enumerate()
+        {
+            world.add_site(Some(gate));
+            world.add_node(site, ip.into(), 24, key.clone());
+        }
+        world.run_until(Duration::from_secs(idle_s), |_| false);
+        assert_eq!(world.nodes[1].class, Some((NetworkClass::PublicReachable, Evidence::Proven)));
+        let peer = world.nodes[1].name.clone();
+        world.input(0, Input::Connect { request: 1, peer, wait: false });
+        let end = world.now() + Duration::from_secs(15);
+        world.run_until(end, |_| false);
+        assert!(!world.nodes[0].paths.is_empty());
+        assert_eq!(world.nodes[1].class, Some((class, Evidence::Proven)), "after {idle_s} s");
+        assert!(world.violations.is_empty(), "{:?}", world.violations);
+    }
 }
 
 /// One seed, one run: the hash over every datagram is the same.

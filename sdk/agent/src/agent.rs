@@ -8,7 +8,7 @@ use meetpoint_proto::id::DialBackNonce;
 use meetpoint_proto::wire::{
     ClientMessage, MAX_TEXT_LEN, PeerInfo, Refusal, Renewal, ServerMessage, StunAccess, StunServer,
 };
-use meetpoint_proto::{Code, EffectiveNetwork, NodeId, NodeName, TicketId, addr};
+use meetpoint_proto::{ClusterNetwork, Code, EffectiveNetwork, NodeId, NodeName, TicketId, addr};
 
 use crate::api::{Config, Event, Input, Output, Socket};
 use crate::backoff::Backoff;
@@ -235,25 +235,54 @@ impl Agent {
         let Membership { kind, effective, again, .. } = membership;
         let revoked = std::mem::take(&mut membership.revoked);
         self.env.event(Event::Joined { effective, kind, again });
+        self.present.clear();
+        self.told_candidates = None;
+        self.settle_in(now, membership);
+        for text in &revoked {
+            self.peer_revoked(now, text);
+        }
+        for number in self.requests.unanswered() {
+            self.send_request(number);
+        }
+    }
+
+    /// Does what the cluster's network allows, and stops what it does not.
+    fn settle_in(&mut self, now: Instant, membership: Membership) {
         let servers = stun_servers(&membership);
         self.reach = Some(Reach {
-            private_only: effective == EffectiveNetwork::Private || self.env.sealed(),
+            private_only: membership.effective == EffectiveNetwork::Private || self.env.sealed(),
             loopback: membership.local.is_loopback(),
             local: membership.local,
             alternates: servers.iter().filter_map(|server| server.alternate).collect(),
         });
         self.membership = Some(membership);
-        self.present.clear();
         self.restrict(now);
-        for text in &revoked {
-            self.peer_revoked(now, text);
-        }
-        self.told_candidates = None;
         self.tell_candidates();
         self.start_stun(now);
-        for number in self.requests.unanswered() {
-            self.send_request(number);
+    }
+
+    /// The cluster amounts to something else. Only a DYNAMIC one can, and never for a sealed node: it is
+    /// not told so by a server that means well.
+    fn cluster_changed(&mut self, now: Instant, effective: EffectiveNetwork, stun: Option<StunAccess>) {
+        let Some(mut membership) = self.membership.clone() else { return };
+        let is_sealed = self.env.sealed() && effective == EffectiveNetwork::Public;
+        let is_fixed = membership.kind != ClusterNetwork::Dynamic && membership.effective != effective;
+        if is_sealed || is_fixed {
+            self.stop_stun();
+            let detail = format!("a {} cluster was said to be effectively {effective}", membership.kind);
+            let refusal = Refusal::new(Code::ClusterTypeMismatch).detail(detail);
+            let step = self.control.quit(&mut self.env, refusal);
+            return self.step(now, step);
         }
+        let changed = membership.effective != effective;
+        membership.effective = effective;
+        membership.stun = stun.filter(|_| effective == EffectiveNetwork::Public);
+        // A credential of before is void, and so is what the discovery found of another network.
+        self.stop_stun();
+        if changed {
+            self.env.event(Event::ClusterChanged { effective });
+        }
+        self.settle_in(now, membership);
     }
 
     /// The membership goes on, with a fresh STUN credential: the mappings stay observed.
@@ -338,9 +367,10 @@ impl Agent {
 
     fn deliver(&mut self, now: Instant, message: ServerMessage) {
         match message {
-            ServerMessage::Classified { class, evidence, observed } => {
-                self.env.event(Event::Classified { class, evidence, observed });
+            ServerMessage::Classified { class, evidence, observed, relayed } => {
+                self.env.event(Event::Classified { class, evidence, observed, relayed });
             }
+            ServerMessage::Cluster { effective, stun } => self.cluster_changed(now, effective, stun),
             ServerMessage::Peers { peers } => {
                 for peer in peers {
                     self.peer(now, peer);

@@ -251,6 +251,14 @@ pub enum Event {
         evidence: Evidence,
         /// The mapping that the server observed.
         observed: Option<SocketAddr>,
+        /// It can only be relayed.
+        relayed: bool,
+    },
+    /// What the cluster amounts to has changed; the node is judged again, and whoever does not fit has a
+    /// minute to.
+    ClusterChanged {
+        /// What it amounts to now.
+        effective: EffectiveNetwork,
     },
     /// The node found out what NAT it sits behind.
     Behavior(NatBehavior),

@@ -385,6 +385,11 @@ impl Control {
         self.lose(env, now, Some(refusal))
     }
 
+    /// The node can't be a member of what its cluster has become.
+    pub(crate) fn quit(&mut self, env: &mut Env, refusal: Refusal) -> Step {
+        self.end(env, Ended::Rejected(refusal))
+    }
+
     fn lose(&mut self, env: &mut Env, now: Instant, refusal: Option<Refusal>) -> Step {
         let was_member = match &self.state {
             State::Member(stay) => {

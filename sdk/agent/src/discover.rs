@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use meetpoint_proto::wire::{ClientMessage, StunServer};
 use meetpoint_proto::{Filtering, Mapping, NatBehavior};
 
-use crate::api::{Event, Output, Socket};
+use crate::api::{Event, Output};
 use crate::env::Env;
 use crate::network::Network;
 use crate::stun::{self, Class, Datagram, TransactionId};
@@ -232,7 +232,7 @@ impl Discovery {
             Test::FromOtherPort => stun::binding_changed(id, false, true),
             Test::Baseline | Test::ToOtherIp | Test::ToOtherBoth | Test::ToOtherPort => stun::binding(id),
         };
-        env.transmit(Socket::Probe, to, payload);
+        env.transmit_probe(to, payload);
     }
 
     fn settle(&mut self, test: Test, outcome: Outcome) {

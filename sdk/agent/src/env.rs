@@ -1,11 +1,12 @@
 //! What every part of the agent acts through: the configuration, the queue of outputs, the
 //! generator, and the counters.
 
-use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use meetpoint_proto::ClusterNetwork;
+use meetpoint_proto::rules::UNSOLICITED_MS;
 use meetpoint_proto::wire::ClientMessage;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -20,12 +21,44 @@ pub(crate) struct Env {
     pub(crate) counters: Counters,
     pub(crate) rng: ChaCha20Rng,
     outputs: VecDeque<Output>,
+    sent: Sent,
+}
+
+/// Where the main socket has sent something lately, as far as that matters for what comes from there: what
+/// data goes is told by the checks that keep its path.
+#[derive(Debug, Default)]
+struct Sent {
+    last: BTreeMap<IpAddr, Instant>,
+    /// Some addresses had to be forgotten; until then nothing is known.
+    lost_until: Option<Instant>,
+}
+
+/// Addresses remembered. A node speaks with its servers and its peers.
+const MAX_SENT: usize = 1_024;
+const SENT_MEMORY: Duration = Duration::from_millis(UNSOLICITED_MS);
+
+impl Sent {
+    fn note(&mut self, now: Instant, ip: IpAddr) {
+        if self.last.len() >= MAX_SENT && !self.last.contains_key(&ip) {
+            self.last.retain(|_, at| now < *at + SENT_MEMORY);
+        }
+        if self.last.len() >= MAX_SENT && !self.last.contains_key(&ip) {
+            self.lost_until = Some(now + SENT_MEMORY);
+        } else {
+            self.last.insert(ip, now);
+        }
+    }
+
+    fn contains(&self, now: Instant, ip: IpAddr) -> bool {
+        self.lost_until.is_some_and(|until| now < until)
+            || self.last.get(&ip).is_some_and(|at| now < *at + SENT_MEMORY)
+    }
 }
 
 impl Env {
     pub(crate) fn new(config: Config, seed: [u8; 32]) -> Self {
         let rng = ChaCha20Rng::from_seed(seed);
-        Self { config, counters: Counters::default(), rng, outputs: VecDeque::new() }
+        Self { config, counters: Counters::default(), rng, outputs: VecDeque::new(), sent: Sent::default() }
     }
 
     /// The user insists on a PRIVATE cluster: nothing may leave the private network.
@@ -49,8 +82,18 @@ impl Env {
         self.push(Output::Event(event));
     }
 
-    pub(crate) fn transmit(&mut self, socket: Socket, to: SocketAddr, payload: Vec<u8>) {
-        self.push(Output::Transmit { socket, to, payload });
+    pub(crate) fn transmit_main(&mut self, now: Instant, to: SocketAddr, payload: Vec<u8>) {
+        self.sent.note(now, to.ip());
+        self.push(Output::Transmit { socket: Socket::Main, to, payload });
+    }
+
+    pub(crate) fn transmit_probe(&mut self, to: SocketAddr, payload: Vec<u8>) {
+        self.push(Output::Transmit { socket: Socket::Probe, to, payload });
+    }
+
+    /// False if it is certain that the main socket has sent nothing there lately.
+    pub(crate) fn may_have_sent(&self, now: Instant, ip: IpAddr) -> bool {
+        self.sent.contains(now, ip)
     }
 
     pub(crate) fn transaction_id(&mut self) -> TransactionId {

@@ -14,7 +14,7 @@ use meetpoint_proto::{Certificate, Code, NodeId, Revocation, TicketId, addr};
 use rand_chacha::rand_core::Rng;
 
 use crate::agent::{Agent, Timer};
-use crate::api::{Output, Socket};
+use crate::api::Output;
 use crate::backoff::Backoff;
 use crate::env::millis;
 use crate::link::{Change, Confirmation, Link, TicketKeys};
@@ -224,7 +224,7 @@ impl Agent {
         let payload = stun::check(id, &link.username, &keys.send);
         self.outstanding.insert(id, Sent { peer, ticket, to, at: now });
         self.env.counters.checks_sent += 1;
-        self.env.transmit(Socket::Main, to, payload);
+        self.env.transmit_main(now, to, payload);
         Ok(())
     }
 
@@ -240,6 +240,12 @@ impl Agent {
             return;
         }
         let has_route = link.has_route(source);
+        // A passive side has sent nothing under this ticket; that it had not before either, nobody but
+        // the node itself can know.
+        let is_passive = self.punches.get(&ticket).is_some_and(Punch::is_passive);
+        if is_passive && !self.env.may_have_sent(now, source.ip()) {
+            self.env.send(ClientMessage::Unsolicited { ticket });
+        }
         if link.hear(source) {
             self.env.push(Output::Hear { peer, remote: source });
         }
@@ -255,7 +261,7 @@ impl Agent {
         }
         self.env.counters.checks_answered += 1;
         let answer = stun::check_answer(check.id(), source, &send);
-        self.env.transmit(Socket::Main, source, answer);
+        self.env.transmit_main(now, source, answer);
     }
 
     /// Whose check it is and under which ticket, if it is one we want.

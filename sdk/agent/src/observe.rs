@@ -10,7 +10,6 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::api::Socket;
 use crate::backoff::scale;
 use crate::env::Env;
 use crate::stun::{self, Class, Credential, Datagram, TransactionId};
@@ -126,7 +125,7 @@ impl Observer {
             Some(credential) => stun::binding_authenticated(id, credential),
             None => stun::binding_named(id, &self.username),
         };
-        env.transmit(Socket::Main, self.server, payload);
+        env.transmit_main(now, self.server, payload);
         let again_at = now + if sent == 0 { FIRST_RTO } else { MAX_RTO };
         self.state = State::Asking { id, sent: sent + 1, again_at };
     }

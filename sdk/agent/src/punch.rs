@@ -82,6 +82,11 @@ impl Punch {
         }
     }
 
+    /// True while nothing was sent under the ticket, and nobody was named to send to.
+    pub(crate) fn is_passive(&self) -> bool {
+        self.targets.is_empty()
+    }
+
     /// True once a path was verified.
     pub(crate) fn is_direct(&self) -> bool {
         self.direct.is_some()

@@ -358,6 +358,7 @@ fn hostile_names_are_not_passed_on() {
         id: NodeId::from_bytes([n as u8; 32]),
         name: (*name).to_owned(),
         class: None,
+        relayed: false,
     };
     rig.tell(ServerMessage::Peers { peers: names.iter().enumerate().map(peer).collect() });
     let events = rig.events();

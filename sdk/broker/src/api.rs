@@ -73,6 +73,13 @@ pub enum Input {
         /// When to come again.
         wait: Duration,
     },
+    /// Answers [`Output::Mint`].
+    Credential {
+        /// For whom.
+        conn: ConnId,
+        /// The session's STUN credential; `None`: it could not be made, and the node has to join anew.
+        credential: Option<StunCredential>,
+    },
     /// The STUN server authenticated a Binding.
     Observed {
         /// The session named in the username.
@@ -85,7 +92,8 @@ pub enum Input {
         /// Milliseconds since 1970.
         unix_ms: u64,
     },
-    /// A cluster appeared or changed. Its members are judged again if `effective` changed.
+    /// A cluster appeared or changed. If it amounts to something else now its members are judged again,
+    /// where they are.
     Cluster(ClusterConfig),
     /// Answers [`Output::Renew`]: the membership goes on.
     Renewed {
@@ -215,6 +223,14 @@ pub enum Output {
         /// The node.
         node: NodeId,
     },
+    /// The cluster became PUBLIC and this member needs a STUN credential: answer with
+    /// [`Input::Credential`].
+    Mint {
+        /// Whose.
+        conn: ConnId,
+        /// Named in the credential.
+        session: SessionId,
+    },
     /// Have the STUN server send this nonce to this address from a place it never sent to.
     DialBack {
         /// An observed mapping.
@@ -321,12 +337,25 @@ pub enum Event {
         /// It said goodbye.
         graceful: bool,
     },
-    /// A join was refused.
+    /// A join was refused, or a member no longer fits.
     Rejected {
         /// From where.
         source: SocketAddr,
         /// Why.
         code: Code,
+        /// The member that it was, and its cluster; `None` for a stranger.
+        member: Option<(ClusterName, NodeId)>,
+    },
+    /// A member does not fit as things are now, and has [`meetpoint_proto::rules::PROBATION_MS`] to.
+    OnProbation {
+        /// Its cluster.
+        cluster: ClusterName,
+        /// Who.
+        node: NodeId,
+        /// Why it will be rejected.
+        code: Code,
+        /// The row of the rules that says so.
+        row: &'static str,
     },
     /// A node was judged.
     Classified {
@@ -340,6 +369,10 @@ pub enum Event {
         evidence: Evidence,
         /// The mapping that was observed.
         observed: Option<SocketAddr>,
+        /// It can only be relayed.
+        relayed: bool,
+        /// The row of the rules that decided.
+        row: &'static str,
     },
     /// Two nodes were introduced.
     Introduced {
@@ -380,6 +413,10 @@ pub struct SessionView {
     pub source: SocketAddr,
     /// As what it was judged; `None` while it is being judged.
     pub class: Option<(NetworkClass, Evidence)>,
+    /// It can only be relayed.
+    pub relayed: bool,
+    /// It does not fit as things are, and is rejected unless that changes.
+    pub on_probation: bool,
     /// Its observed mappings, newest first.
     pub observed: Vec<SocketAddr>,
     /// What it claims of its NAT.

@@ -1,48 +1,84 @@
-//! What a member is: from its observed mapping to its class.
+//! What STUN finds out about a member: from its observed mapping to its class.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use meetpoint_proto::addr::{self, AddressClass};
 use meetpoint_proto::id::DialBackNonce;
-use meetpoint_proto::rules::{self, Admission, PROBATION_MS, StunOutcome};
+use meetpoint_proto::rules::{self, Discovery, Found, StunOutcome};
 use meetpoint_proto::wire::{MAX_HOST_CANDIDATES, Refusal, ServerMessage};
-use meetpoint_proto::{Evidence, NetworkClass, SessionId};
+use meetpoint_proto::{Code, EffectiveNetwork, Evidence, SessionId};
 
 use crate::Broker;
 use crate::api::{ConnId, Event, Output};
-use crate::state::{DialBackRun, Timer};
+use crate::state::{DialBackRun, Mapping, Proof, Timer};
 
 /// The slowest usual path.
 const UNKNOWN_RTT: Duration = Duration::from_millis(400);
 
 impl Broker {
-    /// Classifies at once what needs no discovery; sets the clock for what does.
-    pub(crate) fn begin_discovery(&mut self, now: Instant, conn: ConnId, verdict: Admission) {
-        match verdict {
-            Admission::Admit { class, evidence } => self.judge(conn, class, evidence),
-            Admission::Discover(discovery) => {
-                if let Some(session) = self.session_mut(conn) {
-                    session.discovery = Some(discovery);
-                    self.timers.set(Timer::Discovery(conn), Some(now + self.limits.observation_timeout));
-                }
-            }
-            Admission::Reject(code) => self.refuse(now, conn, Refusal::new(code)),
+    /// Has STUN decide, unless it is at it already.
+    pub(crate) fn discover(&mut self, now: Instant, conn: ConnId, discovery: Discovery, row: &'static str) {
+        let Some(session) = self.session_mut(conn) else { return };
+        if session.discovery == Some(discovery) {
+            return self.go_on(now, conn);
         }
+        session.discovery = Some(discovery);
+        session.dial_back = None;
+        let is_new = session.observed.is_empty();
+        if discovery.must_prove {
+            self.must_prove(now, conn);
+            if is_new {
+                self.settle(conn, Found::new(discovery.answered, Evidence::Observed), row);
+            }
+        }
+        if is_new {
+            self.timers.set(Timer::Discovery(conn), Some(now + self.limits.observation_timeout));
+        } else {
+            self.go_on(now, conn);
+        }
+    }
+
+    /// STUN has no say.
+    pub(crate) fn stop_discovery(&mut self, conn: ConnId) {
+        let Some(session) = self.session_mut(conn) else { return };
+        session.discovery = None;
+        session.dial_back = None;
+        self.timers.set(Timer::Discovery(conn), None);
     }
 
     /// The STUN server authenticated a Binding of this session from this source.
     pub(crate) fn observed(&mut self, now: Instant, session: SessionId, source: SocketAddr) {
         let Some(&conn) = self.sessions.get(&session) else { return };
-        let Some(session) = self.session_mut(conn) else { return };
-        if session.observed.contains(&source) {
+        let Some(session) = self.session(conn) else { return };
+        let cluster = self.clusters.get(&session.cluster);
+        if cluster.is_none_or(|cluster| cluster.config.effective == EffectiveNetwork::Private) {
+            // A credential of the time when the cluster was PUBLIC.
             return;
         }
-        session.observed.retain(|known| known.is_ipv4() != source.is_ipv4());
-        session.observed.push_front(source);
-        self.dial_back(now, conn, source);
+        let Some(session) = self.session_mut(conn) else { return };
+        if session.mappings().any(|known| known == source) {
+            return;
+        }
+        session.observed.retain(|known| known.addr.is_ipv4() != source.is_ipv4());
+        session.observed.push_front(Mapping { addr: source, proof: Proof::Untried });
+        session.is_open = false;
+        self.mapping_changed(now, conn);
         self.retry_own(now, conn);
         self.retry_waiting_for(now, conn);
+    }
+
+    /// Takes a lost proof back, and tries the next mapping that nobody has tried.
+    fn go_on(&mut self, now: Instant, conn: ConnId) {
+        let Some(session) = self.session(conn) else { return };
+        if session.proven_reachable() && !session.has_proof() {
+            self.conclude(now, conn);
+        }
+        let Some(session) = self.session(conn) else { return };
+        let untried = session.observed.iter().find(|mapping| mapping.proof == Proof::Untried);
+        if let Some(to) = untried.map(|mapping| mapping.addr) {
+            self.dial_back(now, conn, to);
+        }
     }
 
     /// Asks for proof that the mapping can be reached from a place it never sent to.
@@ -61,7 +97,7 @@ impl Broker {
         // The probe's way there and the node's word back; before the first pong a slow path is assumed.
         let timeout = timeout + session.ping.rtt.unwrap_or(UNKNOWN_RTT) * 2;
         session.last_dial_back = Some(now);
-        session.dial_back = Some(DialBackRun { nonce });
+        session.dial_back = Some(DialBackRun { nonce, to });
         if self.has_alternate(conn, to) {
             self.outputs.push_back(Output::DialBack { to, nonce });
             self.timers.set(Timer::Discovery(conn), Some(now + timeout));
@@ -79,63 +115,123 @@ impl Broker {
         })
     }
 
-    pub(crate) fn dial_back_seen(&mut self, conn: ConnId, nonce: DialBackNonce) {
+    /// A node says what a dial-back brought. It proves something of the mapping that it was sent to, and
+    /// only while the node is still there.
+    pub(crate) fn dial_back_seen(&mut self, now: Instant, conn: ConnId, nonce: DialBackNonce) {
         let Some(session) = self.session_mut(conn) else { return };
-        if session.dial_back.is_none_or(|run| run.nonce != nonce) {
+        let Some(run) = session.dial_back.take_if(|run| run.nonce == nonce) else { return };
+        self.timers.set(Timer::Discovery(conn), None);
+        self.note_proof(conn, run.to, Proof::Given);
+        self.conclude(now, conn);
+        self.go_on(now, conn);
+    }
+
+    fn note_proof(&mut self, conn: ConnId, to: SocketAddr, proof: Proof) {
+        let Some(session) = self.session_mut(conn) else { return };
+        if let Some(mapping) = session.observed.iter_mut().find(|mapping| mapping.addr == to) {
+            mapping.proof = proof;
+        }
+    }
+
+    /// The observation or the dial-back is over, or the next dial-back is due.
+    pub(crate) fn discovery_timeout(&mut self, now: Instant, conn: ConnId) {
+        let Some(session) = self.session_mut(conn) else { return };
+        match session.dial_back.take() {
+            Some(run) => {
+                self.note_proof(conn, run.to, Proof::Missing);
+                self.conclude(now, conn);
+                self.go_on(now, conn);
+            }
+            None if session.observed.is_empty() => self.conclude(now, conn),
+            None => self.go_on(now, conn),
+        }
+    }
+
+    /// What is known of a member now makes it this.
+    pub(crate) fn discovered(
+        &self,
+        conn: ConnId,
+        discovery: Discovery,
+    ) -> (&'static str, Result<Found, Code>) {
+        let Some(session) = self.session(conn) else { return ("stun/no-answer", Err(Code::Unreachable)) };
+        let outcome = match session.observed.is_empty() {
+            true => StunOutcome::NoAnswer,
+            false if session.has_proof() && session.is_open => StunOutcome::Unsolicited,
+            false if session.has_proof() => StunOutcome::Proven,
+            false => StunOutcome::Answered,
+        };
+        let cluster = self.clusters.get(&session.cluster);
+        let admit_relayed = cluster.is_some_and(|cluster| cluster.config.admit_relayed);
+        let (row, found) = rules::refine(discovery, outcome, admit_relayed);
+        (row.name, found)
+    }
+
+    /// Judges by what was found. Whoever fails is out, or on probation: then it is tried again.
+    fn conclude(&mut self, now: Instant, conn: ConnId) {
+        let Some(discovery) = self.session(conn).and_then(|session| session.discovery) else { return };
+        match self.discovered(conn, discovery) {
+            (row, Ok(found)) => {
+                self.passed(conn);
+                self.settle(conn, found, row);
+            }
+            (row, Err(code)) => self.failed(now, conn, discovery, (code, row)),
+        }
+    }
+
+    fn failed(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        discovery: Discovery,
+        (code, row): (Code, &'static str),
+    ) {
+        let interval = self.limits.dial_back_interval;
+        if discovery.must_prove {
+            self.must_prove(now, conn);
+        }
+        let Some(session) = self.session_mut(conn) else { return };
+        if session.probation.is_none() {
+            return self.refuse(now, conn, Refusal::new(code));
+        }
+        self.tell_probation(conn, (code, row));
+        let Some(session) = self.session_mut(conn) else { return };
+        if session.observed.is_empty() {
             return;
         }
-        session.dial_back = None;
-        self.timers.set(Timer::Discovery(conn), None);
-        self.judge(conn, NetworkClass::PublicReachable, Evidence::Proven);
+        for mapping in &mut session.observed {
+            mapping.proof = Proof::Untried;
+        }
+        let known = session.class;
+        self.timers.set(Timer::Discovery(conn), Some(now + interval));
+        let answered = Found::new(discovery.answered, Evidence::Observed);
+        if known != Some(answered) {
+            self.settle(conn, answered, row);
+        }
     }
 
-    /// The observation, the dial-back or the probation is over, or the next dial-back is due.
-    pub(crate) fn discovery_timeout(&mut self, now: Instant, conn: ConnId) {
-        let admit_relayed = self.admits_relayed(conn);
+    /// An unsolicited check has reached a member that is proven to be reachable.
+    pub(crate) fn opened_up(&mut self, now: Instant, conn: ConnId) {
         let Some(session) = self.session_mut(conn) else { return };
-        let Some(discovery) = session.discovery else { return };
-        let Some(&mapping) = session.observed.front() else {
-            return match rules::refine(discovery, StunOutcome::NoAnswer, admit_relayed) {
-                Ok((class, evidence)) => self.judge(conn, class, evidence),
-                Err(code) => self.refuse(now, conn, Refusal::new(code)),
-            };
-        };
-        if session.dial_back.take().is_none() {
-            return self.dial_back(now, conn, mapping);
+        if session.proven_reachable() && session.has_proof() && !session.is_open {
+            session.is_open = true;
+            self.conclude(now, conn);
         }
-        let since = session.since;
-        match rules::refine(discovery, StunOutcome::Answered, admit_relayed) {
-            Ok((class, evidence)) => self.judge(conn, class, evidence),
-            Err(code) if now >= since + Duration::from_millis(PROBATION_MS) => {
-                self.refuse(now, conn, Refusal::new(code));
-            }
-            Err(_) => {
-                self.judge(conn, discovery.answered, Evidence::Observed);
-                self.timers.set(Timer::Discovery(conn), Some(now + self.limits.dial_back_interval));
-            }
-        }
-    }
-
-    fn admits_relayed(&self, conn: ConnId) -> bool {
-        let cluster = self.session(conn).and_then(|session| self.clusters.get(&session.cluster));
-        cluster.is_some_and(|cluster| cluster.config.admit_relayed)
     }
 
     /// Settles a class, and tells everybody whom it concerns.
-    fn judge(&mut self, conn: ConnId, class: NetworkClass, evidence: Evidence) {
+    pub(crate) fn settle(&mut self, conn: ConnId, found: Found, row: &'static str) {
         let Some(session) = self.session_mut(conn) else { return };
-        session.class = Some((class, evidence));
-        let observed = session.observed.front().copied();
-        let event = Event::Classified {
-            cluster: session.cluster.clone(),
-            node: session.node,
-            class,
-            evidence,
-            observed,
-        };
-        self.send(conn, ServerMessage::Classified { class, evidence, observed });
+        let is_news = session.class != Some(found);
+        session.class = Some(found);
+        let observed = session.mappings().next();
+        let Found { class, evidence, relayed } = found;
+        let (cluster, node) = (session.cluster.clone(), session.node);
+        self.send(conn, ServerMessage::Classified { class, evidence, observed, relayed });
+        let event = Event::Classified { cluster, node, class, evidence, observed, relayed, row };
         self.outputs.push_back(Output::Event(event));
-        self.announce(conn);
+        if is_news {
+            self.announce(conn);
+        }
     }
 
     /// Takes a node's own addresses. Only such as can lie on a link are believed; public ones

@@ -7,14 +7,13 @@ use std::time::Instant;
 use meetpoint_proto::certificate::CertificateError;
 use meetpoint_proto::id::{Nonce, SessionToken};
 use meetpoint_proto::join::{Domain, Transcript};
-use meetpoint_proto::rules::{self, Admission, NodeFacts};
+use meetpoint_proto::rules::Admission;
 use meetpoint_proto::wire::{
     CertificateText, Hello, MAX_SECRETS, MAX_TEXT_LEN, PROTOCOL_VERSION, Proof, Refusal, ServerMessage,
     Welcome,
 };
 use meetpoint_proto::{
-    AddressClass, Capability, Certificate, ClusterName, Code, EffectiveNetwork, NodeId, NodeName, PublicKey,
-    SessionId,
+    Capability, Certificate, ClusterName, Code, EffectiveNetwork, NodeId, NodeName, PublicKey, SessionId,
 };
 
 use crate::api::{
@@ -22,7 +21,8 @@ use crate::api::{
     TokenProof,
 };
 use crate::defence::Defence;
-use crate::state::{Cluster, Joining, Phase, PingState, Session, Timer};
+use crate::judge::{Claims, Ruling};
+use crate::state::{Cluster, Joining, Phase, PingState, Session, Shown, Timer};
 use crate::{Broker, millis};
 
 impl Broker {
@@ -56,24 +56,16 @@ impl Broker {
         check_rights(&cluster.config, hello)?;
         let source = self.conns.get(&conn).map(|state| state.source.ip());
         let source = source.ok_or_else(|| Refusal::new(Code::OutOfOrder))?;
-        let declared_ip = hello.node_addr.map(|addr| addr.ip());
-        let address = rules::node_address(source, hello.local_ip, declared_ip)
-            .map_err(|code| Refusal::new(code).detail(format!("the server sees {source}")))?;
-        // A public source is refused by a private cluster even if a NAT hides a private node.
-        let seen = match cluster.config.effective {
-            EffectiveNetwork::Private => meetpoint_proto::addr::classify(source),
-            EffectiveNetwork::Public => address,
-        };
-        match rules::admit(&facts(cluster, seen, hello)) {
-            Admission::Reject(code) => Err(Refusal::new(code)),
+        match Ruling::new(&cluster.config, source, &Claims::from(hello)).verdict {
+            Admission::Reject(code) => Err(Refusal::new(code).detail(format!("the server sees {source}"))),
             Admission::Admit { .. } | Admission::Discover(_) => {
-                Ok(Checked { cluster: cluster_name, name, address, capabilities })
+                Ok(Checked { cluster: cluster_name, name, capabilities })
             }
         }
     }
 
     fn challenge(&mut self, conn: ConnId, hello: Hello, checked: Checked) {
-        let Checked { cluster, name, address, capabilities } = checked;
+        let Checked { cluster, name, capabilities } = checked;
         let Some(ClusterConfig { key, home, .. }) = self.clusters.get(&cluster).map(|known| &known.config)
         else {
             return;
@@ -86,7 +78,7 @@ impl Broker {
         if let Some(server_key) = &server_key {
             transcript = transcript.served_by(server_key);
         }
-        let joining = Joining { hello, cluster, name, address, capabilities, transcript, session };
+        let joining = Joining { hello, cluster, name, capabilities, transcript, session };
         if let Some(state) = self.conns.get_mut(&conn) {
             state.phase = Phase::Challenged(Box::new(joining));
             self.send(conn, ServerMessage::Challenge { nonce, cluster_key, server_key });
@@ -195,8 +187,8 @@ impl Broker {
             return self.refuse(now, conn, Refusal::new(Code::UnknownCluster));
         };
         // The cluster may have changed while the registry was asked.
-        let verdict = rules::admit(&facts(cluster, joining.address, &joining.hello));
-        if let Admission::Reject(code) = verdict {
+        let ruling = Ruling::new(&cluster.config, source.ip(), &Claims::from(&joining.hello));
+        if let Admission::Reject(code) = ruling.verdict {
             return self.refuse(now, conn, Refusal::new(code));
         }
         if cluster.revoked.contains_key(&joining.hello.node_id) {
@@ -219,9 +211,14 @@ impl Broker {
             session_token,
             revoked,
         };
+        let lacks_credential = welcome.effective == EffectiveNetwork::Public && welcome.stun.is_none();
         self.replace_older(now, &joining);
         self.send(conn, ServerMessage::Welcome(Box::new(welcome)));
-        self.enter(now, conn, new_session(now, *joining, certificate), verdict);
+        self.enter(now, conn, new_session(now, *joining, certificate), &ruling);
+        if lacks_credential {
+            // The cluster became PUBLIC while the registry was asked.
+            self.mint(conn);
+        }
     }
 
     /// One node, one session: the newer connection wins.
@@ -237,7 +234,7 @@ impl Broker {
     }
 
     /// Makes the connection a member's.
-    fn enter(&mut self, now: Instant, conn: ConnId, mut session: Session, verdict: Admission) {
+    fn enter(&mut self, now: Instant, conn: ConnId, mut session: Session, ruling: &Ruling) {
         let Some(cluster) = self.clusters.get_mut(&session.cluster) else { return };
         session.announced = cluster.announced.len() < self.limits.announced_peers;
         if session.announced {
@@ -263,7 +260,7 @@ impl Broker {
         self.send_directory(conn);
         self.announce(conn);
         self.ping(now, conn);
-        self.begin_discovery(now, conn, verdict);
+        self.apply(now, conn, ruling);
         self.retry_waiting_for(now, conn);
     }
 }
@@ -272,7 +269,6 @@ impl Broker {
 struct Checked {
     cluster: ClusterName,
     name: NodeName,
-    address: AddressClass,
     capabilities: Vec<Capability>,
 }
 
@@ -354,15 +350,6 @@ fn certificate(
     Some(certificate.sign(&cluster.config.key))
 }
 
-fn facts(cluster: &Cluster, address: AddressClass, hello: &Hello) -> NodeFacts {
-    NodeFacts {
-        effective: cluster.config.effective,
-        kind: cluster.config.kind,
-        address,
-        declared: hello.declared,
-    }
-}
-
 fn new_session(now: Instant, joining: Joining, certificate: CertificateText) -> Session {
     Session {
         id: joining.session,
@@ -370,17 +357,22 @@ fn new_session(now: Instant, joining: Joining, certificate: CertificateText) -> 
         node: joining.hello.node_id,
         name: joining.name,
         ephemeral: joining.hello.ephemeral,
+        declared: joining.hello.declared,
         node_addr: joining.hello.node_addr,
         capabilities: joining.capabilities,
+        local_ip: joining.hello.local_ip,
         certificate,
         renewing: false,
         since: now,
         announced: false,
         class: None,
         discovery: None,
+        probation: None,
+        is_open: false,
         dial_back: None,
         last_dial_back: None,
         observed: VecDeque::new(),
+        shown: Shown::default(),
         hosts: Vec::new(),
         behavior: None,
         ping: PingState::default(),

@@ -10,7 +10,7 @@ use meetpoint_proto::{Code, EffectiveNetwork, NodeId, TicketId, TicketKey};
 use sha2::Sha256;
 
 use crate::api::{ConnId, Event, Output};
-use crate::state::{Request, Session, Ticket, Timer};
+use crate::state::{Request, Session, Ticket, Timer, Unsolicited};
 use crate::{Broker, millis};
 
 /// Longest name or id a node can ask for: an id has 52 characters, a name 63.
@@ -162,8 +162,14 @@ impl Broker {
         // A reachable node need not open anything, and by staying silent it learns that it can
         // be reached unasked. If both are reachable the one that asked sends.
         let asker_active = !asker.proven_reachable() || target.proven_reachable();
+        let target_active = !target.proven_reachable();
         let for_asker = half(asker, target, to_target, to_asker, vec![request], asker_active);
-        let for_target = half(target, asker, to_asker, to_target, Vec::new(), !target.proven_reachable());
+        let for_target = half(target, asker, to_asker, to_target, Vec::new(), target_active);
+        let (shown_to_asker, shown_to_target) = (ips(&for_asker), ips(&for_target));
+        let memory = self.limits.unsolicited_after;
+        let possible = !target_active
+            && now >= target.since + memory
+            && shown_to_target.iter().all(|ip| !target.shown.may_have_sent(now, *ip, memory));
         let event = Event::Introduced {
             cluster: asker.cluster.clone(),
             ticket,
@@ -171,7 +177,13 @@ impl Broker {
             to: target.node,
             sessions: [asker.id, target.id],
         };
-        let record = Ticket { cluster: asker.cluster.clone(), asker: asker_conn, target: target_conn };
+        let record = Ticket {
+            cluster: asker.cluster.clone(),
+            asker: asker_conn,
+            target: target_conn,
+            direct_after: None,
+            unsolicited: Unsolicited { possible, ..Unsolicited::default() },
+        };
         self.tickets.insert(ticket, record);
         self.timers.set(Timer::Ticket(ticket), Some(now + self.limits.ticket_lifetime));
         self.send(target_conn, ServerMessage::Introduction(Box::new(for_target)));
@@ -179,25 +191,55 @@ impl Broker {
         self.outputs.push_back(Output::Event(event));
         if let Some(asker) = self.session_mut(asker_conn) {
             asker.asked.insert(ticket);
+            shown_to_asker.into_iter().for_each(|ip| asker.shown.add(now, ip, memory));
         }
         if let Some(target) = self.session_mut(target_conn) {
             target.targeted.insert(ticket);
+            shown_to_target.into_iter().for_each(|ip| target.shown.add(now, ip, memory));
         }
     }
 
     /// One side says how its ticket ended. A failure of one side may still be a success of the
-    /// other, so only a direct path ends a ticket early.
-    pub(crate) fn ticket_result(&mut self, conn: ConnId, ticket: TicketId, outcome: TicketOutcome) {
-        let Some(record) = self.tickets.get(&ticket) else { return };
+    /// other, so only a direct path ends a ticket early; one that may show more waits for that too.
+    pub(crate) fn ticket_result(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        ticket: TicketId,
+        outcome: TicketOutcome,
+    ) {
+        let Some(record) = self.tickets.get_mut(&ticket) else { return };
+        let TicketOutcome::Direct { elapsed_ms } = outcome else { return };
         if conn != record.asker && conn != record.target {
             return;
         }
-        if let TicketOutcome::Direct { elapsed_ms } = outcome {
-            self.end_ticket(ticket, Some(Duration::from_millis(u64::from(elapsed_ms))));
+        record.direct_after.get_or_insert(Duration::from_millis(u64::from(elapsed_ms)));
+        record.unsolicited.asker |= conn == record.asker;
+        self.review_ticket(now, ticket);
+    }
+
+    /// The target says that it was met without having sent anything.
+    pub(crate) fn unsolicited(&mut self, now: Instant, conn: ConnId, ticket: TicketId) {
+        let Some(record) = self.tickets.get_mut(&ticket).filter(|record| record.target == conn) else {
+            return;
+        };
+        record.unsolicited.target = true;
+        self.review_ticket(now, ticket);
+    }
+
+    fn review_ticket(&mut self, now: Instant, ticket: TicketId) {
+        let Some(record) = self.tickets.get(&ticket) else { return };
+        let (target, is_direct) = (record.target, record.direct_after.is_some());
+        let Unsolicited { possible, target: met, asker } = record.unsolicited;
+        if possible && met && asker {
+            self.opened_up(now, target);
+        }
+        if is_direct && (!possible || (met && asker)) {
+            self.end_ticket(ticket);
         }
     }
 
-    pub(crate) fn end_ticket(&mut self, ticket: TicketId, direct_after: Option<Duration>) {
+    pub(crate) fn end_ticket(&mut self, ticket: TicketId) {
         let Some(record) = self.tickets.remove(&ticket) else { return };
         self.timers.set(Timer::Ticket(ticket), None);
         if let Some(asker) = self.session_mut(record.asker) {
@@ -206,6 +248,7 @@ impl Broker {
         if let Some(target) = self.session_mut(record.target) {
             target.targeted.remove(&ticket);
         }
+        let direct_after = record.direct_after;
         let event = Event::TicketEnded { cluster: record.cluster, ticket, direct_after };
         self.outputs.push_back(Output::Event(event));
     }
@@ -220,18 +263,24 @@ fn candidates(effective: EffectiveNetwork, of: &Session, to: &Session) -> Vec<Ca
         return locals.map(host).collect();
     }
     let mut list: Vec<Candidate> =
-        of.observed.iter().map(|addr| Candidate { kind: CandidateKind::Srflx, addr: *addr }).collect();
+        of.mappings().map(|addr| Candidate { kind: CandidateKind::Srflx, addr }).collect();
     if let Some(addr) = of.node_addr.filter(|addr| of.has_observed(addr.ip())) {
         list.push(Candidate { kind: CandidateKind::Mapped, addr });
     }
     // Public addresses of the node itself were observed, so anybody may try them.
-    let observed_hosts = of.hosts.iter().filter(|addr| !local(addr) && !of.observed.contains(addr));
+    let observed_hosts =
+        of.hosts.iter().filter(|addr| !local(addr) && !of.mappings().any(|known| known == **addr));
     list.extend(observed_hosts.map(host));
-    if of.observed.iter().any(|mine| to.observed.iter().any(|theirs| same_site(mine.ip(), theirs.ip()))) {
+    if of.mappings().any(|mine| to.mappings().any(|theirs| same_site(mine.ip(), theirs.ip()))) {
         list.extend(locals.map(host));
     }
     list.dedup_by_key(|candidate| candidate.addr);
     list
+}
+
+/// The addresses that an introduction shows.
+fn ips(introduction: &Introduction) -> Vec<IpAddr> {
+    introduction.candidates.iter().map(|candidate| candidate.addr.ip()).collect()
 }
 
 /// Behind the same public address, or in the same IPv6 /64.

@@ -24,6 +24,7 @@ mod defence;
 mod discovery;
 mod handshake;
 mod introduce;
+mod judge;
 mod limits;
 mod membership;
 mod presence;
@@ -108,6 +109,7 @@ impl Broker {
             Input::Held { conn, wait } => {
                 self.refuse(now, conn, Refusal::new(Code::RateLimited).retry_after_ms(millis(wait).max(1)));
             }
+            Input::Credential { conn, credential } => self.credential(now, conn, credential),
             Input::Observed { session, source } => self.observed(now, session, addr::unmap(source)),
             Input::Wall { unix_ms } => self.wall = Some((now, unix_ms)),
             Input::Cluster(config) => self.set_cluster(now, config),
@@ -131,8 +133,9 @@ impl Broker {
                 Timer::Ping(conn) => self.ping(now, conn),
                 Timer::Membership(conn) => self.close(now, conn, Refusal::new(Code::CertificateExpired)),
                 Timer::Discovery(conn) => self.discovery_timeout(now, conn),
+                Timer::Probation(conn) => self.probation_timeout(now, conn),
                 Timer::Request(conn, request) => self.request_timeout(conn, request),
-                Timer::Ticket(ticket) => self.end_ticket(ticket, None),
+                Timer::Ticket(ticket) => self.end_ticket(ticket),
                 Timer::Forget(cluster, node) => self.outputs.push_back(Output::Forget { cluster, node }),
             }
         }
@@ -212,7 +215,8 @@ impl Broker {
                 self.refuse(now, conn, Refusal::new(Code::OutOfOrder));
             }
             ClientMessage::Candidates { host } => self.host_candidates(now, conn, host),
-            ClientMessage::DialBackSeen { nonce } => self.dial_back_seen(conn, nonce),
+            ClientMessage::DialBackSeen { nonce } => self.dial_back_seen(now, conn, nonce),
+            ClientMessage::Unsolicited { ticket } => self.unsolicited(now, conn, ticket),
             ClientMessage::Behavior { behavior } => {
                 if let Some(session) = self.session_mut(conn) {
                     session.behavior = Some(behavior);
@@ -220,7 +224,7 @@ impl Broker {
             }
             ClientMessage::Connect { request, peer, wait } => self.connect(now, conn, request, peer, wait),
             ClientMessage::CancelConnect { request } => self.cancel(conn, request),
-            ClientMessage::TicketResult { ticket, outcome } => self.ticket_result(conn, ticket, outcome),
+            ClientMessage::TicketResult { ticket, outcome } => self.ticket_result(now, conn, ticket, outcome),
             ClientMessage::Ping { seq } => self.send(conn, ServerMessage::Pong { seq }),
             ClientMessage::Pong { seq } => self.pong(now, conn, seq),
             ClientMessage::Renew => self.renew(conn),
@@ -232,20 +236,27 @@ impl Broker {
         }
     }
 
-    /// Adds a cluster, or changes one. If it amounts to something else now, its members rejoin
-    /// and so are judged again.
+    /// Adds a cluster, or changes one. If it amounts to something else now, or no longer keeps nodes that
+    /// can only be relayed, those whom it concerns are judged again.
     fn set_cluster(&mut self, now: Instant, config: ClusterConfig) {
         let Some(cluster) = self.clusters.get_mut(&config.name) else {
             self.clusters.insert(config.name.clone(), Cluster::new(config));
             return;
         };
         let changed = cluster.config.effective != config.effective;
+        let relaying_changed = cluster.config.admit_relayed != config.admit_relayed;
         cluster.config = config;
-        if changed {
-            let members: Vec<ConnId> = cluster.members.values().copied().collect();
-            for conn in members {
-                self.close(now, conn, Refusal::new(Code::ClusterChanged));
+        let members: Vec<ConnId> = cluster.members.values().copied().collect();
+        for &conn in &members {
+            if changed {
+                self.cluster_changed(now, conn);
+            } else if relaying_changed {
+                self.relaying_changed(now, conn);
             }
+        }
+        // Other addresses count now: who waited for some may have them.
+        for conn in members.into_iter().filter(|_| changed) {
+            self.retry_own(now, conn);
         }
     }
 
@@ -269,7 +280,9 @@ impl Broker {
     /// Ends a connection that is not, or no longer, a member's.
     fn refuse(&mut self, now: Instant, conn: ConnId, refusal: Refusal) {
         let Some(state) = self.conns.get(&conn) else { return };
-        self.outputs.push_back(Output::Event(Event::Rejected { source: state.source, code: refusal.code }));
+        let source = state.source;
+        let member = self.session(conn).map(|session| (session.cluster.clone(), session.node));
+        self.outputs.push_back(Output::Event(Event::Rejected { source, code: refusal.code, member }));
         self.send(conn, ServerMessage::Rejected(refusal));
         self.outputs.push_back(Output::Close { conn });
         self.drop_conn(now, conn, false);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use meetpoint_proto::rules::{PROBATION_MS, UNSOLICITED_MS};
+
 /// Bounds on everything the network can make grow, and the broker's intervals.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -22,6 +24,10 @@ pub struct Limits {
     pub dial_back_timeout: Duration,
     /// Between two dial-backs to one session, so that none of them is a port scanner.
     pub dial_back_interval: Duration,
+    /// How long a member may fail before it is rejected.
+    pub probation: Duration,
+    /// How long nothing may have been sent to an address for what comes from there to be unsolicited.
+    pub unsolicited_after: Duration,
     /// Running connect requests of one session.
     pub requests_per_session: usize,
     /// How long a request waits until both sides have candidates.
@@ -55,6 +61,8 @@ impl Default for Limits {
             observation_timeout: Duration::from_secs(10),
             dial_back_timeout: Duration::from_millis(700),
             dial_back_interval: Duration::from_secs(10),
+            probation: Duration::from_millis(PROBATION_MS),
+            unsolicited_after: Duration::from_millis(UNSOLICITED_MS),
             requests_per_session: 64,
             candidate_timeout: Duration::from_secs(5),
             tickets_per_asker: 64,

@@ -59,8 +59,9 @@ impl Broker {
     /// Forgets a connection and, if it was a member's, tells the others.
     pub(crate) fn drop_conn(&mut self, now: Instant, conn: ConnId, graceful: bool) {
         let Some(state) = self.conns.remove(&conn) else { return };
-        for timer in [Timer::Handshake(conn), Timer::Idle(conn), Timer::Ping(conn), Timer::Discovery(conn)] {
-            self.timers.set(timer, None);
+        let of_conn = [Timer::Handshake, Timer::Idle, Timer::Ping, Timer::Discovery, Timer::Probation];
+        for timer in of_conn {
+            self.timers.set(timer(conn), None);
         }
         self.timers.set(Timer::Membership(conn), None);
         let Phase::Member(session) = state.phase else { return };
@@ -75,7 +76,7 @@ impl Broker {
             self.timers.set(Timer::Request(conn, *request), None);
         }
         for ticket in session.asked.iter().chain(&session.targeted) {
-            self.end_ticket(*ticket, None);
+            self.end_ticket(*ticket);
         }
         if session.announced {
             self.broadcast(&session.cluster, conn, &ServerMessage::PeerLeft { id: session.node });

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use meetpoint_proto::id::DialBackNonce;
 use meetpoint_proto::join::Transcript;
-use meetpoint_proto::rules::Discovery;
+use meetpoint_proto::rules::{Discovery, Found};
 use meetpoint_proto::wire::{CertificateText, Hello, MAX_REVOCATIONS, PeerInfo, RevocationText, StunAccess};
 use meetpoint_proto::{
-    AddressClass, Capability, ClusterName, EffectiveNetwork, Evidence, NatBehavior, NetworkClass, NodeId,
-    NodeName, SessionId, TicketId,
+    Capability, ClusterName, Code, EffectiveNetwork, Evidence, NatBehavior, NetworkType, NodeId, NodeName,
+    SessionId, TicketId,
 };
 
 use crate::api::{ClusterConfig, ConnId, SessionView, StunCredential};
@@ -43,7 +43,6 @@ pub(crate) struct Joining {
     pub(crate) hello: Hello,
     pub(crate) cluster: ClusterName,
     pub(crate) name: NodeName,
-    pub(crate) address: AddressClass,
     pub(crate) capabilities: Vec<Capability>,
     pub(crate) transcript: Transcript,
     pub(crate) session: SessionId,
@@ -57,20 +56,28 @@ pub(crate) struct Session {
     pub(crate) node: NodeId,
     pub(crate) name: NodeName,
     pub(crate) ephemeral: bool,
+    /// What it said of itself at the join.
+    pub(crate) declared: Option<NetworkType>,
     pub(crate) node_addr: Option<SocketAddr>,
     pub(crate) capabilities: Vec<Capability>,
+    pub(crate) local_ip: IpAddr,
     pub(crate) certificate: CertificateText,
     /// The registry is being asked for a fresh one.
     pub(crate) renewing: bool,
     pub(crate) since: Instant,
     /// It is in the directory that all members are sent.
     pub(crate) announced: bool,
-    pub(crate) class: Option<(NetworkClass, Evidence)>,
+    pub(crate) class: Option<Found>,
     pub(crate) discovery: Option<Discovery>,
+    pub(crate) probation: Option<Probation>,
+    /// An unsolicited check has reached its present mapping.
+    pub(crate) is_open: bool,
     pub(crate) dial_back: Option<DialBackRun>,
     pub(crate) last_dial_back: Option<Instant>,
     /// One mapping an address family, the newest first.
-    pub(crate) observed: VecDeque<SocketAddr>,
+    pub(crate) observed: VecDeque<Mapping>,
+    /// Where introductions of the last while may have made it send.
+    pub(crate) shown: Shown,
     pub(crate) hosts: Vec<SocketAddr>,
     pub(crate) behavior: Option<NatBehavior>,
     pub(crate) ping: PingState,
@@ -79,10 +86,68 @@ pub(crate) struct Session {
     pub(crate) targeted: BTreeSet<TicketId>,
 }
 
+/// A member has to fit by then, or is rejected.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Probation {
+    pub(crate) until: Instant,
+    /// It fails, for this reason; `None` while that is being found out.
+    pub(crate) failing: Option<Code>,
+}
+
+/// An observed mapping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mapping {
+    pub(crate) addr: SocketAddr,
+    pub(crate) proof: Proof,
+}
+
+/// Whether a mapping can be reached unasked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// Nobody has tried.
+    Untried,
+    /// A dial-back did not get through.
+    Missing,
+    /// One did.
+    Given,
+}
+
 /// A dial-back that has not been answered.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DialBackRun {
     pub(crate) nonce: DialBackNonce,
+    pub(crate) to: SocketAddr,
+}
+
+/// The addresses that a node's introductions have shown it, and when last. What it sends to others, it
+/// sends there.
+#[derive(Debug, Default)]
+pub(crate) struct Shown {
+    last: BTreeMap<IpAddr, Instant>,
+    /// Some had to be forgotten: until then nothing is known.
+    lost_until: Option<Instant>,
+}
+
+/// Addresses remembered for one node; each introduction shows at most a dozen.
+const MAX_SHOWN: usize = 256;
+
+impl Shown {
+    pub(crate) fn add(&mut self, now: Instant, ip: IpAddr, memory: Duration) {
+        if self.last.len() >= MAX_SHOWN && !self.last.contains_key(&ip) {
+            self.last.retain(|_, at| now < *at + memory);
+        }
+        if self.last.len() >= MAX_SHOWN && !self.last.contains_key(&ip) {
+            self.lost_until = Some(now + memory);
+        } else {
+            self.last.insert(ip, now);
+        }
+    }
+
+    /// False if it is certain that this address was not shown for so long.
+    pub(crate) fn may_have_sent(&self, now: Instant, ip: IpAddr, memory: Duration) -> bool {
+        self.lost_until.is_some_and(|until| now < until)
+            || self.last.get(&ip).is_some_and(|at| now < *at + memory)
+    }
 }
 
 /// The control channel's round trip.
@@ -103,16 +168,30 @@ pub(crate) struct Request {
 
 impl Session {
     pub(crate) fn peer_info(&self) -> PeerInfo {
-        PeerInfo { id: self.node, name: self.name.to_string(), class: self.class.map(|(class, _)| class) }
+        PeerInfo {
+            id: self.node,
+            name: self.name.to_string(),
+            class: self.class.map(|found| found.class),
+            relayed: self.class.is_some_and(|found| found.relayed),
+        }
+    }
+
+    pub(crate) fn mappings(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.observed.iter().map(|mapping| mapping.addr)
     }
 
     pub(crate) fn has_observed(&self, ip: IpAddr) -> bool {
-        self.observed.iter().any(|addr| addr.ip() == ip)
+        self.mappings().any(|addr| addr.ip() == ip)
+    }
+
+    /// A mapping of it that is in use now has been proven to be reachable.
+    pub(crate) fn has_proof(&self) -> bool {
+        self.observed.iter().any(|mapping| mapping.proof == Proof::Given)
     }
 
     /// Proven: it can be reached by whoever knows its mapping.
     pub(crate) fn proven_reachable(&self) -> bool {
-        self.class.is_some_and(|(_, evidence)| evidence == Evidence::Proven)
+        self.class.is_some_and(|found| found.evidence == Evidence::Proven)
     }
 
     pub(crate) fn view(&self, source: SocketAddr) -> SessionView {
@@ -122,8 +201,10 @@ impl Session {
             node: self.node,
             name: self.name.clone(),
             source,
-            class: self.class,
-            observed: self.observed.iter().copied().collect(),
+            class: self.class.map(|found| (found.class, found.evidence)),
+            relayed: self.class.is_some_and(|found| found.relayed),
+            on_probation: self.probation.is_some_and(|probation| probation.failing.is_some()),
+            observed: self.mappings().collect(),
             behavior: self.behavior,
             rtt: self.ping.rtt,
             since: self.since,
@@ -209,6 +290,20 @@ pub(crate) struct Ticket {
     pub(crate) cluster: ClusterName,
     pub(crate) asker: ConnId,
     pub(crate) target: ConnId,
+    /// One side has said that a direct path works, after so long.
+    pub(crate) direct_after: Option<Duration>,
+    pub(crate) unsolicited: Unsolicited,
+}
+
+/// Whether a ticket can show, and has shown, that the target is met without having sent anything.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Unsolicited {
+    /// The target waits, and was shown none of the asker's addresses for as long as counts.
+    pub(crate) possible: bool,
+    /// The target says that a check came from where it had sent nothing to.
+    pub(crate) target: bool,
+    /// The asker says that the way works.
+    pub(crate) asker: bool,
 }
 
 /// What the broker's clock is set for.
@@ -219,8 +314,9 @@ pub(crate) enum Timer {
     Ping(ConnId),
     /// The certificate ends.
     Membership(ConnId),
-    /// Observation, then dial-back, then probation: one at a time.
+    /// Observation, then dial-backs: one at a time.
     Discovery(ConnId),
+    Probation(ConnId),
     Request(ConnId, u32),
     Ticket(TicketId),
     Forget(ClusterName, NodeId),

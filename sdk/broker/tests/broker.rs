@@ -445,16 +445,6 @@ fn the_directory_is_bounded_but_everybody_can_be_found() {
 }
 
 #[test]
-fn a_changed_cluster_judges_everybody_again() {
-    let mut rig = Rig::new(EffectiveNetwork::Private);
-    let conn = rig.join(1, "10.0.1.2:5000", "10.0.1.2");
-    rig.feed(Input::Cluster(config(EffectiveNetwork::Private)));
-    assert_eq!(rig.refusal(conn), None);
-    rig.feed(Input::Cluster(config(EffectiveNetwork::Public)));
-    assert_eq!(rig.refusal(conn), Some(Code::ClusterChanged));
-}
-
-#[test]
 fn connections_are_capped() {
     let limits = Limits { connections: 3, ..Limits::default() };
     let mut rig = Rig::with(limits, config(EffectiveNetwork::Public));

@@ -18,6 +18,18 @@ pub enum AddressClass {
     Special,
 }
 
+impl AddressClass {
+    /// How the tables see a host's address: one for special purposes is nobody's public address, and
+    /// counts as private.
+    #[must_use]
+    pub const fn of_a_host(self) -> Self {
+        match self {
+            Self::Special => Self::Private,
+            other => other,
+        }
+    }
+}
+
 /// The address an IPv6 dress stands for: IPv4-mapped, IPv4-compatible, NAT64
 /// (RFC 6052, RFC 8215) and 6to4 (RFC 3056) become the IPv4 address inside.
 #[must_use]

@@ -99,6 +99,14 @@ words!(
         PublicOpen = "PublicOpen",
     } allowed "Loopback|Private|Unreachable|PublicUndefined|PublicReachable|PublicOpen"
 );
+impl NetworkClass {
+    /// Anybody who knows its address can reach it.
+    #[must_use]
+    pub const fn is_public_and_reachable(self) -> bool {
+        matches!(self, Self::PublicReachable | Self::PublicOpen)
+    }
+}
+
 words!(
     /// What a class rests on.
     Evidence {

@@ -58,6 +58,12 @@ pub enum ClientMessage {
         /// What it carried.
         nonce: DialBackNonce,
     },
+    /// The first check of a ticket arrived from an address that the node had sent nothing to for
+    /// [`crate::rules::UNSOLICITED_MS`].
+    Unsolicited {
+        /// Whose check it was.
+        ticket: TicketId,
+    },
     /// What the node found out about its NAT.
     Behavior {
         /// A claim.
@@ -272,6 +278,18 @@ pub enum ServerMessage {
         evidence: Evidence,
         /// The mapping the server observed.
         observed: Option<SocketAddr>,
+        /// It is a member that can only be relayed.
+        #[serde(default)]
+        relayed: bool,
+    },
+    /// What the cluster amounts to has changed. The session goes on, and the node is judged again.
+    Cluster {
+        /// What it amounts to now.
+        effective: EffectiveNetwork,
+        /// Where to have the mapping observed from now on. Absent if the cluster became PRIVATE, and for
+        /// a node that a PUBLIC one does not check.
+        #[serde(default)]
+        stun: Option<StunAccess>,
     },
     /// Members that are present, in pages after welcome and one by one as they come or change.
     Peers {
@@ -466,6 +484,9 @@ pub struct PeerInfo {
     /// Absent while it is being judged.
     #[serde(default)]
     pub class: Option<NetworkClass>,
+    /// It can only be relayed.
+    #[serde(default)]
+    pub relayed: bool,
 }
 
 /// Meet this peer, now. One side's half of a ticket.

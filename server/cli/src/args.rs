@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use meetpoint_proto::NetworkType;
+use meetpoint_proto::{ClusterNetwork, NetworkType};
 use meetpoint_server::{AuditHead, ServeArgs};
 
 /// Lets nodes that cannot reach each other meet.
@@ -99,6 +99,10 @@ pub(crate) struct NodeArgs {
     /// This node's public address, if it has one that it doesn't see itself (a cloud's 1:1 NAT).
     #[arg(long, env = "MEETPOINT_NODE_ADDR", value_name = "IP:PORT")]
     pub(crate) node_addr: Option<SocketAddr>,
+    /// The cluster type this node insists on: PRIVATE, PUBLIC or DYNAMIC. With PRIVATE nothing is sent to
+    /// a public address.
+    #[arg(long, env = "MEETPOINT_CLUSTER_NETWORK_TYPE", value_name = "TYPE")]
+    pub(crate) cluster_network_type: Option<ClusterNetwork>,
     /// What this node is: PUBLIC or PRIVATE. Without it the server finds out.
     #[arg(long, env = "MEETPOINT_NODE_NETWORK_TYPE", value_name = "TYPE")]
     pub(crate) node_network_type: Option<NetworkType>,

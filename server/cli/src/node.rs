@@ -69,6 +69,9 @@ fn builder(args: &NodeArgs) -> Result<meetpoint::Builder, Failure> {
     if let Some(addr) = args.node_addr {
         builder = builder.node_addr(addr);
     }
+    if let Some(kind) = args.cluster_network_type {
+        builder = builder.expect_network(kind);
+    }
     if let Some(kind) = args.node_network_type {
         builder = builder.network_type(kind);
     }

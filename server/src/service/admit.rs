@@ -121,9 +121,7 @@ impl Service {
         if self.effective(cluster)? != EffectiveNetwork::Public {
             return Ok(None);
         }
-        let user = meetpoint_turn::node_user(session);
-        let (username, password) = self.mint(now, &user, until_unix_s).await?;
-        Ok(Some(StunCredential { username, password }))
+        Ok(Some(self.mint_for_session(now, session, until_unix_s).await?))
     }
 
     /// What of a node's claims is proven. Whoever holds nothing learns nothing about the state of what

@@ -8,6 +8,8 @@
 
 use std::sync::Arc;
 
+use meetpoint_broker::StunCredential;
+use meetpoint_proto::SessionId;
 use meetpoint_proto::stun::REALM;
 use meetpoint_turn::credentials::MAX_SECRETS;
 use meetpoint_turn::users::MAX_USERS;
@@ -181,6 +183,18 @@ impl Service {
         let detail = json!({ "expires_unix_s": expires_unix_s });
         self.note(now, actor, Action::CredentialsCreate, user.to_owned(), detail).await?;
         Ok(credentials)
+    }
+
+    /// The STUN credential of a node's session.
+    pub(crate) async fn mint_for_session(
+        &self,
+        now: UnixMs,
+        session: &SessionId,
+        expires_unix_s: u64,
+    ) -> Result<StunCredential, ServiceError> {
+        let user = meetpoint_turn::node_user(session);
+        let (username, password) = self.mint(now, &user, expires_unix_s).await?;
+        Ok(StunCredential { username, password })
     }
 
     /// The accepted secrets, the current one first.

@@ -74,6 +74,18 @@ impl Gate {
         self.bindings.clear();
     }
 
+    /// The site gets another external address; a firewall has none.
+    pub fn move_to(&mut self, public: IpAddr) {
+        self.restart();
+        self.public = self.public.map(|_| public);
+    }
+
+    /// The external address of a NAT.
+    #[must_use]
+    pub fn public(&self) -> Option<IpAddr> {
+        self.public
+    }
+
     /// A packet leaves: the source that the internet sees.
     pub fn outbound(
         &mut self,

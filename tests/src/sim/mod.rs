@@ -12,6 +12,7 @@
 pub mod case;
 pub mod dice;
 pub mod gate;
+pub mod life;
 pub mod oracle;
 mod shells;
 mod wires;

@@ -1,7 +1,7 @@
 //! What the machines' outputs mean: the part of the real shells, and of the registry, that matters
 //! here.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -13,18 +13,21 @@ use meetpoint_proto::wire::{self, ClientMessage, ServerMessage, StunServer};
 use meetpoint_proto::{ClusterNetwork, Code, EffectiveNetwork, JoinToken, PublicKey, SessionId};
 use meetpoint_turn::{Secrets, StunServer as StunMachine};
 
-use super::wires::{SERVER, SERVER_ONE_WAY, STUN_PORTS, is_private, listeners};
+use super::wires::{SERVER, SERVER_ONE_WAY, STUN_PORTS, listeners};
 use super::world::{Arrival, BIRTH_UNIX_S, Connection, ServerPlace, World};
 
 const CERTIFICATE_LIFE_S: u64 = 30 * 86_400;
 
-/// What the registry keeps of the one join token. Keys are made once: deriving them anew for each
-/// case would take a tenth of its time.
-static TOKEN_KEY: LazyLock<PublicKey> = LazyLock::new(|| join_token().public_key());
+/// What the registry keeps of the join tokens, which come one after the other. Keys are made once:
+/// deriving them anew for each case would take a tenth of its time.
+static TOKEN_KEYS: LazyLock<Vec<PublicKey>> =
+    LazyLock::new(|| (0..MAX_TOKENS).map(|number| join_token(number).public_key()).collect());
+/// Join tokens of one world.
+pub(super) const MAX_TOKENS: usize = 4;
 static CLUSTER_KEY: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::from_bytes(&[9; 32]));
 
-pub(super) fn join_token() -> JoinToken {
-    "the-simulators-token".parse().expect("a token")
+pub(super) fn join_token(number: usize) -> JoinToken {
+    format!("the-simulators-token-{number}").parse().expect("a token")
 }
 
 impl World {
@@ -71,12 +74,16 @@ impl World {
     fn event(&mut self, index: usize, event: &Event) {
         let node = &mut self.nodes[index];
         match event {
-            Event::Classified { class, evidence, .. } => {
+            Event::Classified { class, evidence, relayed, .. } => {
                 node.class = Some((*class, *evidence));
+                node.relayed = *relayed;
                 node.classes.push(*class);
             }
+            Event::Joined { effective, .. } | Event::ClusterChanged { effective } => {
+                node.effective = Some(*effective);
+            }
             Event::Behavior(behavior) => node.behavior = Some(*behavior),
-            Event::Joined { .. } | Event::Peer(_) | Event::PeerLeft(_) | Event::Disconnected { .. } => {}
+            Event::Peer(_) | Event::PeerLeft(_) | Event::Disconnected { .. } => {}
         }
     }
 
@@ -86,11 +93,7 @@ impl World {
         self.next_conn += 1;
         let node = &mut self.nodes[index];
         node.conn = Some(conn);
-        let (site, ip) = (node.site, node.ip);
-        let seen = match (&self.sites[site].gate, self.server_place) {
-            (Some(_), ServerPlace::Internet) if is_private(ip) => IpAddr::from([20, 0, 10 + site as u8, 1]),
-            _ => ip,
-        };
+        let seen = self.control_source(index);
         // SYN, SYN-ACK, and the request behind the ACK.
         let one_way = self.control_one_way(index);
         let source = SocketAddr::new(seen, 33_333);
@@ -135,6 +138,11 @@ impl World {
                     }
                 }
                 Out::Admit(request) => self.admit(*request),
+                Out::Mint { conn, session } => {
+                    let credential = Some(self.credential(&session));
+                    let input = meetpoint_broker::Input::Credential { conn, credential };
+                    self.broker.handle(self.start + self.now, input);
+                }
                 Out::DialBack { to, nonce } => {
                     let input = meetpoint_turn::Input::DialBack { to, nonce: *nonce.as_bytes() };
                     self.stun.handle(self.start + self.now, input);
@@ -171,27 +179,32 @@ impl World {
     /// The registry: one token, and whoever holds it is in.
     fn admit(&mut self, request: AdmitRequest) {
         let AdmitRequest { conn, session, admission, .. } = request;
+        let key = &TOKEN_KEYS[self.token_number];
         let is_good = admission.is_some_and(|claims| {
             let holds = |proof: TokenProof| {
                 proof.token == self.token.id()
-                    && claims.transcript.verify(Domain::Admission, &TOKEN_KEY, &proof.signature)
+                    && claims.transcript.verify(Domain::Admission, key, &proof.signature)
             };
             claims.token.is_some_and(holds)
         });
         let unix_s = BIRTH_UNIX_S + self.now.as_secs();
         let input = if is_good {
-            let (username, password) =
-                self.secrets.mint(&meetpoint_turn::node_user(&session), unix_s + 86_400);
             meetpoint_broker::Input::Admitted {
                 conn,
                 not_after_unix_s: unix_s + CERTIFICATE_LIFE_S,
-                credential: Some(StunCredential { username, password }),
+                credential: Some(self.credential(&session)),
                 session_token: None,
             }
         } else {
             meetpoint_broker::Input::Refused { conn, code: Code::BadToken, detail: None }
         };
         self.broker.handle(self.start + self.now, input);
+    }
+
+    fn credential(&self, session: &SessionId) -> StunCredential {
+        let expires_unix_s = BIRTH_UNIX_S + self.now.as_secs() + 86_400;
+        let (username, password) = self.secrets.mint(&meetpoint_turn::node_user(session), expires_unix_s);
+        StunCredential { username, password }
     }
 
     pub(super) fn drain_stun(&mut self) {
@@ -243,8 +256,10 @@ pub(super) fn stun_machine(secrets: Secrets, seed: [u8; 32]) -> StunMachine {
 
 pub(super) fn cluster(place: ServerPlace) -> ClusterConfig {
     let is_public = place == ServerPlace::Internet;
+    // From inside, the server's public address is not the one by which it is found.
+    let ip = if matches!(place, ServerPlace::Both(_)) { SERVER[0] } else { Ipv4Addr::UNSPECIFIED };
     let server = StunServer {
-        primary: SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), STUN_PORTS[0]),
+        primary: SocketAddr::new(IpAddr::V4(ip), STUN_PORTS[0]),
         alternate: Some(IpAddr::V4(SERVER[1])),
         alternate_port: Some(STUN_PORTS[1]),
     };

@@ -4,13 +4,17 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use meetpoint_agent::Socket;
+use meetpoint_proto::EffectiveNetwork;
 use meetpoint_turn::{Listener, ListenerId, ListenerRole};
 
+use super::gate::Gate;
 use super::world::{Arrival, ServerPlace, World};
 
 /// The server's two public addresses.
 pub(super) const SERVER: [Ipv4Addr; 2] = [Ipv4Addr::new(20, 0, 0, 1), Ipv4Addr::new(20, 0, 0, 2)];
 pub(super) const STUN_PORTS: [u16; 2] = [3478, 3479];
+/// The site that the server is on, if it is on one.
+pub(super) const SERVER_SITE: usize = 0;
 /// From the server to the middle of the internet.
 pub(super) const SERVER_ONE_WAY: Duration = Duration::from_millis(1);
 /// How uneven a site's own network is in uneven weather.
@@ -37,6 +41,9 @@ impl World {
         if is_private(to.ip()) {
             return;
         }
+        if self.sites[site].is_blocked {
+            return;
+        }
         let seen = match &mut self.sites[site].gate {
             Some(gate) => gate.outbound(self.now, &mut self.dice, from, to),
             None => from,
@@ -48,8 +55,13 @@ impl World {
     fn watch(&mut self, index: usize, socket: Socket, to: SocketAddr) {
         let is_server = SERVER.iter().any(|ip| to.ip() == IpAddr::V4(*ip));
         let primary = SocketAddr::new(IpAddr::V4(SERVER[0]), STUN_PORTS[0]);
-        let is_inside = matches!(self.server_place, ServerPlace::Inside(_));
         let node = &self.nodes[index];
+        let is_inside = match self.server_place {
+            ServerPlace::Inside(_) => true,
+            ServerPlace::Internet => false,
+            // From the moment it is told, and before it was told anything.
+            ServerPlace::Both(_) => node.effective != Some(EffectiveNetwork::Public),
+        };
         let is_fine = match socket {
             Socket::Probe => is_server && node.probe.is_some() && !is_inside,
             Socket::Main if is_server => to == primary && !is_inside,
@@ -72,7 +84,7 @@ impl World {
         }
         let IpAddr::V4(ip) = to.ip() else { return };
         let site = usize::from(ip.octets()[2]).wrapping_sub(10);
-        if let Some(one_way) = self.sites.get(site).map(|site| site.one_way) {
+        if let Some(one_way) = self.sites.get(site).filter(|site| !site.is_blocked).map(|site| site.one_way) {
             self.push(delay + one_way, Arrival::AtGate { site, from, to, payload });
         }
     }
@@ -84,8 +96,11 @@ impl World {
 
     pub(super) fn control_one_way(&self, node: usize) -> Duration {
         match self.server_place {
-            ServerPlace::Internet => self.sites[self.nodes[node].site].one_way + SERVER_ONE_WAY,
             ServerPlace::Inside(_) => LAN_ONE_WAY,
+            ServerPlace::Both(_) if self.nodes[node].site == SERVER_SITE => LAN_ONE_WAY,
+            ServerPlace::Internet | ServerPlace::Both(_) => {
+                self.sites[self.nodes[node].site].one_way + SERVER_ONE_WAY
+            }
         }
     }
 
@@ -93,11 +108,27 @@ impl World {
         self.control_one_way(node) + self.jitter()
     }
 
-    pub(super) fn control_ip(&self) -> IpAddr {
+    /// Where a node finds the server.
+    pub(super) fn control_ip(&self, node: usize) -> IpAddr {
+        let node = &self.nodes[node];
         match self.server_place {
-            ServerPlace::Internet => IpAddr::V4(SERVER[0]),
             ServerPlace::Inside(ip) => ip,
+            ServerPlace::Both(_) if node.ip.is_loopback() => node.ip,
+            ServerPlace::Both(ip) if node.site == SERVER_SITE => ip,
+            ServerPlace::Internet | ServerPlace::Both(_) => IpAddr::V4(SERVER[0]),
         }
+    }
+
+    /// Where the server sees a node's control connection come from.
+    pub(super) fn control_source(&self, node: usize) -> IpAddr {
+        let node = &self.nodes[node];
+        let is_beside = match self.server_place {
+            ServerPlace::Inside(_) => true,
+            ServerPlace::Both(_) => node.site == SERVER_SITE,
+            ServerPlace::Internet => false,
+        };
+        let external = self.sites[node.site].gate.as_ref().and_then(Gate::public);
+        external.filter(|_| !is_beside).unwrap_or(node.ip)
     }
 }
 

@@ -10,14 +10,17 @@ use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
 use meetpoint_agent::{Agent, BackoffConfig, Config, Ended, Input, Interface, Path, Socket};
-use meetpoint_broker::{Broker, ConnId, Limits};
+use meetpoint_broker::{Broker, ClusterConfig, ConnId, Limits, SessionView};
 use meetpoint_proto::wire::{ClientMessage, Refusal, ServerMessage};
-use meetpoint_proto::{Evidence, JoinToken, NatBehavior, NetworkClass, NodeId};
+use meetpoint_proto::{
+    ClusterNetwork, EffectiveNetwork, Evidence, JoinToken, NatBehavior, NetworkClass, NetworkType, NodeId,
+};
+use meetpoint_turn::credentials::MAX_SECRETS;
 use meetpoint_turn::{ListenerId, Secret, Secrets, StunServer as StunMachine};
 
 use super::dice::Dice;
 use super::gate::{Gate, GateKind};
-use super::shells::{cluster, join_token, stun_machine};
+use super::shells::{MAX_TOKENS, cluster, join_token, stun_machine};
 
 const CONTROL_PORT: u16 = 8080;
 const MAIN_PORT: u16 = 40_000;
@@ -34,6 +37,17 @@ pub enum ServerPlace {
     Internet,
     /// On this address of site 0; the cluster is effectively PRIVATE.
     Inside(IpAddr),
+    /// On both, and on its own machine's loopback; see [`World::set_cluster`].
+    Both(IpAddr),
+}
+
+/// What makes one node differ from another.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Claims {
+    /// What it says of itself.
+    pub declared: Option<NetworkType>,
+    /// The address that its user names.
+    pub node_addr: Option<SocketAddr>,
 }
 
 /// The ways of the network.
@@ -68,6 +82,8 @@ pub(super) enum Arrival {
 pub(super) struct Site {
     pub(super) gate: Option<Gate>,
     pub(super) one_way: Duration,
+    /// UDP does not pass.
+    pub(super) is_blocked: bool,
 }
 
 /// A control connection in flight: each direction keeps its order.
@@ -89,6 +105,10 @@ pub struct Node {
     pub name: String,
     /// As what it was judged last.
     pub class: Option<(NetworkClass, Evidence)>,
+    /// It can only be relayed.
+    pub relayed: bool,
+    /// What its cluster amounts to, as it was told.
+    pub effective: Option<EffectiveNetwork>,
     /// Every class it was ever judged as.
     pub classes: Vec<NetworkClass>,
     /// What it found out of its NAT.
@@ -145,7 +165,11 @@ pub struct World {
     pub(super) broker: Broker,
     pub(super) stun: StunMachine,
     pub(super) secrets: Secrets,
+    rotations: u32,
+    /// The one that admits now.
     pub(super) token: JoinToken,
+    pub(super) token_number: usize,
+    cluster: ClusterConfig,
     pub(super) sites: Vec<Site>,
     /// The nodes.
     pub nodes: Vec<Node>,
@@ -159,13 +183,16 @@ pub struct World {
     pub violations: Vec<String>,
 }
 
+fn secret(number: u32) -> Secret {
+    Secret::new(format!("the simulator's secret {number}").as_bytes()).expect("long enough")
+}
+
 impl World {
     /// A world with a server and no nodes.
     #[must_use]
     pub fn new(seed: u64, server_place: ServerPlace, weather: Weather) -> Self {
         let mut dice = Dice::new(seed);
-        let secret = Secret::new(b"the simulator's secret").expect("long enough");
-        let secrets = Secrets::new(vec![secret]).expect("one secret");
+        let secrets = Secrets::new(vec![secret(0)]).expect("one secret");
         let mut world = Self {
             start: Instant::now(),
             now: Duration::ZERO,
@@ -174,7 +201,10 @@ impl World {
             broker: Broker::new(Limits::default(), dice.seed()),
             stun: stun_machine(secrets.clone(), dice.seed()),
             secrets,
-            token: join_token(),
+            rotations: 0,
+            token: join_token(0),
+            token_number: 0,
+            cluster: cluster(server_place),
             dice,
             sites: Vec::new(),
             nodes: Vec::new(),
@@ -190,9 +220,96 @@ impl World {
         let at = world.start;
         world.broker.handle(at, meetpoint_broker::Input::Wall { unix_ms });
         world.stun.handle(at, meetpoint_turn::Input::Wall { unix_ms });
-        let cluster = cluster(server_place);
+        let cluster = world.cluster.clone();
         world.broker.handle(at, meetpoint_broker::Input::Cluster(cluster));
         world
+    }
+
+    /// The cluster becomes this.
+    pub fn set_cluster(&mut self, kind: ClusterNetwork, effective: EffectiveNetwork, admit_relayed: bool) {
+        self.cluster = ClusterConfig { kind, effective, admit_relayed, ..self.cluster.clone() };
+        let input = meetpoint_broker::Input::Cluster(self.cluster.clone());
+        self.broker.handle(self.start + self.now, input);
+        self.drain_broker();
+    }
+
+    /// What the cluster amounts to.
+    #[must_use]
+    pub fn effective(&self) -> EffectiveNetwork {
+        self.cluster.effective
+    }
+
+    /// Where the server would see a node's next control connection come from.
+    #[must_use]
+    pub fn source(&self, node: usize) -> IpAddr {
+        self.control_source(node)
+    }
+
+    /// A member, as the server sees it.
+    #[must_use]
+    pub fn session(&self, node: usize) -> Option<SessionView> {
+        self.broker.session_of(&self.cluster.name, &self.nodes[node].id)
+    }
+
+    /// The server starts anew: it knows of no session, and all its connections break.
+    pub fn restart_server(&mut self) {
+        self.broker = Broker::new(Limits::default(), self.dice.seed());
+        let at = self.start + self.now;
+        let unix_ms = (BIRTH_UNIX_S + self.now.as_secs()) * 1000;
+        self.broker.handle(at, meetpoint_broker::Input::Wall { unix_ms });
+        self.broker.handle(at, meetpoint_broker::Input::Cluster(self.cluster.clone()));
+        let conns: Vec<ConnId> = self.conns.keys().copied().collect();
+        for conn in conns {
+            self.push(Duration::ZERO, Arrival::ClosedAtNode { conn });
+        }
+    }
+
+    /// A new join token; none of those before admits any more. False if there have been too many.
+    pub fn rotate_token(&mut self) -> bool {
+        if self.token_number + 1 == MAX_TOKENS {
+            return false;
+        }
+        self.token_number += 1;
+        self.token = join_token(self.token_number);
+        true
+    }
+
+    /// Credentials are minted with another secret from now on; those of the ones before still hold.
+    pub fn rotate_secret(&mut self) {
+        if self.rotations as usize + 1 == MAX_SECRETS {
+            return;
+        }
+        self.rotations += 1;
+        let all = (0..=self.rotations).rev().map(secret).collect();
+        self.secrets = Secrets::new(all).expect("few secrets");
+        let input = meetpoint_turn::Input::Secrets(self.secrets.clone());
+        self.stun.handle(self.start + self.now, input);
+    }
+
+    /// UDP passes a site, or not.
+    pub fn block_udp(&mut self, site: usize, is_blocked: bool) {
+        self.sites[site].is_blocked = is_blocked;
+    }
+
+    /// A site gets another external address, number `host` of its network.
+    pub fn move_gate(&mut self, site: usize, host: u8) {
+        if let Some(gate) = &mut self.sites[site].gate {
+            gate.move_to([20, 0, 10 + site as u8, host].into());
+        }
+    }
+
+    /// A site's external address, if it has a NAT.
+    #[must_use]
+    pub fn external(&self, site: usize) -> Option<IpAddr> {
+        self.sites[site].gate.as_ref().and_then(Gate::public)
+    }
+
+    /// A node goes to another network, and its control connection breaks.
+    pub fn move_node(&mut self, node: usize, site: usize, ip: IpAddr) {
+        self.cut_control(node);
+        self.nodes[node].site = site;
+        self.nodes[node].ip = ip;
+        self.tell_addresses(node, &[(ip, 24)]);
     }
 
     /// Adds a site; gives its number.
@@ -201,12 +318,24 @@ impl World {
         let public = IpAddr::from([20, 0, 10 + site as u8, 1]);
         let next_port = 1024 + self.dice.below(60_000) as u16;
         let gate = gate.map(|kind| Gate::new(kind, public, next_port));
-        self.sites.push(Site { gate, one_way: self.weather.one_way[site % 2] });
+        self.sites.push(Site { gate, one_way: self.weather.one_way[site % 2], is_blocked: false });
         site
     }
 
     /// Adds a node to a site and starts it.
     pub fn add_node(&mut self, site: usize, ip: IpAddr, prefix_len: u8, key: SigningKey) -> usize {
+        self.add_node_as(site, ip, prefix_len, key, Claims::default())
+    }
+
+    /// The same, with a node that says something of itself.
+    pub fn add_node_as(
+        &mut self,
+        site: usize,
+        ip: IpAddr,
+        prefix_len: u8,
+        key: SigningKey,
+        claims: Claims,
+    ) -> usize {
         let node = self.nodes.len();
         let id = NodeId::from(&key);
         let name = format!("node-{node}");
@@ -218,8 +347,8 @@ impl World {
             secrets: Vec::new(),
             membership: None,
             profile: Default::default(),
-            declared: None,
-            node_addr: None,
+            declared: claims.declared,
+            node_addr: claims.node_addr,
             expect: None,
             ephemeral: true,
             version: "sim".to_owned(),
@@ -233,6 +362,8 @@ impl World {
             id,
             name,
             class: None,
+            relayed: false,
+            effective: None,
             classes: Vec::new(),
             behavior: None,
             paths: BTreeMap::new(),
@@ -387,7 +518,7 @@ impl World {
             Arrival::ControlOpened { node, conn } => {
                 if self.nodes[node].conn == Some(conn) {
                     let local = SocketAddr::new(self.nodes[node].ip, 33_333);
-                    let remote = SocketAddr::new(self.control_ip(), CONTROL_PORT);
+                    let remote = SocketAddr::new(self.control_ip(node), CONTROL_PORT);
                     self.input(node, Input::ControlOpened { local, remote });
                 }
             }

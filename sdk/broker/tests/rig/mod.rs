@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
-use meetpoint_broker::{AdmitRequest, Broker, ClusterConfig, ConnId, Input, Limits, Output, StunCredential};
+use meetpoint_broker::{
+    AdmitRequest, Broker, ClusterConfig, ConnId, Event, Input, Limits, Output, StunCredential,
+};
 use meetpoint_proto::id::{DialBackNonce, Nonce, SessionToken};
 use meetpoint_proto::join::{Domain, Transcript};
 use meetpoint_proto::wire::{
@@ -25,6 +27,8 @@ pub(crate) struct Rig {
     pub(crate) next_conn: u64,
     pub(crate) log: Vec<Output>,
     pub(crate) sessions: Vec<(ConnId, SessionId)>,
+    /// It answers the question for a credential.
+    pub(crate) mints: bool,
 }
 
 pub(crate) fn cluster_key() -> SigningKey {
@@ -97,7 +101,7 @@ impl Rig {
         let mut broker = Broker::new(limits, [7; 32]);
         broker.handle(now, Input::Wall { unix_ms: 1_800_000_000_000 });
         broker.handle(now, Input::Cluster(config));
-        Self { broker, now, next_conn: 0, log: Vec::new(), sessions: Vec::new() }
+        Self { broker, now, next_conn: 0, log: Vec::new(), sessions: Vec::new(), mints: true }
     }
 
     /// Feeds one input, answers what the registry is asked, keeps the rest.
@@ -124,6 +128,11 @@ impl Rig {
                     Input::Refused { conn, code: Code::BadToken, detail: None }
                 };
                 self.broker.handle(self.now, answer);
+            }
+            if let (Output::Mint { conn, session }, true) = (&output, self.mints) {
+                let conn = *conn;
+                let credential = StunCredential { username: session.to_string(), password: "p".into() };
+                self.broker.handle(self.now, Input::Credential { conn, credential: Some(credential) });
             }
             self.log.push(match output {
                 Output::SendFrame { conn, frame } => {
@@ -222,6 +231,41 @@ impl Rig {
                 _ => None,
             })
             .last()
+    }
+
+    /// What the member was told its cluster has become, each time, and whether with a credential.
+    pub(crate) fn clusters(&self, conn: ConnId) -> Vec<(EffectiveNetwork, bool)> {
+        self.sent(conn)
+            .filter_map(|message| match message {
+                ServerMessage::Cluster { effective, stun } => Some((*effective, stun.is_some())),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The rows by which this node was judged, or put on probation.
+    pub(crate) fn rows(&self, of: NodeId) -> Vec<&'static str> {
+        self.log
+            .iter()
+            .filter_map(|output| match output {
+                Output::Event(Event::Classified { node, row, .. } | Event::OnProbation { node, row, .. }) => {
+                    (*node == of).then_some(*row)
+                }
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Time, in which all members give signs of life.
+    pub(crate) fn live(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while self.now < end {
+            self.pass(Duration::from_secs(1).min(end - self.now));
+            let members: Vec<ConnId> = self.sessions.iter().map(|(conn, _)| *conn).collect();
+            for conn in members {
+                self.say(conn, ClientMessage::Ping { seq: 0 });
+            }
+        }
     }
 
     pub(crate) fn dial_back(&self) -> Option<(SocketAddr, DialBackNonce)> {

@@ -38,12 +38,20 @@ impl Voice {
                 self.say("joined", fields, || format!("{verb} cluster {cluster} ({effective}) as {id}"));
             }
             Event::Classified(found) => {
-                let fields =
-                    json!({ "class": found.class, "evidence": found.evidence, "observed": found.observed });
+                let fields = json!({
+                    "class": found.class,
+                    "evidence": found.evidence,
+                    "observed": found.observed,
+                    "relayed": found.relayed,
+                });
                 self.say("classified", fields, || match found.observed {
                     Some(addr) => format!("classified {} ({}), seen as {addr}", found.class, found.evidence),
                     None => format!("classified {} ({})", found.class, found.evidence),
                 });
+            }
+            Event::ClusterChanged { effective } => {
+                let fields = json!({ "effective": effective });
+                self.say("cluster_changed", fields, || format!("the cluster is effectively {effective} now"));
             }
             Event::Disconnected { refusal, retry_in } => {
                 let why = refusal.as_ref().map_or("the connection broke", |refusal| refusal.code.as_str());

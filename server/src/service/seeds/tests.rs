@@ -264,7 +264,13 @@ async fn a_restart_keeps_the_operators_seeds_and_brings_back_those_of_the_flags(
 }
 
 async fn token(service: &Service, max_uses: Option<i64>) -> JoinToken {
-    let new = NewToken { label: String::new(), expires_ms: None, max_uses };
+    let new = NewToken {
+        label: String::new(),
+        scope: TokenScope::Seed,
+        names: None,
+        expires_ms: None,
+        max_uses,
+    };
     let made = service.create_token(NOW, ACTOR, CLUSTER, new, Fingerprint::from_bytes([3; 32]));
     made.await.unwrap().1
 }
