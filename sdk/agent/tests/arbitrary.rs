@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use meetpoint_agent::{Input, Interface, Socket};
 use meetpoint_proto::wire::{Candidate, CandidateKind, Introduction, Refusal, ServerMessage};
-use meetpoint_proto::{Code, Nonce, PublicKey};
+use meetpoint_proto::{Code, EffectiveNetwork, Nonce, PublicKey};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use rig::{Rig, addr};
@@ -54,6 +54,8 @@ enum Step {
     Interfaces(u8),
     PeerLeft(u8),
     ConnectFailed(u32, Option<u64>),
+    /// The cluster becomes PUBLIC or PRIVATE, with or without a credential.
+    ClusterChanges(bool, bool),
     Leave,
 }
 
@@ -120,6 +122,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<u8>().prop_map(Step::Interfaces),
         1 => (1u8..5).prop_map(Step::PeerLeft),
         1 => (any::<u32>(), any::<Option<u64>>()).prop_map(|(n, after)| Step::ConnectFailed(n % 8, after)),
+        1 => any::<(bool, bool)>().prop_map(|(public, stun)| Step::ClusterChanges(public, stun)),
         1 => Just(Step::Leave),
     ]
 }
@@ -194,6 +197,11 @@ impl Play {
             Step::ConnectFailed(request, retry_after_ms) => {
                 let refusal = Refusal { retry_after_ms, ..Refusal::new(Code::NoPath) };
                 rig.tell(ServerMessage::ConnectFailed { request, refusal });
+            }
+            Step::ClusterChanges(public, stun) => {
+                let effective = if public { EffectiveNetwork::Public } else { EffectiveNetwork::Private };
+                self.allowed.extend((public && stun).then_some(addr("20.0.1.1:3478")));
+                rig.tell(ServerMessage::Cluster { effective, stun: stun.then(Rig::stun_access) });
             }
             Step::Leave => rig.input(Input::Leave),
         }

@@ -12,6 +12,8 @@
 //!   server authenticated for that very session. A node's own word counts for addresses on its
 //!   own link only, and reaches peers only where they share its public address or the cluster
 //!   is effectively PRIVATE.
+//! * A **member that no longer fits**, because its cluster or its own network changed, keeps its
+//!   session and has a minute to fit again; one function asks the rules, for a join and for a member.
 //! * A **ticket** is the only way to make two nodes send to each other. It is minted once, for
 //!   two present members, expires, and its keys are derived one for each direction.
 //!
