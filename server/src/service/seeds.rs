@@ -215,6 +215,9 @@ impl Service {
             let seed = seeds.get_mut(&name).ok_or(ServiceError::UnknownSeed)?;
             seed.approved = approved;
             let row = seed.clone();
+            if approved {
+                check_address(seeds, &row.addr)?;
+            }
             check_count(seeds)?;
             check_rules(kind, seeds, &row.addr, || network_word(row.is_public).to_owned())?;
             Ok(row)

@@ -152,7 +152,7 @@ async fn without_the_defence_a_name_writes_an_entry() {
     note(&service.store, NOW, ADMIN, Action::NodeRemove, hostile.clone(), json!({})).await.unwrap();
     assert!(forged(&shown(&service).await), "the attack works without the defence");
     TAKES_ANY_TEXT.set(false);
-    let (service, _dir) = service().await;
+    let (service, _dir) = super::tests::service().await;
     note(&service.store, NOW, ADMIN, Action::NodeRemove, hostile, json!({})).await.unwrap();
     assert!(!forged(&shown(&service).await));
 }
