@@ -6,10 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meetpoint_agent::{Agent, BackoffConfig, Config, Ended};
+use meetpoint_proto::certificate::ParseMembershipError;
+use meetpoint_proto::id::Fingerprint;
 use meetpoint_proto::name::NameError;
+use meetpoint_proto::secret::ParseSecretError;
 use meetpoint_proto::token::ParseTokenError;
-use meetpoint_proto::wire::Refusal;
-use meetpoint_proto::{ClusterNetwork, JoinToken, NetworkType};
+use meetpoint_proto::wire::{MAX_SECRETS, Profile, ProfileError, Refusal};
+use meetpoint_proto::{ClusterNetwork, ClusterSecret, JoinToken, NetworkType};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
@@ -31,13 +34,17 @@ const COMMAND_QUEUE: usize = 64;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a node is to be. Checked by [`Builder::start`].
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[must_use = "a node begins with start()"]
 pub struct Builder {
     url: String,
     cluster: String,
     name: String,
     token: Option<String>,
+    secrets: Vec<String>,
+    membership: Option<String>,
+    fingerprint: Option<Fingerprint>,
+    profile: Profile,
     key_file: Option<PathBuf>,
     node_addr: Option<SocketAddr>,
     declared: Option<NetworkType>,
@@ -45,6 +52,13 @@ pub struct Builder {
     insecure_http: bool,
     backoff: BackoffConfig,
     start_timeout: Duration,
+}
+
+impl std::fmt::Debug for Builder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The rights to join are not for logs.
+        f.debug_struct("Builder").field("url", &self.url).field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// Why a node did not start. Nothing is left behind.
@@ -68,6 +82,18 @@ pub enum StartError {
     /// The join token is not one.
     #[error("join token: {0}")]
     Token(#[from] ParseTokenError),
+    /// A cluster secret is not one.
+    #[error("cluster secret: {0}")]
+    Secret(#[from] ParseSecretError),
+    /// More of them than a node may hold.
+    #[error("cluster secrets: at most {MAX_SECRETS}")]
+    TooManySecrets,
+    /// The membership is not one.
+    #[error("membership: {0}")]
+    Membership(#[from] ParseMembershipError),
+    /// What the node says of itself is not within its bounds.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
     /// The key can't be had.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -95,6 +121,10 @@ impl Builder {
             cluster: "default".to_owned(),
             name: String::new(),
             token: None,
+            secrets: Vec::new(),
+            membership: None,
+            fingerprint: None,
+            profile: Profile::default(),
             key_file: None,
             node_addr: None,
             declared: None,
@@ -120,6 +150,51 @@ impl Builder {
     /// The right to join. A token made by the server also carries the fingerprint of its certificate.
     pub fn join_token(mut self, token: impl Into<String>) -> Self {
         self.token = Some(token.into());
+        self
+    }
+
+    /// The right to join that all nodes of a cluster share, `mps1...`. May be given several times, the newest first:
+    /// whichever the server knows counts, so that one can be replaced while nodes run.
+    pub fn cluster_secret(mut self, secret: impl Into<String>) -> Self {
+        self.secrets.push(secret.into());
+        self
+    }
+
+    /// The right to be present at a server that is not the cluster's home: what [`Node::membership`] gave there, to a
+    /// node of the same key and name.
+    pub fn membership(mut self, membership: impl Into<String>) -> Self {
+        self.membership = Some(membership.into());
+        self
+    }
+
+    /// The fingerprint of the server's certificate, if no join token brings it and no public authority vouches for the
+    /// server.
+    pub fn fingerprint(mut self, fingerprint: Fingerprint) -> Self {
+        self.fingerprint = Some(fingerprint);
+        self
+    }
+
+    /// Something this node can do, for whoever reads the registry or meets it: a name. At most 16.
+    pub fn capability(mut self, capability: impl Into<String>) -> Self {
+        self.profile.capabilities.push(capability.into());
+        self
+    }
+
+    /// Where this node runs: a name.
+    pub fn datacenter(mut self, datacenter: impl Into<String>) -> Self {
+        self.profile.datacenter = Some(datacenter.into());
+        self
+    }
+
+    /// And where there: a name.
+    pub fn rack(mut self, rack: impl Into<String>) -> Self {
+        self.profile.rack = Some(rack.into());
+        self
+    }
+
+    /// Anything else that the registry is to show: the key is a name. At most 16 of together 1 KiB.
+    pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.profile.metadata.insert(key.into(), value.into());
         self
     }
 
@@ -204,13 +279,16 @@ impl Builder {
         let name = self.name.parse().map_err(StartError::Name)?;
         let cluster = self.cluster.parse().map_err(StartError::Cluster)?;
         let token = self.token.as_deref().map(str::parse::<JoinToken>).transpose()?;
+        let secrets = parse_secrets(&self.secrets)?;
+        let membership = self.membership.as_deref().map(str::parse).transpose()?;
+        self.profile.check()?;
         let key = match &self.key_file {
             Some(path) => NodeKey::load_or_create(path)?,
             None => NodeKey::ephemeral()?,
         };
         let io = |error: &dyn std::fmt::Display| StartError::Io(error.to_string());
         let sealed = self.expect == Some(ClusterNetwork::Private);
-        let pin = token.as_ref().and_then(JoinToken::fingerprint);
+        let pin = self.fingerprint.or_else(|| token.as_ref().and_then(JoinToken::fingerprint));
         let v6 = (!sealed).then(|| SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0));
         let binds = BindAddrs { v4: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0), v6 };
         let (mux, stun) = Mux::bind(binds, &key.id(), Arc::new(PathTable::default())).map_err(|e| io(&e))?;
@@ -222,6 +300,9 @@ impl Builder {
             cluster,
             name,
             token,
+            secrets,
+            membership,
+            profile: self.profile,
             declared: self.declared,
             node_addr: self.node_addr,
             expect: self.expect,
@@ -264,6 +345,13 @@ impl Builder {
         };
         Ok((started, parts))
     }
+}
+
+pub(crate) fn parse_secrets(texts: &[String]) -> Result<Vec<ClusterSecret>, StartError> {
+    if texts.len() > MAX_SECRETS {
+        return Err(StartError::TooManySecrets);
+    }
+    Ok(texts.iter().map(|text| text.parse()).collect::<Result<_, _>>()?)
 }
 
 /// Obstacles that waiting does not remove: the user has to do something.

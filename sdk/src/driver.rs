@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use meetpoint_agent::{Agent, Ended, Input, Output, Socket};
 use meetpoint_proto::wire::Refusal;
-use meetpoint_proto::{AddressClass, NodeId, addr};
+use meetpoint_proto::{AddressClass, ClusterSecret, NodeId, addr};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Connect { request: u32, peer: String, wait: bool, reply: ConnectReply },
     /// The application has lost interest.
     Cancel { request: u32 },
+    /// The cluster secrets to join by from now on.
+    Secrets(Vec<ClusterSecret>),
     /// Leave the cluster.
     Leave,
 }
@@ -223,6 +225,7 @@ impl Driver {
                     self.feed(Input::CancelConnect { request });
                 }
             }
+            Command::Secrets(secrets) => self.feed(Input::Secrets(secrets)),
             Command::Leave => self.feed(Input::Leave),
         }
     }
@@ -265,6 +268,7 @@ impl Driver {
                 Output::Path { peer, path } => self.path(peer, path),
                 Output::Hear { peer, remote } => self.hear(peer, remote),
                 Output::ConnectEnded { request, result } => self.connect_ended(request, result),
+                Output::Membership(membership) => self.parts.shared.set_membership(*membership),
                 Output::Event(event) => self.publish(event),
                 Output::Ended(ended) => self.end(ended),
             }

@@ -56,6 +56,7 @@ pub use builder::{Builder, StartError};
 pub use connection::{Connection, PathInfo, PathKind};
 pub use event::{Classification, Event, Events, Peer};
 pub use key::{KeyError, NodeKey};
+pub use meetpoint_proto::id::Fingerprint;
 pub use meetpoint_proto::wire::Refusal;
 pub use meetpoint_proto::{
     ClusterNetwork, Code, EffectiveNetwork, Evidence, NatBehavior, NetworkClass, NetworkType, NodeId,

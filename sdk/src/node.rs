@@ -11,7 +11,7 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::builder::Builder;
+use crate::builder::{Builder, StartError};
 use crate::connection::Connection;
 use crate::driver::{Command, Stage};
 use crate::event::{Classification, Events, Peer};
@@ -164,6 +164,26 @@ impl Node {
     #[must_use]
     pub fn class(&self) -> Option<Classification> {
         self.shared.classification()
+    }
+
+    /// What this node takes along to a server that is not the cluster's home ([`Builder::membership`]): its newest
+    /// membership certificate and the cluster's key, in one line. No secret, and of use only with this node's key. It
+    /// holds for a day, and is renewed in time as long as the node is at the cluster's home server.
+    #[must_use]
+    pub fn membership(&self) -> Option<String> {
+        self.shared.membership().map(|membership| membership.to_string())
+    }
+
+    /// Replaces the cluster secrets to join by, the newest first, while the node runs. The present session stays as it
+    /// is.
+    ///
+    /// # Errors
+    /// [`StartError`] if one is no secret, or there are more than eight; or if the node has ended. Then nothing has
+    /// changed.
+    pub async fn set_cluster_secrets(&self, secrets: &[String]) -> Result<(), StartError> {
+        let secrets = crate::builder::parse_secrets(secrets)?;
+        let ended = |_| StartError::Io("this node has ended; start a new one".to_owned());
+        self.commands.send(Command::Secrets(secrets)).await.map_err(ended)
     }
 
     /// The members that are present, by name, without this node. In a cluster of more than 256 the server announces only

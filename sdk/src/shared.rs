@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use meetpoint_proto::{ClusterNetwork, EffectiveNetwork, NodeId};
+use meetpoint_proto::{ClusterNetwork, EffectiveNetwork, Membership, NodeId};
 use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::connection::PathInfo;
@@ -26,6 +26,7 @@ struct State {
     events: Option<broadcast::Sender<Event>>,
     joined: Option<Event>,
     classification: Option<Classification>,
+    membership: Option<Membership>,
     peers: BTreeMap<NodeId, Peer>,
     paths: HashMap<NodeId, watch::Sender<PathInfo>>,
     uses: HashMap<NodeId, Weak<PeerUse>>,
@@ -53,6 +54,7 @@ impl Shared {
             events: Some(broadcast::Sender::new(EVENT_QUEUE)),
             joined: None,
             classification: None,
+            membership: None,
             peers: BTreeMap::new(),
             paths: HashMap::new(),
             uses: HashMap::new(),
@@ -116,6 +118,14 @@ impl Shared {
             Some(Event::Joined { kind, effective, .. }) => Some((*kind, *effective)),
             _ => None,
         }
+    }
+
+    pub(crate) fn set_membership(&self, membership: Membership) {
+        self.state().membership = Some(membership);
+    }
+
+    pub(crate) fn membership(&self) -> Option<Membership> {
+        self.state().membership.clone()
     }
 
     /// By name.

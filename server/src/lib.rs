@@ -42,9 +42,9 @@ mod warning;
 
 pub use chain::{AuditBroken, AuditChain, AuditEntry, AuditHash, AuditHead, ParseHashError, canonical_json};
 pub use config::{
-    AccessArgs, ClusterArgs, ConfigError, ListenArgs, MAX_ADMIN_TOKEN_LEN, MIN_ADMIN_TOKEN_LEN, PortRange,
-    QuotaArgs, RegisterWith, RelayArgs, RelaySettings, Secret, SeedTiming, ServeArgs, ServeConfig,
-    StreamAddr, StreamAddrs, TlsArgs, TlsFiles,
+    AccessArgs, ClusterArgs, ConfigError, ForeignCluster, ListenArgs, MAX_ADMIN_TOKEN_LEN,
+    MIN_ADMIN_TOKEN_LEN, PortRange, QuotaArgs, RegisterWith, RelayArgs, RelaySettings, Secret, SeedTiming,
+    ServeArgs, ServeConfig, StreamAddr, StreamAddrs, TlsArgs, TlsFiles,
 };
 pub use data_dir::DataError;
 pub use identity::{IdentityError, Reload};

@@ -24,7 +24,9 @@ use crate::blocklist::Blocklist;
 use crate::clock;
 use crate::events::{self, Sender};
 use crate::pace::Pace;
-use crate::service::{Actor, Admission, CERTIFICATE_LIFETIME_S, Clusters, Service, ServiceError, UnixMs};
+use crate::service::{
+    Actor, Admission, CERTIFICATE_LIFETIME_S, Clusters, InForce, Service, ServiceError, UnixMs,
+};
 use crate::udp::{Observed, WALL_INTERVAL};
 
 /// Requests that wait for the broker. A full queue slows the senders down: their sockets are read later.
@@ -78,35 +80,29 @@ pub(crate) enum StunRequest {
 pub(crate) struct Connection {
     pub(crate) id: ConnId,
     /// What to send. Its end is the order to close.
-    pub(crate) outbound: mpsc::Receiver<ServerMessage>,
+    pub(crate) outbound: mpsc::Receiver<Outgoing>,
     /// Cancelled if the node does not read: close without sending what waits.
     pub(crate) too_slow: CancellationToken,
+}
+
+/// What goes out on a connection. Small, since a queue holds many.
+pub(crate) enum Outgoing {
+    /// To be encoded.
+    Message(Box<ServerMessage>),
+    /// Encoded once for many.
+    Frame(Arc<str>),
 }
 
 type Query = Box<dyn FnOnce(&Broker) + Send>;
 
 enum Request {
-    Open {
-        conn: ConnId,
-        source: SocketAddr,
-        outbound: mpsc::Sender<ServerMessage>,
-        too_slow: CancellationToken,
-    },
-    Message {
-        conn: ConnId,
-        message: ClientMessage,
-    },
-    Malformed {
-        conn: ConnId,
-        error: DecodeError,
-    },
-    Closed {
-        conn: ConnId,
-    },
-    Remove {
-        cluster: ClusterName,
-        node: NodeId,
-    },
+    Open { conn: ConnId, source: SocketAddr, outbound: mpsc::Sender<Outgoing>, too_slow: CancellationToken },
+    Message { conn: ConnId, message: ClientMessage },
+    Malformed { conn: ConnId, error: DecodeError },
+    Closed { conn: ConnId },
+    Revoke { cluster: ClusterName, node: NodeId, until_unix_s: u64 },
+    Restore { cluster: ClusterName, node: NodeId },
+    EndSession { cluster: ClusterName, node: NodeId },
     Query(Query),
 }
 
@@ -145,9 +141,24 @@ impl Handle {
         self.send(Request::Closed { conn }).await
     }
 
-    /// Ends a node's session, if it has one.
-    pub(crate) async fn remove(&self, cluster: ClusterName, node: NodeId) -> Result<(), Gone> {
-        self.send(Request::Remove { cluster, node }).await
+    /// Ends a removed node's session, if it has one, and tells the members.
+    pub(crate) async fn revoke(
+        &self,
+        cluster: ClusterName,
+        node: NodeId,
+        until_unix_s: u64,
+    ) -> Result<(), Gone> {
+        self.send(Request::Revoke { cluster, node, until_unix_s }).await
+    }
+
+    /// A removed node may come back.
+    pub(crate) async fn restore(&self, cluster: ClusterName, node: NodeId) -> Result<(), Gone> {
+        self.send(Request::Restore { cluster, node }).await
+    }
+
+    /// Ends a node's session, if it has one: it is to join anew.
+    pub(crate) async fn end_session(&self, cluster: ClusterName, node: NodeId) -> Result<(), Gone> {
+        self.send(Request::EndSession { cluster, node }).await
     }
 
     /// Asks the broker something. The question must be quick: the loop waits for it.
@@ -173,7 +184,7 @@ impl Handle {
 }
 
 struct Outbound {
-    messages: mpsc::Sender<ServerMessage>,
+    messages: mpsc::Sender<Outgoing>,
     too_slow: CancellationToken,
 }
 
@@ -198,6 +209,8 @@ pub(crate) struct Rendezvous {
     waiting_for_stun: VecDeque<StunRequest>,
     answers: mpsc::Receiver<Answer>,
     answer_sender: mpsc::Sender<Answer>,
+    renewals: mpsc::Receiver<(ConnId, Result<Admission, ServiceError>)>,
+    renewal_sender: mpsc::Sender<(ConnId, Result<Admission, ServiceError>)>,
     connections: BTreeMap<ConnId, Outbound>,
     /// Joins the registry works on: their nodes must not be forgotten meanwhile.
     joining: BTreeSet<(ClusterName, NodeId, ConnId)>,
@@ -222,6 +235,7 @@ impl Rendezvous {
     ) -> (Self, Handle) {
         let (sender, requests) = mpsc::channel(REQUESTS);
         let (answer_sender, answers) = mpsc::channel(ADMISSIONS);
+        let (renewal_sender, renewals) = mpsc::channel(ADMISSIONS);
         let failures = Arc::new(Mutex::new(Blocklist::new()));
         let handle = Handle {
             requests: sender,
@@ -238,6 +252,8 @@ impl Rendezvous {
             waiting_for_stun: VecDeque::new(),
             answers,
             answer_sender,
+            renewals,
+            renewal_sender,
             connections: BTreeMap::new(),
             joining: BTreeSet::new(),
             failures,
@@ -248,9 +264,12 @@ impl Rendezvous {
 
     /// Runs until `halt`. On `shutdown` all nodes are told, and the loop goes on to serve the rest.
     pub(crate) async fn run(mut self, shutdown: CancellationToken, halt: CancellationToken) {
+        // Before anything else: certificates are judged by it.
+        self.tell_wall();
         let mut changes = self.service.changes();
         let mut served = Clusters::default();
         self.serve(&mut served, Arc::clone(&changes.borrow_and_update()));
+        self.recall_revocations().await;
         let mut wall = tokio::time::interval(WALL_INTERVAL);
         let mut told = false;
         loop {
@@ -273,15 +292,32 @@ impl Rendezvous {
                 }
                 Some(request) = self.requests.recv() => self.request(request),
                 Some(answer) = self.answers.recv() => self.answered(answer),
+                Some((conn, result)) = self.renewals.recv() => self.renewed(conn, result),
                 Some(Observed { session, source }) = self.observations.recv() => {
                     self.broker.handle(Instant::now(), Input::Observed { session, source });
                 }
                 () = has_place(&self.stun), if !self.waiting_for_stun.is_empty() => self.pass_on(),
-                _ = wall.tick() => {
-                    self.broker.handle(Instant::now(), Input::Wall { unix_ms: UnixMs::now().unsigned() });
-                }
+                _ = wall.tick() => self.tell_wall(),
                 () = clock::sleep_until(due) => {}
             }
+        }
+    }
+
+    fn tell_wall(&mut self) {
+        self.broker.handle(Instant::now(), Input::Wall { unix_ms: UnixMs::now().unsigned() });
+    }
+
+    /// Nodes that were removed before this server started.
+    async fn recall_revocations(&mut self) {
+        match self.service.revocations_in_force(UnixMs::now()).await {
+            Ok(known) => {
+                for InForce { cluster, node, until_unix_s } in known {
+                    let input = Input::Revoke { cluster, node, until_unix_s };
+                    self.broker.handle(Instant::now(), input);
+                }
+            }
+            // The registry refuses them all the same; only their peers are not told.
+            Err(error) => warn!(%error, "members are not told who was removed"),
         }
     }
 
@@ -289,8 +325,9 @@ impl Rendezvous {
     fn serve(&mut self, served: &mut Clusters, now: Clusters) {
         for (name, cluster) in now.iter() {
             if served.get(name).is_none_or(|before| !Arc::ptr_eq(before, cluster)) {
-                let config = self.service.broker_cluster(cluster);
-                self.broker.handle(Instant::now(), Input::Cluster(config));
+                for config in self.service.broker_clusters(cluster) {
+                    self.broker.handle(Instant::now(), Input::Cluster(config));
+                }
             }
         }
         *served = now;
@@ -308,7 +345,9 @@ impl Rendezvous {
                 self.connections.remove(&conn);
                 Input::Closed { conn }
             }
-            Request::Remove { cluster, node } => Input::Remove { cluster, node },
+            Request::Revoke { cluster, node, until_unix_s } => Input::Revoke { cluster, node, until_unix_s },
+            Request::Restore { cluster, node } => Input::Restore { cluster, node },
+            Request::EndSession { cluster, node } => Input::EndSession { cluster, node },
             Request::Query(query) => return query(&self.broker),
         };
         self.broker.handle(Instant::now(), input);
@@ -318,12 +357,12 @@ impl Rendezvous {
         let Answer { conn, who: (cluster, node), source, ephemeral, result } = answer;
         self.joining.remove(&(cluster.clone(), node, conn));
         let input = match result {
-            Ok(Admission { not_after_unix_s, credential }) => {
+            Ok(Admission { not_after_unix_s, credential, session_token }) => {
                 if ephemeral && !self.connections.contains_key(&conn) {
                     // It went away while it was being stored, so no session will ever end for it.
                     self.forget(&cluster, node);
                 }
-                Input::Admitted { conn, not_after_unix_s, credential }
+                Input::Admitted { conn, not_after_unix_s, credential, session_token }
             }
             Err(error) => {
                 let code = error.code();
@@ -344,11 +383,13 @@ impl Rendezvous {
     fn flush(&mut self) {
         while let Some(output) = self.broker.poll_output() {
             match output {
-                Output::Send { conn, message } => self.deliver(conn, message),
+                Output::Send { conn, message } => self.deliver(conn, Outgoing::Message(Box::new(message))),
+                Output::SendFrame { conn, frame } => self.deliver(conn, Outgoing::Frame(frame)),
                 Output::Close { conn } => {
                     self.connections.remove(&conn);
                 }
                 Output::Admit(request) => self.admit(*request),
+                Output::Renew { conn, session, cluster, node } => self.renew(conn, session, cluster, node),
                 Output::DialBack { to, nonce } => {
                     // A lost dial-back is asked for again.
                     if self.stun.try_send(StunRequest::DialBack { to, nonce }).is_err() {
@@ -361,7 +402,7 @@ impl Rendezvous {
         }
     }
 
-    fn deliver(&mut self, conn: ConnId, message: ServerMessage) {
+    fn deliver(&mut self, conn: ConnId, message: Outgoing) {
         let Some(outbound) = self.connections.get(&conn) else { return };
         if let Err(mpsc::error::TrySendError::Full(_)) = outbound.messages.try_send(message) {
             info!(conn = conn.0, "a node does not read; its connection is closed");
@@ -387,6 +428,29 @@ impl Rendezvous {
             // The loop has ended: nobody is left to be welcomed.
             let _ = answers.send(Answer { conn, who, source, ephemeral, result }).await;
         });
+    }
+
+    /// Asks the registry for another certificate's time, beside the loop.
+    fn renew(&self, conn: ConnId, session: SessionId, cluster: ClusterName, node: NodeId) {
+        let (service, answers) = (Arc::clone(&self.service), self.renewal_sender.clone());
+        self.tasks.spawn(async move {
+            let result = service.renew(UnixMs::now(), &cluster, node, session).await;
+            // The loop has ended: nobody is left to be told.
+            let _ = answers.send((conn, result)).await;
+        });
+    }
+
+    fn renewed(&mut self, conn: ConnId, result: Result<Admission, ServiceError>) {
+        let input = match result {
+            Ok(Admission { not_after_unix_s, credential, .. }) => {
+                Input::Renewed { conn, not_after_unix_s, credential }
+            }
+            Err(error) => {
+                info!(conn = conn.0, %error, "a membership was not renewed");
+                Input::NotRenewed { conn, code: error.code() }
+            }
+        };
+        self.broker.handle(Instant::now(), input);
     }
 
     /// Forgets an ephemeral node, unless it is here again or on its way in.
@@ -491,7 +555,7 @@ fn wait(failures: &Mutex<Blocklist>, now: Instant, ip: IpAddr) -> Option<Duratio
 
 /// Refusals that a guesser collects; an honest node gets few of them.
 const fn is_guess(code: Code) -> bool {
-    matches!(code, Code::BadToken | Code::BadSignature)
+    matches!(code, Code::BadToken | Code::BadSecret | Code::BadSignature)
 }
 
 #[cfg(test)]

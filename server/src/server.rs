@@ -4,9 +4,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ed25519_dalek::SigningKey;
 use meetpoint_proto::id::Fingerprint;
 use meetpoint_proto::wire::StunServer;
-use meetpoint_proto::{AddressClass, ClusterNetwork, EffectiveNetwork, JoinToken, SeedName, addr};
+use meetpoint_proto::{
+    AddressClass, ClusterNetwork, EffectiveNetwork, JoinToken, SeedName, TokenScope, addr,
+};
 use meetpoint_turn::{ListenerId, ListenerRole};
 use serde_json::json;
 use thiserror::Error;
@@ -16,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::config::{ConfigError, RegisterWith, Secret, ServeConfig};
+use crate::config::{ConfigError, ForeignCluster, RegisterWith, Secret, ServeConfig};
 use crate::data_dir::{DataDir, DataError};
 use crate::http::serve::Listener;
 use crate::http::{self, App};
@@ -29,7 +32,7 @@ use crate::seeds::registrar::Registrar;
 use crate::seeds::verifier::Verifier;
 use crate::seeds::{self, Here, Verdict};
 use crate::service::{
-    self, Action, Actor, Cluster, DEFAULT_CLUSTER, Keyring, NewToken, Service, ServiceError, UnixMs,
+    self, Action, Actor, Cluster, DEFAULT_CLUSTER, Foreign, Keyring, NewToken, Service, ServiceError, UnixMs,
 };
 use crate::store::{self, OpenError, Store};
 use crate::stream::{StreamKind, Streams, Surroundings};
@@ -472,11 +475,20 @@ async fn open_service(
     let cluster = Cluster::new(established.row, established.effective, config.open_join);
     let stun = sockets.stun_servers(config.external_ip);
     let service = Service::new(store.clone(), vec![cluster], stun, keyring);
+    let service = service.with_foreign(foreign_clusters(config)?);
     if let Some(admit_relayed) = config.admit_relayed {
         service.set_admit_relayed(UnixMs::now(), &Actor::SERVER, DEFAULT_CLUSTER, admit_relayed).await?;
     }
     service.tell_of_start().await?;
     Ok((Arc::new(service), established.effective, established.returned))
+}
+
+fn foreign_clusters(config: &ServeConfig) -> Result<Vec<Foreign>, StartError> {
+    let foreign = |given: &ForeignCluster| {
+        let key = SigningKey::from_bytes(&secrets::random()?);
+        Ok(Foreign { name: given.name.clone(), home: given.public_key, key })
+    };
+    config.foreign_clusters.iter().map(foreign).collect()
 }
 
 /// The first entry of this run in the audit log, with the flags that decide who is let in.
@@ -515,7 +527,13 @@ async fn note_stop(service: &Service, outcome: &Result<(), RunError>) {
 
 /// False if the operator has revoked it.
 async fn register_join_token(service: &Service, now: UnixMs, token: &JoinToken) -> Result<bool, StartError> {
-    let new = NewToken { label: "of the server's start".to_owned(), expires_ms: None, max_uses: None };
+    let new = NewToken {
+        label: "of the server's start".to_owned(),
+        scope: TokenScope::Node,
+        names: None,
+        expires_ms: None,
+        max_uses: None,
+    };
     let row = service.register_token(now, &Actor::SERVER, DEFAULT_CLUSTER, new, token).await?;
     Ok(row.revoked_ms.is_none())
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use meetpoint_proto::id::DialBackNonce;
 use meetpoint_proto::wire::{
-    ClientMessage, MAX_TEXT_LEN, PeerInfo, Refusal, ServerMessage, StunAccess, StunServer,
+    ClientMessage, MAX_TEXT_LEN, PeerInfo, Refusal, Renewal, ServerMessage, StunAccess, StunServer,
 };
 use meetpoint_proto::{Code, EffectiveNetwork, NodeId, NodeName, TicketId, addr};
 
@@ -76,6 +76,8 @@ pub struct Agent {
     pub(crate) outstanding: Outstanding,
     pub(crate) pacer: Pacer,
     pub(crate) repairs: BTreeMap<NodeId, Backoff>,
+    /// Removed peers, and when the last certificate of each ends, in seconds since 1970.
+    pub(crate) revoked: BTreeMap<NodeId, u64>,
     pub(crate) timers: Timers<Timer>,
 }
 
@@ -115,6 +117,7 @@ impl Agent {
             outstanding: Outstanding::default(),
             pacer: Pacer::default(),
             repairs: BTreeMap::new(),
+            revoked: BTreeMap::new(),
             timers: Timers::new(),
         }
     }
@@ -148,6 +151,7 @@ impl Agent {
             Input::Connect { request, peer, wait } => self.connect(now, request, peer, wait),
             Input::CancelConnect { request } => self.cancel_connect(request),
             Input::Release { peer } => self.release(peer),
+            Input::Secrets(secrets) => self.env.config.secrets = secrets,
             Input::Leave => {
                 let step = self.control.leave(&mut self.env, now);
                 self.step(now, step);
@@ -221,13 +225,15 @@ impl Agent {
         match step {
             Step::Quiet => {}
             Step::Joined(membership) => self.joined(now, *membership),
+            Step::Renewed(renewal) => self.renewed(now, *renewal),
             Step::Lost => self.stop_stun(),
             Step::Deliver(message) => self.deliver(now, message),
         }
     }
 
-    fn joined(&mut self, now: Instant, membership: Membership) {
+    fn joined(&mut self, now: Instant, mut membership: Membership) {
         let Membership { kind, effective, again, .. } = membership;
+        let revoked = std::mem::take(&mut membership.revoked);
         self.env.event(Event::Joined { effective, kind, again });
         let servers = stun_servers(&membership);
         self.reach = Some(Reach {
@@ -239,11 +245,25 @@ impl Agent {
         self.membership = Some(membership);
         self.present.clear();
         self.restrict(now);
+        for text in &revoked {
+            self.peer_revoked(now, text);
+        }
         self.told_candidates = None;
         self.tell_candidates();
         self.start_stun(now);
         for number in self.requests.unanswered() {
             self.send_request(number);
+        }
+    }
+
+    /// The membership goes on, with a fresh STUN credential: the mappings stay observed.
+    fn renewed(&mut self, now: Instant, renewal: Renewal) {
+        let Some(membership) = &mut self.membership else { return };
+        membership.certificate = renewal.certificate;
+        if membership.stun.is_some() && renewal.stun.is_some() {
+            membership.stun = renewal.stun;
+            self.observers.clear();
+            self.start_observers(now);
         }
     }
 
@@ -278,24 +298,30 @@ impl Agent {
 
     /// Starts what is not running yet: an observation for each family, and the discovery.
     fn start_stun(&mut self, now: Instant) {
+        self.start_observers(now);
         let Some(membership) = &self.membership else { return };
-        let Some(StunAccess { username, password, .. }) = &membership.stun else { return };
         let servers = stun_servers(membership);
         let servers = servers.iter().filter(|server| self.network.has_family(server.primary.is_ipv6()));
-        for server in servers.clone() {
-            let ipv6 = server.primary.is_ipv6();
-            if !self.observers.contains_key(&ipv6) {
-                let observer = Observer::new(now, server.primary, username.clone(), password.clone());
-                self.timers.set(Timer::Observe(ipv6), Some(observer.deadline()));
-                self.observers.insert(ipv6, observer);
-            }
-        }
         // NAT is IPv4's business; IPv6 is looked at where there is nothing else.
         let tells = |server: &&StunServer| server.alternate.is_some() || server.alternate_port.is_some();
         let server = servers.filter(tells).min_by_key(|server| server.primary.is_ipv6()).copied();
         if let Some(server) = server.filter(|_| self.discovery.is_none()) {
             self.discovery = Some(Discovery::new(&mut self.env, now, server));
             self.set_discovery_timer();
+        }
+    }
+
+    fn start_observers(&mut self, now: Instant) {
+        let Some(membership) = &self.membership else { return };
+        let Some(StunAccess { username, password, .. }) = &membership.stun else { return };
+        let servers = stun_servers(membership);
+        for server in servers.iter().filter(|server| self.network.has_family(server.primary.is_ipv6())) {
+            let ipv6 = server.primary.is_ipv6();
+            if !self.observers.contains_key(&ipv6) {
+                let observer = Observer::new(now, server.primary, username.clone(), password.clone());
+                self.timers.set(Timer::Observe(ipv6), Some(observer.deadline()));
+                self.observers.insert(ipv6, observer);
+            }
         }
     }
 
@@ -327,6 +353,7 @@ impl Agent {
                 }
                 self.env.event(Event::PeerLeft(id));
             }
+            ServerMessage::Revoked(revocation) => self.peer_revoked(now, &revocation),
             ServerMessage::Introduction(introduction) => self.introduced(now, *introduction),
             ServerMessage::ConnectFailed { request, refusal } => self.connect_failed(now, request, refusal),
             // The control connection keeps all others to itself.

@@ -4,10 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
-use meetpoint_proto::wire::{ClientMessage, PeerInfo, Refusal, ServerMessage};
+use meetpoint_proto::wire::{ClientMessage, PeerInfo, Profile, Refusal, ServerMessage};
 use meetpoint_proto::{
-    ClusterName, ClusterNetwork, EffectiveNetwork, Evidence, JoinToken, NatBehavior, NetworkClass,
-    NetworkType, NodeId, NodeName,
+    ClusterName, ClusterNetwork, ClusterSecret, EffectiveNetwork, Evidence, JoinToken, Membership,
+    NatBehavior, NetworkClass, NetworkType, NodeId, NodeName,
 };
 
 /// Which of the node's UDP sockets.
@@ -20,7 +20,7 @@ pub enum Socket {
     Probe,
 }
 
-/// What the application wants of this node; constant for its life.
+/// What the application wants of this node; constant for its life, but for the secrets.
 #[derive(Clone)]
 pub struct Config {
     /// The node's key.
@@ -31,6 +31,12 @@ pub struct Config {
     pub name: NodeName,
     /// The right to join.
     pub token: Option<JoinToken>,
+    /// The right to join, the newest first; at most [`meetpoint_proto::wire::MAX_SECRETS`] are used.
+    pub secrets: Vec<ClusterSecret>,
+    /// The right to be present at servers that are not the cluster's home.
+    pub membership: Option<Membership>,
+    /// What the node says of itself; refused by the server if it is not within its bounds.
+    pub profile: Profile,
     /// What the user says of the node.
     pub declared: Option<NetworkType>,
     /// The node's address, if the user gave it.
@@ -127,6 +133,8 @@ pub enum Input<'a> {
         /// Who.
         peer: NodeId,
     },
+    /// The cluster secrets to join by from now on, the newest first. The present session stays.
+    Secrets(Vec<ClusterSecret>),
     /// Leave the cluster.
     Leave,
 }
@@ -182,6 +190,9 @@ pub enum Output {
         /// The peer, now with a path; or why not.
         result: Result<NodeId, Refusal>,
     },
+    /// The node is a member by this from now on: what it takes along to servers that are not the
+    /// cluster's home.
+    Membership(Box<Membership>),
     /// For the application.
     Event(Event),
     /// The agent has ended: it left, or was rejected for good. Nothing follows; connect requests

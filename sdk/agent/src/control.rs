@@ -9,15 +9,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use meetpoint_proto::addr;
+use meetpoint_proto::id::SessionToken;
 use meetpoint_proto::join::{Domain, Transcript};
 use meetpoint_proto::wire::{
-    ClientMessage, Hello, PROTOCOL_VERSION, Proof, Refusal, ServerMessage, StunAccess, Welcome,
+    CertificateText, ClientMessage, Hello, MAX_SECRETS, PROTOCOL_VERSION, Proof, Refusal, Renewal,
+    RevocationText, ServerMessage, StunAccess, Welcome,
 };
-use meetpoint_proto::{Certificate, ClusterNetwork, Code, EffectiveNetwork, NodeId, Nonce, PublicKey};
+use meetpoint_proto::{
+    Certificate, ClusterNetwork, ClusterSecret, Code, EffectiveNetwork, NodeId, Nonce, PublicKey,
+};
 use rand_chacha::rand_core::Rng;
 
 use crate::api::{Ended, Event, Output};
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, scale};
 use crate::env::{Env, ServerClock};
 
 /// From asking for the connection until it is open: a TCP and a TLS handshake over a bad link.
@@ -32,14 +36,20 @@ const STABLE_AFTER: Duration = Duration::from_secs(30);
 const IDLE_RANGE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
 /// A node asks for a sign of life after a third of the allowed silence.
 const PINGS_PER_IDLE: u32 = 3;
-/// A membership is renewed by joining anew when so much of it is over, varied by a tenth of it so that
-/// nodes that joined together do not come back together.
+/// A membership is renewed when so much of it is over, varied by a tenth of it so that nodes that joined
+/// together do not ask together.
 const RENEW_AFTER: f64 = 0.6;
 const RENEW_SPREAD: f64 = 0.1;
+/// A server that does not answer is asked again after so much of the membership.
+const RENEW_RETRY: f64 = 0.05;
+/// By joining anew, if it never answers and so much is over.
+const REJOIN_AFTER: f64 = 0.9;
 /// A longer one counts as a year: an instant can't be put off for ever.
 const MAX_LIFETIME_S: u64 = 365 * 24 * 60 * 60;
 /// No renewal sooner than this, however short a membership the server gives.
 const MIN_STAY: Duration = Duration::from_secs(60);
+/// A delay that the server ordered is varied by this part of the first delay of our own.
+const ORDERED_SPREAD: u32 = 4;
 /// Longest delay a server can order.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(600);
 
@@ -56,6 +66,10 @@ const FINAL: &[Code] = &[
     Code::BadSignature,
     Code::TokenRequired,
     Code::BadToken,
+    Code::TokenScope,
+    Code::NameNotAllowed,
+    Code::BadSecret,
+    Code::NotHome,
     Code::Replaced,
     Code::Removed,
     Code::PublicNodeInPrivateCluster,
@@ -84,6 +98,10 @@ pub(crate) struct Membership {
     pub(crate) stun: Option<StunAccess>,
     /// How long its certificate and its STUN credential hold.
     pub(crate) lifetime: Duration,
+    /// Its certificate.
+    pub(crate) certificate: CertificateText,
+    /// Who is no member any more; not yet verified.
+    pub(crate) revoked: Vec<RevocationText>,
     /// Not the first welcome.
     pub(crate) again: bool,
 }
@@ -95,6 +113,8 @@ pub(crate) enum Step {
     Quiet,
     /// The node is a member now.
     Joined(Box<Membership>),
+    /// It goes on to be one.
+    Renewed(Box<Renewal>),
     /// It was a member and lost the connection.
     Lost,
     /// A message for the rest of the agent.
@@ -106,17 +126,35 @@ struct Handshake {
     local: IpAddr,
     server: IpAddr,
     hello: Hello,
-    challenge: Option<(Transcript, PublicKey)>,
+    /// Those that hello names, in its order: the application may give others meanwhile.
+    secrets: Vec<ClusterSecret>,
+    challenge: Option<Challenged>,
+}
+
+#[derive(Debug)]
+struct Challenged {
+    transcript: Transcript,
+    cluster_key: PublicKey,
+    /// Who signs the welcome, if the server is not the cluster's home.
+    server_key: Option<PublicKey>,
 }
 
 #[derive(Debug)]
 struct Stay {
     since: Instant,
-    renew_at: Instant,
+    renewal: Option<RenewalPlan>,
     heard: Instant,
     asked: Instant,
     idle: Duration,
     pings: u64,
+}
+
+/// When to ask for a fresh certificate. A visitor asks for none: only its home server makes them.
+#[derive(Debug)]
+struct RenewalPlan {
+    ask_at: Instant,
+    retry: Duration,
+    rejoin_at: Instant,
 }
 
 #[derive(Debug)]
@@ -135,6 +173,10 @@ pub(crate) struct Control {
     state: State,
     backoff: Backoff,
     pinned: Option<PublicKey>,
+    /// The server has welcomed this node before.
+    was_member: bool,
+    /// Names the session to come back to.
+    resume: Option<SessionToken>,
 }
 
 impl Control {
@@ -142,7 +184,9 @@ impl Control {
     pub(crate) fn new(env: &mut Env) -> Self {
         env.push(Output::OpenControl);
         let backoff = Backoff::new(env.config.backoff);
-        Self { state: State::Opening { give_up: None }, backoff, pinned: None }
+        let pinned = env.config.membership.as_ref().map(|membership| membership.cluster_key);
+        let state = State::Opening { give_up: None };
+        Self { state, backoff, pinned, was_member: false, resume: None }
     }
 
     pub(crate) fn is_member(&self) -> bool {
@@ -157,7 +201,11 @@ impl Control {
         match &self.state {
             State::Opening { give_up } => *give_up,
             State::Handshake { give_up, .. } | State::Leaving { give_up } => Some(*give_up),
-            State::Member(stay) => Some((stay.heard + stay.idle).min(stay.next_ping()).min(stay.renew_at)),
+            State::Member(stay) => {
+                let next = (stay.heard + stay.idle).min(stay.next_ping());
+                let renewal = stay.renewal.as_ref().map_or(next, |plan| plan.ask_at.min(plan.rejoin_at));
+                Some(next.min(renewal))
+            }
             State::Waiting { until } => Some(*until),
             State::Ended => None,
         }
@@ -176,9 +224,10 @@ impl Control {
             return;
         }
         let (local, server) = (addr::unmap(local).ip(), addr::unmap(server).ip());
-        let hello = hello(env, local);
+        let hello = hello(env, local, self.resume);
         env.send(ClientMessage::Hello(Box::new(hello.clone())));
-        let handshake = Box::new(Handshake { local, server, hello, challenge: None });
+        let secrets = secrets(env).to_vec();
+        let handshake = Box::new(Handshake { local, server, hello, secrets, challenge: None });
         self.state = State::Handshake { give_up: now + HANDSHAKE_TIMEOUT, handshake };
     }
 
@@ -214,11 +263,15 @@ impl Control {
             State::Member(stay) if stay.heard + stay.idle <= now => {
                 return self.lose(env, now, Some(Refusal::new(Code::TooSlow)));
             }
-            State::Member(stay) if stay.renew_at <= now => {
+            State::Member(Stay { renewal: Some(plan), .. }) if plan.rejoin_at <= now => {
                 self.backoff.reset();
                 env.push(Output::OpenControl);
                 self.state = State::Opening { give_up: Some(now + OPEN_TIMEOUT) };
                 return Step::Lost;
+            }
+            State::Member(Stay { renewal: Some(plan), .. }) if plan.ask_at <= now => {
+                plan.ask_at = now + plan.retry;
+                env.send(ClientMessage::Renew);
             }
             State::Member(stay) if stay.next_ping() <= now => {
                 stay.pings += 1;
@@ -246,16 +299,25 @@ impl Control {
             (_, ServerMessage::Rejected(refusal) | ServerMessage::Closing(refusal)) => {
                 self.refused(env, now, refusal)
             }
-            (State::Handshake { handshake, .. }, ServerMessage::Challenge { nonce, cluster_key }) => {
+            (
+                State::Handshake { handshake, .. },
+                ServerMessage::Challenge { nonce, cluster_key, server_key },
+            ) => {
                 let pinned = self.pinned;
-                match handshake.challenged(env, pinned, &nonce, cluster_key) {
+                match handshake.challenged(env, pinned, &nonce, cluster_key, server_key) {
                     Ok(()) => Step::Quiet,
                     Err(refusal) => self.distrust(env, now, refusal),
                 }
             }
             (State::Handshake { handshake, .. }, ServerMessage::Welcome(welcome)) => {
+                let token = welcome.session_token;
+                let is_visitor = handshake.is_visitor();
                 let checked = handshake.welcomed(env, now, *welcome);
-                self.welcomed(env, now, checked)
+                self.welcomed(env, now, checked, is_visitor, token)
+            }
+            (State::Member(stay), ServerMessage::Certificate(renewal)) => {
+                stay.heard = now;
+                self.renewed(env, now, *renewal)
             }
             (State::Member(stay), message) => {
                 stay.heard = now;
@@ -271,6 +333,8 @@ impl Control {
         env: &mut Env,
         now: Instant,
         checked: Result<(Membership, Duration), Refusal>,
+        is_visitor: bool,
+        token: Option<SessionToken>,
     ) -> Step {
         let (mut membership, idle) = match checked {
             Ok(checked) => checked,
@@ -279,11 +343,30 @@ impl Control {
             }
             Err(refusal) => return self.distrust(env, now, refusal),
         };
-        membership.again = self.pinned.replace(membership.cluster_key).is_some();
-        let varied = RENEW_AFTER + RENEW_SPREAD * f64::from(env.rng.next_u32()) / f64::from(u32::MAX);
-        let renew_at = now + membership.lifetime.mul_f64(varied).max(MIN_STAY);
-        self.state = State::Member(Stay { since: now, renew_at, heard: now, asked: now, idle, pings: 0 });
+        membership.again = std::mem::replace(&mut self.was_member, true);
+        self.pinned = Some(membership.cluster_key);
+        self.resume = token.or(self.resume);
+        let renewal = (!is_visitor).then(|| RenewalPlan::new(env, now, membership.lifetime));
+        tell_membership(env, membership.cluster_key, &membership.certificate);
+        self.state = State::Member(Stay { since: now, renewal, heard: now, asked: now, idle, pings: 0 });
         Step::Joined(Box::new(membership))
+    }
+
+    /// Takes a fresh certificate, if it is one.
+    fn renewed(&mut self, env: &mut Env, now: Instant, renewal: Renewal) -> Step {
+        let (State::Member(stay), Some(cluster_key)) = (&mut self.state, self.pinned) else {
+            return Step::Quiet;
+        };
+        // The server's clock has made it; how long it holds is all that counts here.
+        let made_s = renewal.certificate.not_before_unix_s;
+        let Ok(certificate) = own_certificate(env, &cluster_key, &renewal.certificate, made_s) else {
+            env.counters.control_refused += 1;
+            return Step::Quiet;
+        };
+        let lifetime_s = certificate.not_after_unix_s.saturating_sub(made_s).min(MAX_LIFETIME_S);
+        stay.renewal = Some(RenewalPlan::new(env, now, Duration::from_secs(lifetime_s)));
+        tell_membership(env, cluster_key, &renewal.certificate);
+        Step::Renewed(Box::new(renewal))
     }
 
     /// The server broke the protocol or could not prove itself: not a verdict on this node.
@@ -293,6 +376,9 @@ impl Control {
     }
 
     fn refused(&mut self, env: &mut Env, now: Instant, refusal: Refusal) -> Step {
+        if refusal.code == Code::SessionRevoked {
+            self.resume = None;
+        }
         if FINAL.contains(&refusal.code) {
             return self.end(env, Ended::Rejected(refusal));
         }
@@ -311,7 +397,14 @@ impl Control {
         };
         let ordered = refusal.as_ref().and_then(|refusal| refusal.retry_after_ms).unwrap_or(0);
         let ordered = Duration::from_millis(ordered).min(MAX_RETRY_AFTER);
-        let retry_in = ordered + self.backoff.next_delay(&mut env.rng);
+        let base = env.config.backoff.base;
+        let retry_in = if ordered >= base {
+            // The server has given this node its turn: that is no failure, and more than a little of our own would
+            // lose it.
+            ordered + scale(base / ORDERED_SPREAD, env.rng.next_u32())
+        } else {
+            ordered + self.backoff.next_delay(&mut env.rng)
+        };
         env.push(Output::CloseControl);
         env.event(Event::Disconnected { refusal, retry_in });
         self.state = State::Waiting { until: now + retry_in };
@@ -338,7 +431,10 @@ impl Stay {
                 Step::Quiet
             }
             ServerMessage::Pong { .. } | ServerMessage::Unknown => Step::Quiet,
-            ServerMessage::Challenge { .. } | ServerMessage::Welcome(_) | ServerMessage::Left => {
+            ServerMessage::Challenge { .. }
+            | ServerMessage::Welcome(_)
+            | ServerMessage::Certificate(_)
+            | ServerMessage::Left => {
                 env.counters.control_refused += 1;
                 Step::Quiet
             }
@@ -355,6 +451,7 @@ impl Handshake {
         pinned: Option<PublicKey>,
         nonce: &Nonce,
         cluster_key: PublicKey,
+        server_key: Option<PublicKey>,
     ) -> Result<(), Refusal> {
         if self.challenge.is_some() {
             return Err(Refusal::new(Code::OutOfOrder));
@@ -364,34 +461,54 @@ impl Handshake {
             return Err(Refusal::new(Code::BadSignature).detail(detail));
         }
         let transcript = Transcript::new(&self.hello, nonce, &cluster_key);
-        let admission = env.config.token.as_ref();
-        let proof = Proof {
-            node: transcript.sign(Domain::Node, &env.config.key),
-            admission: admission.map(|token| transcript.sign(Domain::Admission, &token.signing_key())),
+        let proof = if let Some(server_key) = &server_key {
+            if pinned.is_none() || self.hello.certificate.is_none() {
+                let detail = "the server is not the cluster's home, and the node has no membership to show";
+                return Err(Refusal::new(Code::BadSignature).detail(detail));
+            }
+            // A visitor shows its certificate and its key, and no right to become a member.
+            let transcript = transcript.served_by(server_key);
+            let node = transcript.sign(Domain::Node, &env.config.key);
+            self.challenge = Some(Challenged { transcript, cluster_key, server_key: Some(*server_key) });
+            Proof { node, admission: None, secrets: Vec::new() }
+        } else {
+            let proof = self.prove(env, &transcript);
+            self.challenge = Some(Challenged { transcript, cluster_key, server_key: None });
+            proof
         };
         env.send(ClientMessage::Proof(proof));
-        self.challenge = Some((transcript, cluster_key));
         Ok(())
     }
 
+    /// Everything that the hello has announced.
+    fn prove(&self, env: &Env, transcript: &Transcript) -> Proof {
+        let config = &env.config;
+        let admission = config.token.as_ref();
+        let mac = |secret: &ClusterSecret| transcript.mac(&secret.key(&config.cluster));
+        Proof {
+            node: transcript.sign(Domain::Node, &config.key),
+            admission: admission.map(|token| transcript.sign(Domain::Admission, &token.signing_key())),
+            secrets: self.secrets.iter().map(mac).collect(),
+        }
+    }
+
+    /// The server is not the cluster's home.
+    fn is_visitor(&self) -> bool {
+        self.challenge.as_ref().is_some_and(|challenged| challenged.server_key.is_some())
+    }
+
     fn welcomed(&self, env: &Env, now: Instant, welcome: Welcome) -> Result<(Membership, Duration), Refusal> {
-        let Some((transcript, cluster_key)) = &self.challenge else {
+        let Some(Challenged { transcript, cluster_key, server_key }) = &self.challenge else {
             return Err(Refusal::new(Code::OutOfOrder));
         };
-        if !transcript.verify(Domain::Welcome, cluster_key, &welcome.signature) {
+        let signer = server_key.as_ref().unwrap_or(cluster_key);
+        if !transcript.verify(Domain::Welcome, signer, &welcome.signature) {
             let detail = "the welcome is not signed by the cluster's key";
             return Err(Refusal::new(Code::BadSignature).detail(detail));
         }
         let clock = ServerClock { at: now, unix_ms: welcome.now_unix_ms };
-        let certificate = Certificate::verify(&welcome.certificate, cluster_key, clock.unix_s(now))
-            .map_err(|error| Refusal::new(Code::BadSignature).detail(error))?;
+        let certificate = own_certificate(env, cluster_key, &welcome.certificate, clock.unix_s(now))?;
         let config = &env.config;
-        if (&certificate.cluster, &certificate.name) != (&config.cluster, &config.name)
-            || certificate.node != self.hello.node_id
-        {
-            let detail = "the membership certificate is not this node's";
-            return Err(Refusal::new(Code::BadSignature).detail(detail));
-        }
         if config.expect.is_some_and(|expect| expect != welcome.kind) {
             return Err(Refusal::new(Code::ClusterTypeMismatch).detail(welcome.kind));
         }
@@ -411,13 +528,56 @@ impl Handshake {
             local: self.local,
             server: self.server,
             stun: welcome.stun.filter(|_| is_public && !env.sealed()),
+            certificate: welcome.certificate,
+            revoked: welcome.revoked,
             again: false,
         };
         Ok((membership, idle.clamp(IDLE_RANGE.0, IDLE_RANGE.1)))
     }
 }
 
-fn hello(env: &mut Env, local_ip: IpAddr) -> Hello {
+impl RenewalPlan {
+    fn new(env: &mut Env, now: Instant, lifetime: Duration) -> Self {
+        let varied = RENEW_AFTER + RENEW_SPREAD * f64::from(env.rng.next_u32()) / f64::from(u32::MAX);
+        Self {
+            ask_at: now + lifetime.mul_f64(varied).max(MIN_STAY),
+            retry: lifetime.mul_f64(RENEW_RETRY).max(MIN_STAY),
+            rejoin_at: now + lifetime.mul_f64(REJOIN_AFTER).max(MIN_STAY),
+        }
+    }
+}
+
+fn secrets(env: &Env) -> &[ClusterSecret] {
+    let secrets = &env.config.secrets;
+    &secrets[..secrets.len().min(MAX_SECRETS)]
+}
+
+/// The certificate, if it is this node's.
+fn own_certificate(
+    env: &Env,
+    cluster_key: &PublicKey,
+    text: &CertificateText,
+    now_unix_s: u64,
+) -> Result<Certificate, Refusal> {
+    let certificate = Certificate::verify(text, cluster_key, now_unix_s)
+        .map_err(|error| Refusal::new(Code::BadSignature).detail(error))?;
+    let config = &env.config;
+    let is_own = (&certificate.cluster, &certificate.name) == (&config.cluster, &config.name)
+        && certificate.node == NodeId::from(&config.key);
+    if is_own {
+        Ok(certificate)
+    } else {
+        let detail = "the membership certificate is not this node's";
+        Err(Refusal::new(Code::BadSignature).detail(detail))
+    }
+}
+
+fn tell_membership(env: &mut Env, cluster_key: PublicKey, certificate: &CertificateText) {
+    let certificate = certificate.clone();
+    env.push(Output::Membership(Box::new(meetpoint_proto::Membership { cluster_key, certificate })));
+}
+
+fn hello(env: &mut Env, local_ip: IpAddr, resume: Option<SessionToken>) -> Hello {
     let nonce = Nonce::from_bytes(env.random());
     let config = &env.config;
     Hello {
@@ -433,5 +593,9 @@ fn hello(env: &mut Env, local_ip: IpAddr) -> Hello {
         expect: config.expect,
         ephemeral: config.ephemeral,
         version: config.version.clone(),
+        secrets: secrets(env).iter().map(|secret| secret.id(&config.cluster)).collect(),
+        resume,
+        certificate: config.membership.as_ref().map(|membership| Box::new(membership.certificate.clone())),
+        profile: config.profile.clone(),
     }
 }

@@ -70,6 +70,8 @@ pub(crate) struct Link {
     /// The name still stands for this peer: it has not left since it was introduced. Somebody else
     /// may have taken the name of one that left.
     pub(crate) present: bool,
+    /// Its newest certificate ends then, in seconds since 1970.
+    pub(crate) member_until_unix_s: u64,
     /// Running tickets.
     pub(crate) punches: BTreeSet<TicketId>,
     /// The application holds a connection that this side asked for: a lost path is asked for anew.
@@ -95,6 +97,7 @@ impl Link {
         Self {
             name,
             present: true,
+            member_until_unix_s: 0,
             punches: BTreeSet::new(),
             held: false,
             username: format!("{peer}:{own}"),

@@ -7,8 +7,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use meetpoint_proto::wire::{CertificateText, ClientMessage, Introduction, Refusal, TicketOutcome};
-use meetpoint_proto::{Certificate, Code, NodeId, TicketId, addr};
+use meetpoint_proto::wire::{
+    CertificateText, ClientMessage, Introduction, Refusal, RevocationText, TicketOutcome,
+};
+use meetpoint_proto::{Certificate, Code, NodeId, Revocation, TicketId, addr};
 use rand_chacha::rand_core::Rng;
 
 use crate::agent::{Agent, Timer};
@@ -26,6 +28,8 @@ const MAX_LINKS: usize = 1_024;
 const MAX_PUNCHES: usize = 256;
 /// Tickets remembered as used: whatever is older has expired by far.
 const MAX_USED: usize = 4_096;
+/// Removed peers remembered; beyond it the one whose last certificate ends first is forgotten.
+const MAX_REVOKED: usize = 1_024;
 /// Longest life of a ticket, whatever the server says.
 const MAX_LIFETIME: Duration = Duration::from_secs(30);
 /// Longest head start: the server has no reason for a longer one.
@@ -104,6 +108,9 @@ impl Agent {
         if peer.node == self.id {
             return Err(Refusal::new(Code::SelfConnect));
         }
+        if self.is_revoked(&peer.node, peer.not_after_unix_s) {
+            return Err(refused(&"the peer was removed from the cluster"));
+        }
         Ok(peer)
     }
 
@@ -124,6 +131,7 @@ impl Agent {
         let link = self.links.entry(peer.node);
         let link = link.or_insert_with(|| Link::new(self.id, peer.node, peer.name.clone()));
         link.name = peer.name.clone();
+        link.member_until_unix_s = link.member_until_unix_s.max(peer.not_after_unix_s);
         link.present = true;
         link.punches.insert(ticket);
         link.add_keys(TicketKeys {
@@ -394,6 +402,42 @@ impl Agent {
         }
         self.set_link_timer(peer);
         self.drop_idle_link(peer);
+    }
+
+    /// The cluster says that a peer is no member any more: what there is of it ends.
+    pub(crate) fn peer_revoked(&mut self, now: Instant, text: &RevocationText) {
+        let Some(membership) = &self.membership else { return };
+        let verified = Revocation::verify(text, &self.env.config.cluster, &membership.cluster_key);
+        let Some(Revocation { node: peer, until_unix_s }) = verified.filter(|told| told.node != self.id)
+        else {
+            self.env.counters.control_refused += 1;
+            return;
+        };
+        let known = self.revoked.entry(peer).or_default();
+        *known = until_unix_s.max(*known);
+        if self.revoked.len() > MAX_REVOKED
+            && let Some((&first, _)) = self.revoked.iter().min_by_key(|(_, until)| **until)
+        {
+            self.revoked.remove(&first);
+        }
+        let Some(link) = self.links.get(&peer) else { return };
+        if link.member_until_unix_s > until_unix_s {
+            return;
+        }
+        for ticket in link.punches.clone() {
+            self.end_ticket(now, ticket);
+        }
+        self.release(peer);
+        if self.links.remove(&peer).is_some() {
+            self.env.push(Output::Path { peer, path: None });
+            self.timers.set(Timer::Link(peer), None);
+        }
+    }
+
+    /// A certificate that ends later than the last one before the removal was made after it: the peer
+    /// is a member again.
+    fn is_revoked(&self, peer: &NodeId, not_after_unix_s: u64) -> bool {
+        self.revoked.get(peer).is_some_and(|until_unix_s| not_after_unix_s <= *until_unix_s)
     }
 
     /// Sets the clock for the next attempt to get a lost path back.

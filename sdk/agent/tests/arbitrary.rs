@@ -147,7 +147,11 @@ impl Play {
             Step::Join { stun } => join(rig, stun, &mut self.allowed),
             Step::Challenge => {
                 let cluster_key = PublicKey::from(&rig.cluster_key);
-                rig.tell(ServerMessage::Challenge { nonce: Nonce::from_bytes([9; 32]), cluster_key });
+                rig.tell(ServerMessage::Challenge {
+                    nonce: Nonce::from_bytes([9; 32]),
+                    cluster_key,
+                    server_key: None,
+                });
             }
             Step::Refuse(code, closing) => {
                 let refusal = Refusal::new(Code::ALL[code]);

@@ -1,15 +1,16 @@
 //! What goes into the broker and what comes out of it.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
-use meetpoint_proto::id::{DialBackNonce, TokenId};
+use meetpoint_proto::id::{DialBackNonce, Mac, SecretId, SessionToken, TokenId};
 use meetpoint_proto::join::Transcript;
-use meetpoint_proto::wire::{ClientMessage, DecodeError, ServerMessage, StunServer};
+use meetpoint_proto::wire::{ClientMessage, DecodeError, Profile, ServerMessage, StunServer};
 use meetpoint_proto::{
     ClusterName, ClusterNetwork, Code, EffectiveNetwork, Evidence, NatBehavior, NetworkClass, NetworkType,
-    NodeId, NodeName, SessionId, Signature, TicketId,
+    NodeId, NodeName, PublicKey, SessionId, Signature, TicketId,
 };
 
 /// One control connection, numbered by the shell. Never reused.
@@ -53,6 +54,8 @@ pub enum Input {
         not_after_unix_s: u64,
         /// The STUN credential of this session: username and password. `None` if the cluster needs none.
         credential: Option<StunCredential>,
+        /// Names the membership when the node comes back. `None`: the one it came with goes on to.
+        session_token: Option<SessionToken>,
     },
     /// Answers [`Output::Admit`]: no.
     Refused {
@@ -77,8 +80,41 @@ pub enum Input {
     },
     /// A cluster appeared or changed. Its members are judged again if `effective` changed.
     Cluster(ClusterConfig),
-    /// The operator removed a node.
-    Remove {
+    /// Answers [`Output::Renew`]: the membership goes on.
+    Renewed {
+        /// Whose.
+        conn: ConnId,
+        /// When the fresh certificate must end, seconds since 1970.
+        not_after_unix_s: u64,
+        /// Replaces the one of the welcome.
+        credential: Option<StunCredential>,
+    },
+    /// Answers [`Output::Renew`]: no, or not now.
+    NotRenewed {
+        /// Whose.
+        conn: ConnId,
+        /// Why. [`Code::Removed`] ends the session; after all others the node asks again.
+        code: Code,
+    },
+    /// The operator removed a node, or had removed it before: it is refused, and members are told,
+    /// until its last certificate has ended.
+    Revoke {
+        /// Its cluster.
+        cluster: ClusterName,
+        /// The node.
+        node: NodeId,
+        /// When that is, seconds since 1970.
+        until_unix_s: u64,
+    },
+    /// The operator lets a removed node come back.
+    Restore {
+        /// Its cluster.
+        cluster: ClusterName,
+        /// The node.
+        node: NodeId,
+    },
+    /// The operator ended a node's session: it has to join anew.
+    EndSession {
         /// Its cluster.
         cluster: ClusterName,
         /// The node.
@@ -112,8 +148,11 @@ pub struct ClusterConfig {
     pub kind: ClusterNetwork,
     /// What it amounts to now.
     pub effective: EffectiveNetwork,
-    /// Signs memberships and welcomes.
+    /// Signs memberships and welcomes; welcomes only, if `home` is given.
     pub key: SigningKey,
+    /// The cluster's key, where another server holds its secret half: then members are admitted by the
+    /// certificates they bring, and nothing of them is stored here.
+    pub home: Option<PublicKey>,
     /// No token needed.
     pub open_join: bool,
     /// Keeps nodes that can only be relayed.
@@ -142,14 +181,33 @@ pub enum Output {
         /// What.
         message: ServerMessage,
     },
+    /// Send a message that others get as well, and that was encoded once for all of them.
+    SendFrame {
+        /// To whom.
+        conn: ConnId,
+        /// As [`meetpoint_proto::wire::encode`] has it.
+        frame: Arc<str>,
+    },
     /// Close the connection, after what was sent before has gone out.
     Close {
         /// Which.
         conn: ConnId,
     },
-    /// The node has proven its key. Check the token, store the join, and answer with
+    /// The node has proven its key. Check its right to join, store the join, and answer with
     /// [`Input::Admitted`] or [`Input::Refused`].
     Admit(Box<AdmitRequest>),
+    /// A member wants a fresh certificate. Make sure that it is one still, and answer with
+    /// [`Input::Renewed`] or [`Input::NotRenewed`].
+    Renew {
+        /// Whose.
+        conn: ConnId,
+        /// Its session.
+        session: SessionId,
+        /// Its cluster.
+        cluster: ClusterName,
+        /// The node.
+        node: NodeId,
+    },
     /// Have the STUN server send this nonce to this address from a place it never sent to.
     DialBack {
         /// An observed mapping.
@@ -189,10 +247,28 @@ pub struct AdmitRequest {
     pub source: IpAddr,
     /// Its software version.
     pub version: String,
-    /// `None`: the cluster is open.
-    pub admission: Option<TokenProof>,
+    /// What it says of itself beyond that; checked.
+    pub profile: Profile,
+    /// `None`: the cluster is open, or the node is a visitor.
+    pub admission: Option<AdmissionProof>,
+    /// The cluster's home is another server, and the node has shown that it is a member until then, in
+    /// seconds since 1970: nothing is to be stored.
+    pub visitor_until_unix_s: Option<u64>,
     /// The present holder of the name, if that is another node.
     pub name_holder: Option<NodeId>,
+}
+
+/// Claims to be let in. One that holds is enough.
+#[derive(Debug)]
+pub struct AdmissionProof {
+    /// What the proofs are about.
+    pub transcript: Transcript,
+    /// The session it wants to resume. It counts for this very node only.
+    pub resume: Option<SessionToken>,
+    /// A claim to hold a join token.
+    pub token: Option<TokenProof>,
+    /// Claims to hold cluster secrets.
+    pub secrets: Vec<SecretProof>,
 }
 
 /// A claim to hold a join token, to be checked against its public key.
@@ -201,9 +277,16 @@ pub struct TokenProof {
     /// Which token.
     pub token: TokenId,
     /// Verify by [`Transcript::verify`] with [`meetpoint_proto::join::Domain::Admission`].
-    pub transcript: Transcript,
-    /// The signature to verify.
     pub signature: Signature,
+}
+
+/// A claim to hold a cluster secret.
+#[derive(Debug)]
+pub struct SecretProof {
+    /// Which secret.
+    pub secret: SecretId,
+    /// Verify by [`Transcript::verify_mac`].
+    pub mac: Mac,
 }
 
 /// What happened, for people.

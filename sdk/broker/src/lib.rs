@@ -20,11 +20,14 @@
 //! serves its peers as rendezvous.
 
 mod api;
+mod defence;
 mod discovery;
 mod handshake;
 mod introduce;
 mod limits;
+mod membership;
 mod presence;
+mod source;
 mod state;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -32,8 +35,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 pub use api::{
-    AdmitRequest, ClusterConfig, ConnId, Event, Input, Output, SessionView, StunCredential, TokenProof,
+    AdmissionProof, AdmitRequest, ClusterConfig, ConnId, Event, Input, Output, SecretProof, SessionView,
+    StunCredential, TokenProof,
 };
+#[cfg(feature = "attack-tests")]
+pub use defence::Defence;
 pub use limits::Limits;
 
 use meetpoint_proto::wire::{ClientMessage, Refusal, ServerMessage};
@@ -41,6 +47,8 @@ use meetpoint_proto::{ClusterName, Code, NodeId, SessionId, TicketId, Timers, ad
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+use defence::{Defence as Stands, Defences};
+use source::Sources;
 use state::{Cluster, Conn, Phase, Session, Ticket, Timer};
 
 /// The broker. See the [crate] for its model.
@@ -54,6 +62,9 @@ pub struct Broker {
     conns: BTreeMap<ConnId, Conn>,
     sessions: BTreeMap<SessionId, ConnId>,
     tickets: BTreeMap<TicketId, Ticket>,
+    /// Members by where they come from.
+    sources: Sources,
+    defences: Defences,
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
 }
@@ -70,9 +81,17 @@ impl Broker {
             conns: BTreeMap::new(),
             sessions: BTreeMap::new(),
             tickets: BTreeMap::new(),
+            sources: Sources::default(),
+            defences: Defences::default(),
             timers: Timers::new(),
             outputs: VecDeque::new(),
         }
+    }
+
+    /// Switches a defence off, to show the attack it is for.
+    #[cfg(feature = "attack-tests")]
+    pub fn set_defence_off(&mut self, which: Defence) {
+        self.defences.off = Some(which);
     }
 
     /// Takes an input; then poll the outputs.
@@ -82,14 +101,20 @@ impl Broker {
             Input::Message { conn, message } => self.message(now, conn, message),
             Input::Malformed { conn, error } => self.refuse(now, conn, error.refusal()),
             Input::Closed { conn } => self.drop_conn(now, conn, false),
-            Input::Admitted { conn, not_after_unix_s, credential } => {
-                self.admitted(now, conn, not_after_unix_s, credential);
+            Input::Admitted { conn, not_after_unix_s, credential, session_token } => {
+                self.admitted(now, conn, not_after_unix_s, credential, session_token);
             }
             Input::Refused { conn, code, detail } => self.registry_refused(now, conn, code, detail),
             Input::Observed { session, source } => self.observed(now, session, addr::unmap(source)),
             Input::Wall { unix_ms } => self.wall = Some((now, unix_ms)),
             Input::Cluster(config) => self.set_cluster(now, config),
-            Input::Remove { cluster, node } => self.remove(now, &cluster, node),
+            Input::Renewed { conn, not_after_unix_s, credential } => {
+                self.renewed(now, conn, not_after_unix_s, credential);
+            }
+            Input::NotRenewed { conn, code } => self.not_renewed(now, conn, code),
+            Input::Revoke { cluster, node, until_unix_s } => self.revoke(now, &cluster, node, until_unix_s),
+            Input::Restore { cluster, node } => self.restore(&cluster, &node),
+            Input::EndSession { cluster, node } => self.end_session(now, &cluster, &node),
             Input::Shutdown => self.shutdown(now),
         }
     }
@@ -101,6 +126,7 @@ impl Broker {
                 Timer::Handshake(conn) => self.refuse(now, conn, Refusal::new(Code::HandshakeTimeout)),
                 Timer::Idle(conn) => self.idle(now, conn),
                 Timer::Ping(conn) => self.ping(now, conn),
+                Timer::Membership(conn) => self.close(now, conn, Refusal::new(Code::CertificateExpired)),
                 Timer::Discovery(conn) => self.discovery_timeout(now, conn),
                 Timer::Request(conn, request) => self.request_timeout(conn, request),
                 Timer::Ticket(ticket) => self.end_ticket(ticket, None),
@@ -158,8 +184,13 @@ impl Broker {
         state.last_heard = now;
         match (&state.phase, message) {
             (Phase::Greeting, ClientMessage::Hello(hello)) => self.hello(now, conn, *hello),
-            (Phase::Challenged(_), ClientMessage::Proof(proof)) => self.proof(now, conn, &proof),
+            (Phase::Challenged(_), ClientMessage::Proof(proof)) => self.proof(now, conn, proof),
             (Phase::Member(_), message) => self.member_message(now, conn, message),
+            // Nothing but the connection that the node has proven itself on speaks for it.
+            (Phase::Challenged(joining), ClientMessage::Leave) if !self.defences.stand(Stands::OwnLeave) => {
+                let (cluster, node) = (joining.cluster.clone(), joining.hello.node_id);
+                self.end_session(now, &cluster, &node);
+            }
             (Phase::Greeting | Phase::Challenged(_) | Phase::Admitting(_), _) => {
                 self.refuse(now, conn, Refusal::new(Code::OutOfOrder));
             }
@@ -183,6 +214,7 @@ impl Broker {
             ClientMessage::TicketResult { ticket, outcome } => self.ticket_result(conn, ticket, outcome),
             ClientMessage::Ping { seq } => self.send(conn, ServerMessage::Pong { seq }),
             ClientMessage::Pong { seq } => self.pong(now, conn, seq),
+            ClientMessage::Renew => self.renew(conn),
             ClientMessage::Leave => {
                 self.send(conn, ServerMessage::Left);
                 self.outputs.push_back(Output::Close { conn });
@@ -205,13 +237,6 @@ impl Broker {
             for conn in members {
                 self.close(now, conn, Refusal::new(Code::ClusterChanged));
             }
-        }
-    }
-
-    fn remove(&mut self, now: Instant, cluster: &ClusterName, node: NodeId) {
-        let member = self.clusters.get(cluster).and_then(|cluster| cluster.members.get(&node));
-        if let Some(&conn) = member {
-            self.refuse(now, conn, Refusal::new(Code::Removed));
         }
     }
 

@@ -35,6 +35,12 @@ pub struct Limits {
     /// Members announced to all others; beyond it peers are found by name. Keeps the fan-out
     /// of joins linear in the cluster's size.
     pub announced_peers: usize,
+    /// Members of all clusters from one IPv4 address or IPv6 /64 (attack: one machine as a thousand
+    /// nodes). Not below a large NAT's worth; this machine itself is not counted.
+    pub members_per_source: usize,
+    /// Removed nodes of one cluster whose certificates may still hold; beyond it the one that ends
+    /// first is forgotten. Some 2 MB.
+    pub revocations: usize,
     /// How long the registry keeps an ephemeral node whose connection broke.
     pub ephemeral_grace: Duration,
 }
@@ -55,6 +61,8 @@ impl Default for Limits {
             tickets_per_target: 256,
             ticket_lifetime: Duration::from_secs(10),
             announced_peers: 256,
+            members_per_source: 1_024,
+            revocations: 10_000,
             ephemeral_grace: Duration::from_secs(120),
         }
     }

@@ -1,8 +1,10 @@
 //! Who is here: the directory that members see, and how one leaves it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use meetpoint_proto::wire::{PEERS_PER_MESSAGE, PeerInfo, ServerMessage};
+use meetpoint_proto::ClusterName;
+use meetpoint_proto::wire::{PEERS_PER_MESSAGE, PeerInfo, ServerMessage, encode};
 
 use crate::Broker;
 use crate::api::{ConnId, Event, Output};
@@ -10,19 +12,30 @@ use crate::state::{Phase, Session, Timer};
 
 /// Weight of a new sample in the smoothed round trip, as in RFC 6298: 1/8.
 const RTT_SHIFT: u32 = 3;
+/// Peers in one page of the directory, about 1.5 KiB. A connection's buffers grow with the largest message and stay so,
+/// and ten thousand connections have as many buffers.
+const PEERS_PER_PAGE: usize = 10;
+const _: () = assert!(PEERS_PER_PAGE <= PEERS_PER_MESSAGE, "a page is a message");
 
 impl Broker {
-    /// Sends a newcomer the members that are announced, in pages.
+    /// Sends a newcomer the members that are announced, in pages. It may find itself among them.
     pub(crate) fn send_directory(&mut self, conn: ConnId) {
-        let Some(cluster) = self.session(conn).and_then(|session| self.clusters.get(&session.cluster)) else {
-            return;
-        };
-        let others = cluster.announced.iter().filter(|other| **other != conn);
-        let peers: Vec<PeerInfo> =
-            others.filter_map(|other| self.session(*other).map(Session::peer_info)).collect();
-        for page in peers.chunks(PEERS_PER_MESSAGE) {
-            self.send(conn, ServerMessage::Peers { peers: page.to_vec() });
+        let Some(name) = self.session(conn).map(|session| session.cluster.clone()) else { return };
+        let known = self.clusters.get(&name).and_then(|cluster| cluster.directory.clone());
+        let frames = known.unwrap_or_else(|| self.write_directory(&name));
+        self.outputs.extend(frames.into_iter().map(|frame| Output::SendFrame { conn, frame }));
+    }
+
+    fn write_directory(&mut self, name: &ClusterName) -> Vec<Arc<str>> {
+        let Some(cluster) = self.clusters.get(name) else { return Vec::new() };
+        let sessions = cluster.announced.iter().filter_map(|conn| self.session(*conn));
+        let peers: Vec<PeerInfo> = sessions.map(Session::peer_info).collect();
+        let page = |peers: &[PeerInfo]| encode(&ServerMessage::Peers { peers: peers.to_vec() }).into();
+        let frames: Vec<Arc<str>> = peers.chunks(PEERS_PER_PAGE).map(page).collect();
+        if let Some(cluster) = self.clusters.get_mut(name) {
+            cluster.directory = Some(frames.clone());
         }
+        frames
     }
 
     /// Tells all other members of a member, if it is one of those announced.
@@ -33,10 +46,13 @@ impl Broker {
         self.broadcast(&cluster, conn, &message);
     }
 
-    fn broadcast(&mut self, cluster: &meetpoint_proto::ClusterName, except: ConnId, message: &ServerMessage) {
-        let Some(cluster) = self.clusters.get(cluster) else { return };
+    /// Tells all other members of a change of the directory.
+    fn broadcast(&mut self, cluster: &ClusterName, except: ConnId, message: &ServerMessage) {
+        let Some(cluster) = self.clusters.get_mut(cluster) else { return };
+        cluster.directory = None;
+        let frame: Arc<str> = encode(message).into();
         let others = cluster.members.values().filter(|other| **other != except);
-        let sends = others.map(|other| Output::Send { conn: *other, message: message.clone() });
+        let sends = others.map(|other| Output::SendFrame { conn: *other, frame: Arc::clone(&frame) });
         self.outputs.extend(sends);
     }
 
@@ -46,7 +62,9 @@ impl Broker {
         for timer in [Timer::Handshake(conn), Timer::Idle(conn), Timer::Ping(conn), Timer::Discovery(conn)] {
             self.timers.set(timer, None);
         }
+        self.timers.set(Timer::Membership(conn), None);
         let Phase::Member(session) = state.phase else { return };
+        self.sources.leave(state.source.ip());
         self.sessions.remove(&session.id);
         let Some(cluster) = self.clusters.get_mut(&session.cluster) else { return };
         cluster.announced.remove(&conn);

@@ -2,17 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use meetpoint_proto::id::DialBackNonce;
 use meetpoint_proto::join::Transcript;
 use meetpoint_proto::rules::Discovery;
-use meetpoint_proto::wire::{CertificateText, Hello, PeerInfo};
+use meetpoint_proto::wire::{CertificateText, Hello, MAX_REVOCATIONS, PeerInfo, RevocationText, StunAccess};
 use meetpoint_proto::{
-    AddressClass, ClusterName, Evidence, NatBehavior, NetworkClass, NodeId, NodeName, SessionId, TicketId,
+    AddressClass, Capability, ClusterName, EffectiveNetwork, Evidence, NatBehavior, NetworkClass, NodeId,
+    NodeName, SessionId, TicketId,
 };
 
-use crate::api::{ClusterConfig, ConnId, SessionView};
+use crate::api::{ClusterConfig, ConnId, SessionView, StunCredential};
 
 /// A control connection.
 #[derive(Debug)]
@@ -42,6 +44,7 @@ pub(crate) struct Joining {
     pub(crate) cluster: ClusterName,
     pub(crate) name: NodeName,
     pub(crate) address: AddressClass,
+    pub(crate) capabilities: Vec<Capability>,
     pub(crate) transcript: Transcript,
     pub(crate) session: SessionId,
 }
@@ -55,7 +58,10 @@ pub(crate) struct Session {
     pub(crate) name: NodeName,
     pub(crate) ephemeral: bool,
     pub(crate) node_addr: Option<SocketAddr>,
+    pub(crate) capabilities: Vec<Capability>,
     pub(crate) certificate: CertificateText,
+    /// The registry is being asked for a fresh one.
+    pub(crate) renewing: bool,
     pub(crate) since: Instant,
     /// It is in the directory that all members are sent.
     pub(crate) announced: bool,
@@ -133,8 +139,14 @@ pub(crate) struct Cluster {
     pub(crate) names: BTreeMap<NodeName, ConnId>,
     /// Members in the directory.
     pub(crate) announced: BTreeSet<ConnId>,
+    /// The directory as it is sent, in pages; `None` after it has changed. Newcomers are many, and changes few.
+    pub(crate) directory: Option<Vec<Arc<str>>>,
     /// Requests by the name or id that they wait for.
     pub(crate) waiting: BTreeMap<String, BTreeSet<(ConnId, u32)>>,
+    /// When the last certificate of each removed node ends, in seconds since 1970.
+    pub(crate) revoked: BTreeMap<NodeId, u64>,
+    /// The same in the order of their ends, as members are told.
+    pub(crate) revocations: BTreeMap<(u64, NodeId), Option<RevocationText>>,
 }
 
 impl Cluster {
@@ -144,7 +156,33 @@ impl Cluster {
             members: BTreeMap::new(),
             names: BTreeMap::new(),
             announced: BTreeSet::new(),
+            directory: None,
             waiting: BTreeMap::new(),
+            revoked: BTreeMap::new(),
+            revocations: BTreeMap::new(),
+        }
+    }
+
+    /// The credential as a member is told it: in effectively PUBLIC clusters only.
+    pub(crate) fn stun_access(&self, credential: Option<StunCredential>) -> Option<StunAccess> {
+        let credential = credential.filter(|_| self.config.effective == EffectiveNetwork::Public)?;
+        let StunCredential { username, password } = credential;
+        Some(StunAccess { servers: self.config.stun.clone(), username, password })
+    }
+
+    /// The revocations a newcomer is told; forgets those that have ended.
+    pub(crate) fn newest_revocations(&mut self, now_unix_s: u64) -> Vec<RevocationText> {
+        while let Some(((until_s, _), _)) = self.revocations.first_key_value()
+            && *until_s <= now_unix_s
+        {
+            self.forget_first_revocation();
+        }
+        self.revocations.values().rev().flatten().take(MAX_REVOCATIONS).cloned().collect()
+    }
+
+    pub(crate) fn forget_first_revocation(&mut self) {
+        if let Some(((_, node), _)) = self.revocations.pop_first() {
+            self.revoked.remove(&node);
         }
     }
 
@@ -179,6 +217,8 @@ pub(crate) enum Timer {
     Handshake(ConnId),
     Idle(ConnId),
     Ping(ConnId),
+    /// The certificate ends.
+    Membership(ConnId),
     /// Observation, then dial-back, then probation: one at a time.
     Discovery(ConnId),
     Request(ConnId, u32),

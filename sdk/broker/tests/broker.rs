@@ -84,6 +84,7 @@ fn a_proof_of_another_handshake_is_worthless() {
     let proof = Proof {
         node: stale.sign(Domain::Node, &key(1)),
         admission: Some(stale.sign(Domain::Admission, &token().signing_key())),
+        secrets: Vec::new(),
     };
     rig.say(conn, ClientMessage::Proof(proof));
     assert_eq!(rig.refusal(conn), Some(Code::BadSignature));
@@ -100,12 +101,15 @@ fn a_signature_of_one_domain_does_not_serve_another() {
     let (nonce, cluster) = rig
         .sent(conn)
         .find_map(|m| match m {
-            ServerMessage::Challenge { nonce, cluster_key } => Some((*nonce, *cluster_key)),
+            ServerMessage::Challenge { nonce, cluster_key, .. } => Some((*nonce, *cluster_key)),
             _ => None,
         })
         .unwrap();
     let signature = Transcript::new(&hello, &nonce, &cluster).sign(Domain::Admission, &token().signing_key());
-    rig.say(conn, ClientMessage::Proof(Proof { node: signature, admission: Some(signature) }));
+    rig.say(
+        conn,
+        ClientMessage::Proof(Proof { node: signature, admission: Some(signature), secrets: Vec::new() }),
+    );
     assert_eq!(rig.refusal(conn), Some(Code::BadSignature));
 }
 
@@ -465,7 +469,7 @@ fn connections_are_capped() {
 fn a_removed_node_is_told_so_and_shutdown_tells_all() {
     let (mut rig, a, b) = two_behind_nats();
     let cluster: ClusterName = "default".parse().unwrap();
-    rig.feed(Input::Remove { cluster, node: NodeId::from(&key(1)) });
+    rig.feed(Input::Revoke { cluster, node: NodeId::from(&key(1)), until_unix_s: 1_900_000_000 });
     assert_eq!(rig.refusal(a), Some(Code::Removed));
     rig.feed(Input::Shutdown);
     assert_eq!(rig.refusal(b), Some(Code::Shutdown));

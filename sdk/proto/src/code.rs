@@ -63,10 +63,24 @@ codes! {
     TokenRequired = "token_required", "give --join-token; the operator finds one in the server's data directory or makes one with `meetpoint tokens create`";
     /// The join token is not known, expired, used up or revoked.
     BadToken = "bad_token", "ask the operator for a fresh join token (`meetpoint tokens create`)";
+    /// The join token is for something else.
+    TokenScope = "token_scope", "this join token is for seeds or for nodes only; ask for one with the other scope (`meetpoint tokens create --scope`)";
+    /// The join token does not allow this name.
+    NameNotAllowed = "name_not_allowed", "choose a --name that fits the join token's name pattern, or ask for a token without one";
+    /// No cluster secret that the node holds is in use.
+    BadSecret = "bad_secret", "ask the operator for the current cluster secret (`meetpoint secrets create`), and put it first in --cluster-secret-file";
+    /// The operator ended the session.
+    SessionRevoked = "session_revoked", "the node joins anew by its join token or cluster secret";
+    /// The membership certificate is over, or not valid yet.
+    CertificateExpired = "certificate_expired", "compare the clocks of both machines; a node that was away for long joins again at the cluster's home server";
+    /// The server can't mint memberships of this cluster.
+    NotHome = "not_home", "join at the cluster's home server first; this one takes members that bring their membership certificate";
     /// Too many failed attempts from this address.
     RateLimited = "rate_limited", "wait for the time given, then try again";
     /// The server holds as many sessions as it may.
     ServerFull = "server_full", "raise the server's limit, or join by another server";
+    /// As many members as there may be come from this address.
+    SourceFull = "source_full", "let nodes behind this address leave, or have the operator raise --nodes-per-source";
     /// The server could not store the join; nothing was changed.
     Storage = "storage", "try again; the operator finds the cause in the server's log";
     /// A newer connection of the same node took over.

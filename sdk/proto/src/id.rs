@@ -5,19 +5,20 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::LazyLock;
 
 use data_encoding::{Encoding, Specification};
 use thiserror::Error;
 
 /// The one text form of every identifier.
-pub(crate) fn base32() -> Encoding {
+pub(crate) static BASE32: LazyLock<Encoding> = LazyLock::new(|| {
     let mut spec = Specification::new();
     spec.symbols.push_str("abcdefghijklmnopqrstuvwxyz234567");
     spec.translate.from.push_str("ABCDEFGHIJKLMNOPQRSTUVWXYZ");
     spec.translate.to.push_str("abcdefghijklmnopqrstuvwxyz");
     #[allow(clippy::expect_used, reason = "a constant specification")]
     spec.encoding().expect("the specification is valid")
-}
+});
 
 /// Why a text is not an identifier.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -59,7 +60,7 @@ macro_rules! byte_id {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&base32().encode(&self.0))
+                BASE32.encode_display(&self.0).fmt(f)
             }
         }
 
@@ -78,7 +79,7 @@ macro_rules! byte_id {
 
             fn from_str(text: &str) -> Result<Self, ParseIdError> {
                 let malformed = ParseIdError::Malformed { expected: ($len * 8usize).div_ceil(5) };
-                let bytes = base32().decode(text.as_bytes()).map_err(|_| malformed.clone())?;
+                let bytes = BASE32.decode(text.as_bytes()).map_err(|_| malformed.clone())?;
                 Ok(Self(bytes.try_into().map_err(|_| malformed)?))
             }
         }
@@ -127,6 +128,18 @@ byte_id!(
 byte_id!(
     /// Names a join token without revealing it; derived from its secret.
     TokenId, 10, true
+);
+byte_id!(
+    /// Names a cluster secret without revealing it; derived from it and the cluster's name.
+    SecretId, 10, true
+);
+byte_id!(
+    /// HMAC-SHA256 over a join's transcript.
+    Mac, 32, true
+);
+byte_id!(
+    /// Names a node's membership when it comes back. Worth nothing without the node's key. Never logged.
+    SessionToken, 32, false
 );
 byte_id!(
     /// SHA-256 over the SubjectPublicKeyInfo of a server's TLS certificate.

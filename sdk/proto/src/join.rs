@@ -4,8 +4,10 @@
 //! over it has a domain of its own, so that none can stand for another.
 
 use ed25519_dalek::{Signer, SigningKey};
+use hmac::Mac as _;
 
-use crate::id::{NodeId, Nonce, PublicKey, Signature, TokenId};
+use crate::id::{Mac, NodeId, Nonce, PublicKey, Signature, TokenId};
+use crate::secret::SecretKey;
 use crate::wire::Hello;
 
 /// What a signature over the transcript means.
@@ -15,7 +17,9 @@ pub enum Domain {
     Node,
     /// The node holds the join token.
     Admission,
-    /// The server holds the cluster's key and has admitted this very join.
+    /// The node holds a cluster secret.
+    Secret,
+    /// The server holds the cluster's key, or its own, and has admitted this very join.
     Welcome,
 }
 
@@ -24,6 +28,7 @@ impl Domain {
         match self {
             Self::Node => b"meetpoint/v1/join/node",
             Self::Admission => b"meetpoint/v1/join/admission",
+            Self::Secret => b"meetpoint/v1/join/secret",
             Self::Welcome => b"meetpoint/v1/join/welcome",
         }
     }
@@ -53,6 +58,13 @@ impl Transcript {
         Self { body, node: hello.node_id, token: hello.token }
     }
 
+    /// The same join at a server that does not hold the cluster's key: this one signs the welcome.
+    #[must_use]
+    pub fn served_by(mut self, server_key: &PublicKey) -> Self {
+        field(&mut self.body, server_key.as_bytes());
+        self
+    }
+
     /// The node whose join this is.
     #[must_use]
     pub fn node(&self) -> NodeId {
@@ -75,6 +87,19 @@ impl Transcript {
     #[must_use]
     pub fn verify(&self, domain: Domain, key: &PublicKey, signature: &Signature) -> bool {
         verify_strict(key, &self.message(domain), signature)
+    }
+
+    /// Proves that the node holds a cluster secret.
+    #[must_use]
+    pub fn mac(&self, key: &SecretKey) -> Mac {
+        let digest = key.hmac(&self.message(Domain::Secret)).finalize().into_bytes();
+        Mac::from_bytes(digest.into())
+    }
+
+    /// Checks such a proof, in constant time.
+    #[must_use]
+    pub fn verify_mac(&self, key: &SecretKey, mac: &Mac) -> bool {
+        key.hmac(&self.message(Domain::Secret)).verify_slice(mac.as_bytes()).is_ok()
     }
 
     fn message(&self, domain: Domain) -> Vec<u8> {

@@ -8,7 +8,7 @@
 //! * [`addr`][]: what an address is worth (IANA special-purpose registries).
 //! * [`network`], [`rules`]: cluster network types, node classes and who is admitted as what.
 //! * [`seed`][]: `name@host:port`.
-//! * [`token`], [`join`], [`certificate`]: how a node proves who it is and that it may join.
+//! * [`token`], [`secret`], [`join`], [`certificate`]: how a node proves who it is and that it may join.
 //! * [`vouch`][]: what a seed signs.
 //! * [`wire`][]: the control channel's messages; the only types here that derive serde.
 //! * [`timers`][]: deadlines in order, for the pure machines.
@@ -24,6 +24,7 @@ pub mod join;
 pub mod name;
 pub mod network;
 pub mod rules;
+pub mod secret;
 pub mod seed;
 pub mod stun;
 pub mod timers;
@@ -32,14 +33,15 @@ pub mod vouch;
 pub mod wire;
 
 pub use addr::AddressClass;
-pub use certificate::Certificate;
+pub use certificate::{Certificate, Membership, Revocation};
 pub use code::Code;
 pub use id::{NodeId, Nonce, PublicKey, SessionId, Signature, TicketId, TicketKey};
-pub use name::{ClusterName, NodeName, SeedName};
+pub use name::{Capability, ClusterName, NamePattern, NodeName, SeedName};
 pub use network::{
     ClusterNetwork, EffectiveNetwork, Evidence, Filtering, Mapping, NatBehavior, NetworkClass, NetworkType,
     SeedOrigin, SeedStatus,
 };
+pub use secret::ClusterSecret;
 pub use seed::SeedAddr;
 pub use timers::Timers;
-pub use token::JoinToken;
+pub use token::{JoinToken, TokenScope};

@@ -90,10 +90,100 @@ name!(
     /// A seed's name, unique in its cluster.
     SeedName
 );
+name!(
+    /// Something a node says it can do.
+    Capability
+);
+
+/// Which names a join token may give: a name in which each `*` stands for any characters, or none.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct NamePattern(String);
+
+impl NamePattern {
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether the name fits. Its cost is bounded by the product of both lengths.
+    #[must_use]
+    pub fn matches(&self, name: &NodeName) -> bool {
+        let (pattern, name) = (self.0.as_bytes(), name.0.as_bytes());
+        let (mut p, mut n) = (0, 0);
+        // The newest star, and how much of the name it has taken: only that one is ever tried again.
+        let mut star: Option<(usize, usize)> = None;
+        while n < name.len() {
+            if pattern.get(p) == Some(&b'*') {
+                star = Some((p, n));
+                p += 1;
+            } else if pattern.get(p) == Some(&name[n]) {
+                (p, n) = (p + 1, n + 1);
+            } else if let Some((at, taken)) = star {
+                star = Some((at, taken + 1));
+                (p, n) = (at + 1, taken + 1);
+            } else {
+                return false;
+            }
+        }
+        pattern[p..].iter().all(|&byte| byte == b'*')
+    }
+}
+
+impl fmt::Display for NamePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for NamePattern {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let len = text.chars().count();
+        if len > MAX_NAME_LEN {
+            return Err(NameError::TooLong { len });
+        }
+        // A star is allowed wherever a letter is.
+        check(&text.replace('*', "a")).map(|()| Self(text.to_owned()))
+    }
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn patterns() {
+        let cases = [
+            ("web-1", "web-1", true),
+            ("web-1", "web-2", false),
+            ("web-*", "web-", true),
+            ("web-*", "web-12", true),
+            ("web-*", "db-web-1", false),
+            ("*", "anything", true),
+            ("*-eu", "web-1-eu", true),
+            ("*-eu", "web-1-eu2", false),
+            ("a*b*c", "aXbYbZc", true),
+            ("a*b*c", "aXcYb", false),
+            ("**a**", "bab", true),
+            ("a", "A", false),
+        ];
+        for (pattern, name, expect) in cases {
+            let pattern: NamePattern = pattern.parse().unwrap();
+            assert_eq!(pattern.matches(&name.parse().unwrap()), expect, "{pattern} {name}");
+        }
+        let worst: NamePattern = format!("{}b", "*a".repeat(31)).parse().unwrap();
+        assert!(!worst.matches(&"a".repeat(63).parse().unwrap()));
+        for (text, error) in [
+            ("", NameError::Empty),
+            ("a b", NameError::BadCharacter { position: 1 }),
+            ("-*", NameError::BadCharacter { position: 0 }),
+        ] {
+            assert_eq!(text.parse::<NamePattern>(), Err(error), "{text:?}");
+        }
+        assert!("*".repeat(64).parse::<NamePattern>().is_err());
+    }
 
     #[test]
     fn table() {

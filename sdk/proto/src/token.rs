@@ -13,7 +13,7 @@ use hkdf::Hkdf;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::id::{Fingerprint, PublicKey, TokenId, base32};
+use crate::id::{BASE32, Fingerprint, PublicKey, TokenId};
 
 /// Marks a minted token, and its layout.
 const PREFIX: &str = "mpj1";
@@ -33,6 +33,49 @@ pub struct JoinToken {
     text: String,
     secret: Vec<u8>,
     fingerprint: Option<Fingerprint>,
+}
+
+/// What a join token admits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TokenScope {
+    /// Nodes.
+    Node,
+    /// Seeds, which register themselves.
+    Seed,
+}
+
+impl TokenScope {
+    /// The word in flags, requests and the registry.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Node => "node",
+            Self::Seed => "seed",
+        }
+    }
+}
+
+impl fmt::Display for TokenScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The text is no scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("expected node or seed")]
+pub struct ParseScopeError;
+
+impl FromStr for TokenScope {
+    type Err = ParseScopeError;
+
+    fn from_str(text: &str) -> Result<Self, ParseScopeError> {
+        match text {
+            "node" => Ok(Self::Node),
+            "seed" => Ok(Self::Seed),
+            _ => Err(ParseScopeError),
+        }
+    }
 }
 
 /// Why a text is not a join token.
@@ -69,7 +112,7 @@ impl JoinToken {
         let sum = checksum(&bytes);
         bytes.extend_from_slice(&sum);
         Self {
-            text: format!("{PREFIX}{}", base32().encode(&bytes)),
+            text: format!("{PREFIX}{}", BASE32.encode(&bytes)),
             secret: secret.to_vec(),
             fingerprint: Some(fingerprint),
         }
@@ -150,7 +193,7 @@ impl FromStr for JoinToken {
 }
 
 fn minted(body: &str) -> Option<JoinToken> {
-    let bytes = base32().decode(body.as_bytes()).ok()?;
+    let bytes = BASE32.decode(body.as_bytes()).ok()?;
     let (payload, sum) = bytes.split_at_checked(MINTED_LEN - CHECKSUM_LEN)?;
     if sum != checksum(payload) {
         return None;

@@ -3,6 +3,7 @@
 //! The dialogue: node `hello`, server `challenge`, node `proof`, server `welcome`; then either
 //! side speaks as it needs. Wire types hold raw words; the machines turn them into domain types.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
@@ -10,8 +11,10 @@ use thiserror::Error;
 
 use crate::code::Code;
 use crate::id::{
-    DialBackNonce, NodeId, Nonce, PublicKey, SessionId, Signature, TicketId, TicketKey, TokenId,
+    DialBackNonce, Mac, NodeId, Nonce, PublicKey, SecretId, SessionId, SessionToken, Signature, TicketId,
+    TicketKey, TokenId,
 };
+use crate::name::{Capability, MAX_NAME_LEN, NodeName};
 use crate::network::{ClusterNetwork, EffectiveNetwork, Evidence, NatBehavior, NetworkClass, NetworkType};
 
 /// This protocol. A server refuses any other with [`Code::ProtocolVersion`].
@@ -24,6 +27,16 @@ pub const MAX_FRAME_BYTES: usize = 64 * 1024;
 pub const MAX_HOST_CANDIDATES: usize = 8;
 /// Longest free text (a node's version).
 pub const MAX_TEXT_LEN: usize = 64;
+/// Cluster secrets that a node can hold at once: the one in use, the next, and some that were forgotten.
+pub const MAX_SECRETS: usize = 8;
+/// Things that a node can say it can do.
+pub const MAX_CAPABILITIES: usize = 16;
+/// Entries of a node's metadata.
+pub const MAX_METADATA: usize = 16;
+/// All keys and values of a node's metadata, in bytes.
+pub const MAX_METADATA_BYTES: usize = 1024;
+/// Revocations in a welcome, the newest first: some 20 KiB.
+pub const MAX_REVOCATIONS: usize = 100;
 /// Peers in one [`ServerMessage::Peers`]; such a frame stays under 32 KiB.
 pub const PEERS_PER_MESSAGE: usize = 100;
 
@@ -81,6 +94,9 @@ pub enum ClientMessage {
         /// As in ping.
         seq: u64,
     },
+    /// Asks for a fresh membership certificate, without joining anew. The home server answers
+    /// [`ServerMessage::Certificate`], or nothing if it can't now.
+    Renew,
     /// Goodbye. The server answers [`ServerMessage::Left`].
     Leave,
 }
@@ -130,6 +146,91 @@ pub struct Hello {
     pub ephemeral: bool,
     /// The node's software version.
     pub version: String,
+    /// The cluster secrets it holds, the newest first. At most [`MAX_SECRETS`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretId>,
+    /// The session to resume: it admits as the join token did, without a use of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume: Option<SessionToken>,
+    /// A membership certificate of the cluster's home server, for servers that are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<Box<CertificateText>>,
+    /// What it says of itself, for people and programs.
+    #[serde(default, skip_serializing_if = "Profile::is_empty")]
+    pub profile: Profile,
+}
+
+/// What a node says of itself, beyond the network.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Profile {
+    /// What it can do; names of at most 63 characters. At most [`MAX_CAPABILITIES`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub capabilities: Vec<String>,
+    /// Where it runs: a name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datacenter: Option<String>,
+    /// And where there: a name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rack: Option<String>,
+    /// Anything else: names, and values without control characters. At most [`MAX_METADATA`] of
+    /// together [`MAX_METADATA_BYTES`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// Why a profile is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ProfileError {
+    /// Too many capabilities, or one is no name.
+    #[error(
+        "capabilities: at most {MAX_CAPABILITIES} different names of 1 to {MAX_NAME_LEN} letters, digits, '.', '_' or '-'"
+    )]
+    Capabilities,
+    /// Not a name.
+    #[error("{0}: 1 to {MAX_NAME_LEN} letters, digits, '.', '_' or '-', starting with a letter or digit")]
+    Place(&'static str),
+    /// Too many entries, too long, a key that is no name, or a control character.
+    #[error(
+        "metadata: at most {MAX_METADATA} entries of together {MAX_METADATA_BYTES} bytes; keys are names, values have no control characters"
+    )]
+    Metadata,
+}
+
+impl Profile {
+    /// Nothing is said.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Checks every bound, and gives the capabilities in order.
+    ///
+    /// # Errors
+    /// [`ProfileError`] names the field and what it may be.
+    pub fn check(&self) -> Result<Vec<Capability>, ProfileError> {
+        let is_name = |text: &str| text.parse::<NodeName>().is_ok();
+        for (field, place) in [("datacenter", &self.datacenter), ("rack", &self.rack)] {
+            if place.as_deref().is_some_and(|place| !is_name(place)) {
+                return Err(ProfileError::Place(field));
+            }
+        }
+        let bytes: usize = self.metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let fits = |(key, value): (&String, &String)| is_name(key) && !value.chars().any(char::is_control);
+        if self.metadata.len() > MAX_METADATA || bytes > MAX_METADATA_BYTES || !self.metadata.iter().all(fits)
+        {
+            return Err(ProfileError::Metadata);
+        }
+        let count = self.capabilities.len();
+        let parsed: Result<Vec<Capability>, _> = self.capabilities.iter().map(|text| text.parse()).collect();
+        let mut capabilities = parsed.map_err(|_| ProfileError::Capabilities)?;
+        capabilities.sort();
+        capabilities.dedup();
+        if count > MAX_CAPABILITIES || capabilities.len() != count {
+            return Err(ProfileError::Capabilities);
+        }
+        Ok(capabilities)
+    }
 }
 
 /// Answers a challenge.
@@ -140,6 +241,9 @@ pub struct Proof {
     /// By the token's key, [`crate::join::Domain::Admission`].
     #[serde(default)]
     pub admission: Option<Signature>,
+    /// By the cluster secrets that hello names, in that order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<Mac>,
 }
 
 /// What a server sends.
@@ -152,6 +256,9 @@ pub enum ServerMessage {
         nonce: Nonce,
         /// The cluster's key.
         cluster_key: PublicKey,
+        /// This server does not hold the cluster's key: the welcome will be signed with this one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        server_key: Option<PublicKey>,
     },
     /// The node is a member.
     Welcome(Box<Welcome>),
@@ -195,6 +302,10 @@ pub enum ServerMessage {
         /// As in ping.
         seq: u64,
     },
+    /// A fresh membership certificate.
+    Certificate(Box<Renewal>),
+    /// This member was removed: paths to it end, introductions to it are refused.
+    Revoked(RevocationText),
     /// Answers leave. The connection closes.
     Left,
     /// The connection closes; the node may come back.
@@ -245,7 +356,7 @@ impl Refusal {
 /// The node is a member.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
-    /// By the cluster's key, [`crate::join::Domain::Welcome`].
+    /// By the cluster's key, [`crate::join::Domain::Welcome`]; or the server's, if the challenge named one.
     pub signature: Signature,
     /// This stay.
     pub session: SessionId,
@@ -264,6 +375,34 @@ pub struct Welcome {
     pub stun: Option<StunAccess>,
     /// Silence after which either side gives the connection up.
     pub idle_timeout_ms: u32,
+    /// Names this membership when the node comes back. Absent: the one it came with goes on to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_token: Option<SessionToken>,
+    /// Who is no member any more although its certificate may say so. At most [`MAX_REVOCATIONS`], the
+    /// newest; the server itself refuses all of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revoked: Vec<RevocationText>,
+}
+
+/// A membership that goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renewal {
+    /// The fresh certificate.
+    pub certificate: CertificateText,
+    /// Replaces the welcome's. Absent in effectively PRIVATE clusters.
+    #[serde(default)]
+    pub stun: Option<StunAccess>,
+}
+
+/// A revocation in transit; see [`crate::Revocation`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevocationText {
+    /// The former member's key.
+    pub id: NodeId,
+    /// Seconds since 1970: its last certificate ends by then.
+    pub until_unix_s: u64,
+    /// By the cluster's key.
+    pub signature: Signature,
 }
 
 /// A certificate in transit; see [`crate::Certificate`].
@@ -276,7 +415,12 @@ pub struct CertificateText {
     /// The member's name.
     pub name: String,
     /// Seconds since 1970.
+    pub not_before_unix_s: u64,
+    /// Seconds since 1970.
     pub not_after_unix_s: u64,
+    /// What the member says it can do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub capabilities: Vec<String>,
     /// By the cluster's key.
     pub signature: Signature,
 }

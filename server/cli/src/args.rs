@@ -41,8 +41,12 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Create, list and revoke join tokens.
     Tokens(TokensArgs),
+    /// Create, list and remove the secrets that the nodes of a cluster share.
+    Secrets(ClusterSecretsArgs),
     /// List a cluster's nodes.
     Nodes(NodesArgs),
+    /// Remove nodes for good, list them, and let them in again.
+    Revocations(RevocationsArgs),
     /// Show and change who may use a server's relay, and what goes through it.
     Relay(RelayArgs),
     /// Check the server's audit log.
@@ -67,6 +71,28 @@ pub(crate) struct NodeArgs {
     /// The right to join: the server's data directory has one in `join-token`.
     #[arg(long, env = "MEETPOINT_JOIN_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub(crate) join_token: Option<String>,
+    /// File with the secrets that the nodes of the cluster share, one a line, the newest first.
+    #[arg(long, env = "MEETPOINT_CLUSTER_SECRET_FILE", value_name = "FILE")]
+    pub(crate) cluster_secret_file: Option<PathBuf>,
+    /// The fingerprint of the server's certificate, if no join token brings it. The server prints it when it starts.
+    #[arg(long, env = "MEETPOINT_FINGERPRINT", value_name = "FINGERPRINT")]
+    pub(crate) fingerprint: Option<meetpoint_proto::id::Fingerprint>,
+    /// File that holds this node's newest membership: written at the cluster's home server, and shown to servers that
+    /// are not.
+    #[arg(long, env = "MEETPOINT_MEMBERSHIP_FILE", value_name = "FILE", requires = "key")]
+    pub(crate) membership_file: Option<PathBuf>,
+    /// Something this node can do: a name. May be repeated.
+    #[arg(long = "capability", env = "MEETPOINT_CAPABILITIES", value_name = "NAME", value_delimiter = ',')]
+    pub(crate) capabilities: Vec<String>,
+    /// Where this node runs.
+    #[arg(long, env = "MEETPOINT_DATACENTER", value_name = "NAME")]
+    pub(crate) datacenter: Option<String>,
+    /// And where there.
+    #[arg(long, env = "MEETPOINT_RACK", value_name = "NAME")]
+    pub(crate) rack: Option<String>,
+    /// Anything else that the registry is to show. May be repeated.
+    #[arg(long = "meta", env = "MEETPOINT_META", value_name = "KEY=VALUE", value_delimiter = ',', value_parser = pair)]
+    pub(crate) metadata: Vec<(String, String)>,
     /// File with this node's key; made (mode 0600) if it is missing. Without it the key lives as long as the process.
     #[arg(long, env = "MEETPOINT_KEY", value_name = "FILE")]
     pub(crate) key: Option<PathBuf>,
@@ -150,6 +176,12 @@ pub(crate) enum TokensCommand {
         /// What it is for.
         #[arg(long)]
         label: Option<String>,
+        /// What it admits: node or seed.
+        #[arg(long, value_name = "SCOPE", default_value = "node")]
+        scope: meetpoint_proto::TokenScope,
+        /// Names that it admits, in which `*` stands for any characters. Without it all names.
+        #[arg(long, value_name = "PATTERN")]
+        name_pattern: Option<meetpoint_proto::NamePattern>,
         /// Seconds until it ends. Without it the token does not end.
         #[arg(long, value_name = "SECONDS")]
         expires_in: Option<u64>,
@@ -175,6 +207,90 @@ pub(crate) enum TokensCommand {
         /// The token's id, from the list.
         id: String,
     },
+}
+
+/// Cluster secrets.
+#[derive(Debug, Args)]
+pub(crate) struct ClusterSecretsArgs {
+    #[command(subcommand)]
+    pub(crate) command: ClusterSecretsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterSecretsCommand {
+    /// Take one more cluster secret into use. It is shown once, if it is made here.
+    Create {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Cluster that it admits to.
+        #[arg(long, env = "MEETPOINT_CLUSTER", default_value = "default")]
+        cluster: String,
+        /// File with a secret that was made elsewhere.
+        #[arg(long, env = "MEETPOINT_SECRET_FILE", value_name = "FILE")]
+        secret_file: Option<PathBuf>,
+    },
+    /// List the cluster secrets in use (not what they say: the server does not know).
+    List {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Cluster.
+        #[arg(long, env = "MEETPOINT_CLUSTER", default_value = "default")]
+        cluster: String,
+    },
+    /// Drop a cluster secret. Members stay, and come back by their sessions.
+    Remove {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Cluster.
+        #[arg(long, env = "MEETPOINT_CLUSTER", default_value = "default")]
+        cluster: String,
+        /// The secret's id, from the list.
+        id: String,
+    },
+}
+
+/// Removed nodes.
+#[derive(Debug, Args)]
+pub(crate) struct RevocationsArgs {
+    #[command(subcommand)]
+    pub(crate) command: RevocationsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RevocationsCommand {
+    /// List the nodes that were removed and may not come back.
+    List {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Cluster.
+        #[arg(long, env = "MEETPOINT_CLUSTER", default_value = "default")]
+        cluster: String,
+    },
+    /// Remove a node: it is disconnected, its peers are told, and it may not come back.
+    Add {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Cluster.
+        #[arg(long, env = "MEETPOINT_CLUSTER", default_value = "default")]
+        cluster: String,
+        /// The node's id.
+        id: String,
+    },
+    /// Let a removed node join again.
+    Lift {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Cluster.
+        #[arg(long, env = "MEETPOINT_CLUSTER", default_value = "default")]
+        cluster: String,
+        /// The node's id.
+        id: String,
+    },
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 /// The relay.

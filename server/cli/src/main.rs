@@ -38,6 +38,8 @@ fn main() -> ExitCode {
             Command::Node(args) => node::run(*args).await,
             Command::Demo(args) => demo::run(&args).await,
             Command::Tokens(args) => operator::tokens(args).await,
+            Command::Secrets(args) => operator::identity::secrets(args).await,
+            Command::Revocations(args) => operator::identity::revocations(args).await,
             Command::Nodes(args) => operator::nodes(args).await,
             Command::Relay(args) => operator::relay(args).await,
             Command::Audit(args) => operator::audit(args).await,

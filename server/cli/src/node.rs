@@ -12,6 +12,7 @@ use crate::args::NodeArgs;
 use crate::exit::Failure;
 use crate::signals::Stop;
 
+mod membership;
 mod say;
 
 use say::Voice;
@@ -31,12 +32,15 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
     let voice = Arc::new(Voice::new(args.json, args.name.clone()));
     let node = tokio::select! {
-        started = builder(&args).start() => started.map_err(|error| refused(&voice, error))?,
+        started = builder(&args)?.start() => started.map_err(|error| refused(&voice, error))?,
         () = stop.wait() => return Ok(()),
     };
     let node = Arc::new(node);
     let mut tasks = JoinSet::new();
     tasks.spawn(accept(Arc::clone(&node), Arc::clone(&voice), args.echo));
+    if let Some(file) = args.membership_file {
+        tasks.spawn(membership::keep(Arc::clone(&node), file));
+    }
     for peer in args.connect {
         tasks.spawn(meet(Arc::clone(&node), Arc::clone(&voice), peer));
     }
@@ -51,7 +55,7 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Failure> {
     outcome
 }
 
-fn builder(args: &NodeArgs) -> meetpoint::Builder {
+fn builder(args: &NodeArgs) -> Result<meetpoint::Builder, Failure> {
     let mut builder = Node::builder(&args.rendezvous)
         .cluster(&args.cluster)
         .name(&args.name)
@@ -68,7 +72,31 @@ fn builder(args: &NodeArgs) -> meetpoint::Builder {
     if let Some(kind) = args.node_network_type {
         builder = builder.network_type(kind);
     }
-    builder
+    if let Some(fingerprint) = args.fingerprint {
+        builder = builder.fingerprint(fingerprint);
+    }
+    if let Some(file) = &args.cluster_secret_file {
+        let text = std::fs::read_to_string(file)
+            .map_err(|error| Failure::usage(format!("--cluster-secret-file {}: {error}", file.display())))?;
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        builder = lines.fold(builder, meetpoint::Builder::cluster_secret);
+    }
+    if let Some(membership) = args.membership_file.as_deref().map(membership::read).transpose()?.flatten() {
+        builder = builder.membership(membership);
+    }
+    Ok(describe(builder, args))
+}
+
+/// What the node says of itself.
+fn describe(mut builder: meetpoint::Builder, args: &NodeArgs) -> meetpoint::Builder {
+    builder = args.capabilities.iter().fold(builder, meetpoint::Builder::capability);
+    if let Some(datacenter) = &args.datacenter {
+        builder = builder.datacenter(datacenter);
+    }
+    if let Some(rack) = &args.rack {
+        builder = builder.rack(rack);
+    }
+    args.metadata.iter().fold(builder, |builder, (key, value)| builder.metadata(key, value))
 }
 
 fn refused(voice: &Voice, error: StartError) -> Failure {

@@ -7,6 +7,7 @@ use crate::exit::Failure;
 
 mod audit;
 mod client;
+pub(crate) mod identity;
 mod relay;
 mod table;
 
@@ -21,8 +22,14 @@ const PAGE: usize = 200;
 /// `meetpoint tokens`.
 pub(crate) async fn tokens(args: TokensArgs) -> Result<(), Failure> {
     match args.command {
-        TokensCommand::Create { server, cluster, label, expires_in, max_uses } => {
-            let body = json!({ "label": label.unwrap_or_default(), "expires_in_s": expires_in, "max_uses": max_uses });
+        TokensCommand::Create { server, cluster, label, scope, name_pattern, expires_in, max_uses } => {
+            let body = json!({
+                "label": label.unwrap_or_default(),
+                "scope": scope.as_str(),
+                "name_pattern": name_pattern.as_ref().map(meetpoint_proto::NamePattern::as_str),
+                "expires_in_s": expires_in,
+                "max_uses": max_uses,
+            });
             let made = Client::new(&server, Access::Change)?.post(&tokens_path(&cluster), &body).await?;
             show(&server, &made, || text(&made, "secret"));
         }
@@ -75,9 +82,10 @@ fn text(value: &Value, field: &str) -> String {
 }
 
 fn token_table(list: &[Value]) -> String {
-    let mut table = Table::new(&["ID", "LABEL", "STATE", "USES", "MAX"]);
+    let mut table = Table::new(&["ID", "LABEL", "SCOPE", "NAMES", "STATE", "USES", "MAX"]);
     for token in list {
-        table.row(["id", "label", "state", "uses", "max_uses"].map(|field| text(token, field)));
+        let fields = ["id", "label", "scope", "name_pattern", "state", "uses", "max_uses"];
+        table.row(fields.map(|field| text(token, field)));
     }
     table.to_string()
 }

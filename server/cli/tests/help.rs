@@ -30,12 +30,21 @@ fn every_flag_of_the_contract_is_there_with_its_variable() {
         "tls-cert",
         "tls-key",
         "relay-username-anonymity",
+        "nodes-per-source",
+        "foreign-cluster",
     ];
     let node = [
         "rendezvous",
         "cluster",
         "name",
         "join-token",
+        "cluster-secret-file",
+        "fingerprint",
+        "membership-file",
+        "capability",
+        "datacenter",
+        "rack",
+        "meta",
         "key",
         "node-addr",
         "node-network-type",
@@ -48,9 +57,11 @@ fn every_flag_of_the_contract_is_there_with_its_variable() {
         let text = help(&[command]);
         for flag in flags {
             assert!(text.contains(&format!("--{flag}")), "{command} --{flag}");
-            // Seeds come as a list, and so does their variable.
+            // What comes as a list has a variable that says so.
             let variable = match *flag {
                 "seed" => "MEETPOINT_SEEDS".to_owned(),
+                "foreign-cluster" => "MEETPOINT_FOREIGN_CLUSTERS".to_owned(),
+                "capability" => "MEETPOINT_CAPABILITIES".to_owned(),
                 flag => format!("MEETPOINT_{}", flag.replace('-', "_").to_uppercase()),
             };
             let shown = ["=", "]"].map(|end| text.contains(&format!("[env: {variable}{end}")));
@@ -74,8 +85,19 @@ fn secrets_in_the_environment_do_not_show() {
 #[test]
 fn exit_codes_and_commands_are_documented() {
     let text = help(&[]);
-    for part in ["Exit codes", "serve", "node", "demo", "tokens", "nodes", "relay", "status", "MEETPOINT_LOG"]
-    {
+    for part in [
+        "Exit codes",
+        "serve",
+        "node",
+        "demo",
+        "tokens",
+        "secrets",
+        "revocations",
+        "nodes",
+        "relay",
+        "status",
+        "MEETPOINT_LOG",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
 }

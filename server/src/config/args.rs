@@ -4,11 +4,11 @@
 //! [`ServeArgs::validate`](super::ServeConfig).
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU8;
+use std::num::{NonZeroU8, NonZeroU32};
 use std::path::PathBuf;
 
 use clap::Args;
-use meetpoint_proto::{ClusterNetwork, NetworkType, SeedAddr};
+use meetpoint_proto::{ClusterName, ClusterNetwork, NetworkType, PublicKey, SeedAddr};
 use meetpoint_turn::Cidr;
 
 use super::{MAX_STUN_THREADS, QuotaArgs, StreamAddr};
@@ -177,6 +177,19 @@ pub struct AccessArgs {
     /// Admit anyone, without a token.
     #[arg(long, env = "MEETPOINT_OPEN_JOIN")]
     pub open_join: bool,
+    /// Members from one IPv4 address or IPv6 /64 at once. This machine itself is not counted.
+    #[arg(long, env = "MEETPOINT_NODES_PER_SOURCE", value_name = "COUNT", default_value = "1024")]
+    pub nodes_per_source: NonZeroU32,
+    /// A cluster whose home is another server, which shows its public key with it. Its members are
+    /// admitted by the membership certificates that they bring; nothing of them is stored. It takes
+    /// the place of this server's own cluster of that name.
+    #[arg(
+        long = "foreign-cluster",
+        env = "MEETPOINT_FOREIGN_CLUSTERS",
+        value_name = "NAME=PUBLICKEY",
+        value_delimiter = ','
+    )]
+    pub foreign_clusters: Vec<ForeignCluster>,
     /// Admin token of the REST interface, 16 to 256 visible characters. Without it the first start
     /// makes one and writes it to DIR/admin-token. Other users of this machine can read it in the list
     /// of processes: prefer --admin-token-file or the environment variable.
@@ -196,6 +209,27 @@ pub struct AccessArgs {
     /// DIR/viewer-token.
     #[arg(long, env = "MEETPOINT_VIEWER_TOKEN_FILE", value_name = "FILE")]
     pub viewer_token_file: Option<PathBuf>,
+}
+
+/// A cluster whose home is another server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignCluster {
+    /// Its name.
+    pub name: ClusterName,
+    /// The public half of its key.
+    pub public_key: PublicKey,
+}
+
+impl std::str::FromStr for ForeignCluster {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, key) = text.split_once('=').ok_or("expected NAME=PUBLICKEY")?;
+        let name = name.parse().map_err(|error| format!("NAME: {error}"))?;
+        let public_key: PublicKey = key.parse().map_err(|error| format!("PUBLICKEY: {error}"))?;
+        public_key.key().map_err(|error| format!("PUBLICKEY: {error}"))?;
+        Ok(Self { name, public_key })
+    }
 }
 
 /// How the server proves itself.

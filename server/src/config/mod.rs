@@ -17,7 +17,9 @@ use meetpoint_proto::{AddressClass, ClusterNetwork, Code, JoinToken, NetworkType
 use meetpoint_turn::{Cidr, Limits as StunLimits, MAX_PEER_BLOCKS};
 use thiserror::Error;
 
-pub use args::{AccessArgs, ClusterArgs, ListenArgs, PortRange, RelayArgs, Secret, ServeArgs, TlsArgs};
+pub use args::{
+    AccessArgs, ClusterArgs, ForeignCluster, ListenArgs, PortRange, RelayArgs, Secret, ServeArgs, TlsArgs,
+};
 pub use quotas::QuotaArgs;
 pub use streams::{StreamAddr, StreamAddrs};
 
@@ -68,6 +70,8 @@ pub struct ServeConfig {
     pub join_token: Option<JoinToken>,
     /// Nobody needs a token.
     pub open_join: bool,
+    /// Clusters whose home is another server.
+    pub foreign_clusters: Vec<ForeignCluster>,
     /// The admin token given.
     pub admin_token: Option<Secret>,
     /// The viewer token given.
@@ -344,11 +348,15 @@ impl ServeArgs {
             node_network_type: self.cluster.node_network_type,
             join_token,
             open_join: self.access.open_join,
+            foreign_clusters: self.access.foreign_clusters,
             admin_token: admin_token(self.access.admin_token, self.access.admin_token_file)?,
             viewer_token: token_file("--viewer-token-file", self.access.viewer_token_file)?,
             tls,
             data: self.data,
-            limits: meetpoint_broker::Limits::default(),
+            limits: meetpoint_broker::Limits {
+                members_per_source: self.access.nodes_per_source.get() as usize,
+                ..Default::default()
+            },
             seed_timing: SeedTiming::default(),
         })
     }

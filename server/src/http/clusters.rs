@@ -25,6 +25,8 @@ pub(super) struct ClusterView {
     /// What it amounts to now: `PUBLIC` or `PRIVATE`.
     #[schema(example = "PUBLIC")]
     effective: &'static str,
+    /// The public half of its key: what another server needs to admit its members (`--foreign-cluster`).
+    public_key: String,
     /// Nodes need no token.
     open_join: bool,
     /// Nodes that can only be relayed are kept.
@@ -121,6 +123,7 @@ async fn view(app: &App, cluster: &Cluster) -> Result<ClusterView, Problem> {
         name: name.to_string(),
         kind: cluster.kind.as_str(),
         effective: cluster.effective.as_str(),
+        public_key: cluster.public_key().to_string(),
         open_join: cluster.open_join,
         admit_relayed: cluster.admit_relayed,
         nodes: app.service.node_count(name.as_str()).await?,

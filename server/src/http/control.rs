@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code};
 use axum::extract::{ConnectInfo, State};
 use axum::http::HeaderValue;
 use axum::http::header::UPGRADE;
@@ -26,15 +26,17 @@ use tracing::debug;
 use super::App;
 use super::gate::Place;
 use super::problem::{Problem, ProblemCode};
-use crate::rendezvous::{Connection, Handle};
+use crate::rendezvous::{Connection, Handle, Outgoing};
 
 /// Memory a connection takes for reading at first; most messages have a few hundred bytes.
-const READ_BUFFER_BYTES: usize = 4 * 1024;
+const READ_BUFFER_BYTES: usize = 1024;
 /// Written to the socket beyond this; a message is flushed anyway.
-const WRITE_BUFFER_BYTES: usize = 4 * 1024;
+const WRITE_BUFFER_BYTES: usize = 2 * 1024;
 /// Two of the largest frames.
 const MAX_WRITE_BUFFER_BYTES: usize = 2 * MAX_FRAME_BYTES;
-/// How long one message may take to reach the kernel.
+/// Messages that are written together.
+const AT_ONCE: usize = 16;
+/// How long so many messages may take to reach the kernel.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection stays after the last word, so that a reset can't overtake it.
 const LINGER: Duration = Duration::from_secs(1);
@@ -42,8 +44,6 @@ const LINGER: Duration = Duration::from_secs(1);
 const BURST: u32 = 256;
 /// The pace beyond that. A node at work sends a few a second.
 const PACE: Duration = Duration::from_millis(10);
-/// How soon a stranger may come back if there was no place for it.
-const RETRY_AFTER_MS: u64 = 1_000;
 
 /// Opens a control channel.
 pub(super) async fn door(
@@ -127,8 +127,8 @@ fn enter(app: &App, source: SocketAddr) -> Result<Place, Refusal> {
         return Err(Refusal::new(Code::RateLimited).retry_after_ms(wait_ms));
     }
     app.gate.enter(source.ip()).ok_or_else(|| {
-        let refusal = Refusal::new(Code::ServerFull).retry_after_ms(RETRY_AFTER_MS);
-        refusal.detail("too many joins at once")
+        let wait_ms = u64::try_from(app.turns.next(Instant::now()).as_millis()).unwrap_or(u64::MAX);
+        Refusal::new(Code::ServerFull).retry_after_ms(wait_ms).detail("too many joins at once")
     })
 }
 
@@ -155,18 +155,32 @@ struct Writer {
 }
 
 impl Writer {
-    /// Sends until the broker has no more to say, then closes.
-    async fn run(&mut self, mut outbound: mpsc::Receiver<ServerMessage>) {
-        while let Some(message) = outbound.recv().await {
-            if matches!(message, ServerMessage::Welcome(_)) {
-                self.place = None;
-            }
-            match timeout(WRITE_TIMEOUT, self.send(&message)).await {
+    /// Sends until the broker has no more to say, then closes. What waits goes out together.
+    async fn run(&mut self, mut outbound: mpsc::Receiver<Outgoing>) {
+        let mut waiting = Vec::new();
+        while outbound.recv_many(&mut waiting, AT_ONCE).await > 0 {
+            match timeout(WRITE_TIMEOUT, self.send_all(&mut waiting)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(Broken)) | Err(_) => return,
             }
         }
         let _ = timeout(WRITE_TIMEOUT, self.close()).await;
+    }
+
+    async fn send_all(&mut self, waiting: &mut Vec<Outgoing>) -> Result<(), Broken> {
+        for outgoing in waiting.drain(..) {
+            let text = match &outgoing {
+                Outgoing::Message(message) => {
+                    if matches!(**message, ServerMessage::Welcome(_)) {
+                        self.place = None;
+                    }
+                    Utf8Bytes::from(encode(message))
+                }
+                Outgoing::Frame(frame) => Utf8Bytes::from(&**frame),
+            };
+            self.sink.feed(Message::Text(text)).await.map_err(|_| Broken)?;
+        }
+        self.sink.flush().await.map_err(|_| Broken)
     }
 
     async fn send(&mut self, message: &ServerMessage) -> Result<(), Broken> {

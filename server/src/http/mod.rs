@@ -14,11 +14,14 @@ mod health;
 mod nodes;
 mod problem;
 mod relay;
+mod revocations;
+mod secrets;
 mod seed_proof;
 mod seeds;
 pub(crate) mod serve;
 mod status;
 mod tokens;
+mod turns;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -86,6 +89,7 @@ pub(crate) struct AppState {
     streams: events::Streams,
     readiness: health::Readiness,
     gate: Arc<gate::Gate>,
+    turns: turns::Turns,
     throttle: seed_proof::Throttle,
 }
 
@@ -136,6 +140,7 @@ impl App {
             streams: events::Streams::new(),
             readiness: health::Readiness::default(),
             gate: Arc::new(gate::Gate::new()),
+            turns: turns::Turns::default(),
             throttle: seed_proof::Throttle::new(),
         }))
     }
@@ -176,8 +181,13 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(seeds::get, seeds::put, seeds::change, seeds::remove))
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::get, nodes::remove))
+        .routes(routes!(nodes::end_session))
+        .routes(routes!(revocations::list))
+        .routes(routes!(revocations::lift))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::get, tokens::revoke))
+        .routes(routes!(secrets::list, secrets::add))
+        .routes(routes!(secrets::remove))
         .routes(routes!(events::watch))
         .routes(routes!(events::create_ticket))
         .routes(routes!(audit::list))

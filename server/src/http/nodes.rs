@@ -1,5 +1,7 @@
 //! Nodes: the registry's row, and the broker's view of those that are present.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -36,6 +38,17 @@ pub(super) struct NodeView {
     observed: Option<String>,
     /// Its software version.
     version: String,
+    /// What it says it can do.
+    capabilities: Vec<String>,
+    /// Where it says it runs.
+    #[schema(example = "fra1")]
+    datacenter: Option<String>,
+    /// And where there.
+    rack: Option<String>,
+    /// What else it says.
+    metadata: BTreeMap<String, String>,
+    /// Until then it may come back without a join token or a cluster secret.
+    session_expires_unix_ms: Option<i64>,
     /// When it first joined.
     first_seen_unix_ms: i64,
     /// When it last joined, was judged, or left.
@@ -84,6 +97,11 @@ impl NodeView {
             evidence: row.evidence.map(meetpoint_proto::Evidence::as_str),
             observed: row.observed.map(|addr| addr.to_string()),
             version: row.version,
+            capabilities: row.profile.capabilities,
+            datacenter: row.profile.datacenter,
+            rack: row.profile.rack,
+            metadata: row.profile.metadata,
+            session_expires_unix_ms: row.session_expires_ms,
             first_seen_unix_ms: row.first_seen_ms,
             last_seen_unix_ms: row.last_seen_ms,
             presence: session.map(|session| Presence::new(&session, now)),
@@ -160,7 +178,8 @@ pub(super) async fn get(
     Ok(Json(NodeView::new(row, session, UnixMs::now())))
 }
 
-/// Removes a node and ends its session. With a valid join token it may come back.
+/// Removes a node, ends its session and tells all members. It may not come back, whatever it shows, until
+/// the revocation is lifted.
 #[utoipa::path(
     delete, path = "/v1/clusters/{cluster}/nodes/{id}", tag = "nodes", operation_id = "remove_node", security(("admin" = [])),
     params(("cluster" = String, Path, description = "The cluster's name"), ("id" = String, Path, description = "The node's id")),
@@ -176,8 +195,29 @@ pub(super) async fn remove(
 ) -> Result<StatusCode, Problem> {
     let name = app.service.cluster(&cluster)?.name.clone();
     let id = parse_id(&id)?;
-    app.service.remove_node(UnixMs::now(), &actor, &cluster, id).await?;
-    app.rendezvous.remove(name, id).await?;
+    let until_unix_s = app.service.remove_node(UnixMs::now(), &actor, &cluster, id).await?;
+    app.rendezvous.revoke(name, id, until_unix_s).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Ends a node's session. It stays registered, and comes back by a join token or a cluster secret only.
+#[utoipa::path(
+    delete, path = "/v1/clusters/{cluster}/nodes/{id}/session", tag = "nodes", operation_id = "end_node_session", security(("admin" = [])),
+    params(("cluster" = String, Path, description = "The cluster's name"), ("id" = String, Path, description = "The node's id")),
+    responses(
+        (status = NO_CONTENT, description = "Ended"),
+        (status = "default", body = Problem, content_type = "application/problem+json", description = "Refused")
+    )
+)]
+pub(super) async fn end_session(
+    Admin(actor): Admin,
+    State(app): State<App>,
+    Path((cluster, id)): Path<(String, String)>,
+) -> Result<StatusCode, Problem> {
+    let name = app.service.cluster(&cluster)?.name.clone();
+    let id = parse_id(&id)?;
+    app.service.end_session(UnixMs::now(), &actor, &cluster, id).await?;
+    app.rendezvous.end_session(name, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -60,6 +60,9 @@ problems! {
     UnknownNode = NOT_FOUND, "unknown_node", "GET /v1/clusters/{cluster}/nodes lists the registered nodes";
     UnknownSeed = NOT_FOUND, "unknown_seed", "GET /v1/clusters/{cluster}/seeds lists the seeds";
     UnknownToken = NOT_FOUND, "unknown_token", "GET /v1/clusters/{cluster}/join-tokens lists the join tokens";
+    UnknownRevocation = NOT_FOUND, "unknown_revocation", "GET /v1/clusters/{cluster}/revocations lists the removed nodes";
+    UnknownSecret = NOT_FOUND, "unknown_secret", "GET /v1/clusters/{cluster}/secrets lists the cluster secrets in use";
+    KnownSecret = CONFLICT, "known_secret", "it needs no second time; GET /v1/clusters/{cluster}/secrets lists those in use";
     UnknownRelaySession = NOT_FOUND, "unknown_relay_session", "GET /v1/relay/sessions lists the allocations";
     UnknownRelayUser = NOT_FOUND, "unknown_relay_user", "GET /v1/relay/users lists the static users";
     UnknownRelaySecret = NOT_FOUND, "unknown_relay_secret", "GET /v1/relay/secrets lists the accepted secrets";
@@ -72,7 +75,7 @@ problems! {
     StaleRegistration = CONFLICT, "stale_registration", "sign the registration anew";
     ClockSkew = UNPROCESSABLE_ENTITY, "clock_skew", "sign with the time that /v1/status shows as now_unix_ms";
     BadRegistration = FORBIDDEN, "bad_registration", "sign the very words sent, with `seed_key` of this server's /v1/status as the audience";
-    BadToken = FORBIDDEN, "bad_token", "ask the operator for a fresh join token";
+    BadToken = FORBIDDEN, "bad_token", "ask the operator for a fresh join token of the scope `seed`";
     RateLimited = TOO_MANY_REQUESTS, "rate_limited", "wait as long as the Retry-After header says";
     NotHere = MISDIRECTED_REQUEST, "not_here", "tell this server its address, by --external-ip or by a --seed of its own";
     PublicSeedInPrivateCluster = UNPROCESSABLE_ENTITY, "public_seed_in_private_cluster", "a PRIVATE cluster never has public seeds";
@@ -147,6 +150,9 @@ impl From<ServiceError> for Problem {
             ServiceError::UnknownNode => ProblemCode::UnknownNode,
             ServiceError::UnknownSeed => ProblemCode::UnknownSeed,
             ServiceError::UnknownToken => ProblemCode::UnknownToken,
+            ServiceError::UnknownRevocation => ProblemCode::UnknownRevocation,
+            ServiceError::UnknownSecret => ProblemCode::UnknownSecret,
+            ServiceError::KnownSecret => ProblemCode::KnownSecret,
             ServiceError::SeedRefused { code, .. } | ServiceError::ClusterRule(code) => by_rule(*code),
             ServiceError::TooManySeeds => ProblemCode::ClusterFull,
             ServiceError::SeedNameTaken(_) => ProblemCode::SeedNameTaken,
@@ -155,13 +161,18 @@ impl From<ServiceError> for Problem {
             ServiceError::StaleRegistration => ProblemCode::StaleRegistration,
             ServiceError::Skew { .. } => ProblemCode::ClockSkew,
             ServiceError::BadRegistration(_) => ProblemCode::BadRegistration,
-            ServiceError::BadToken(_) => ProblemCode::BadToken,
+            ServiceError::BadToken(_) | ServiceError::TokenScope(_) | ServiceError::NameNotAllowed(_) => {
+                ProblemCode::BadToken
+            }
             ServiceError::ClusterFull => ProblemCode::ClusterFull,
             ServiceError::UnknownRelayUser => ProblemCode::UnknownRelayUser,
             ServiceError::UnknownRelaySecret => ProblemCode::UnknownRelaySecret,
             ServiceError::CurrentRelaySecret => ProblemCode::CurrentRelaySecret,
             ServiceError::RelayFull(_) => ProblemCode::RelayFull,
-            ServiceError::NameTaken
+            ServiceError::BadSession
+            | ServiceError::BadSecret
+            | ServiceError::Removed
+            | ServiceError::NameTaken
             | ServiceError::KnownRelaySecret
             | ServiceError::RelayUser(_)
             | ServiceError::RelaySecret(_) => ProblemCode::Invalid,

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::header::LOCATION;
 use axum::http::{HeaderName, StatusCode};
+use meetpoint_proto::TokenScope;
 use meetpoint_proto::id::TokenId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -27,6 +28,12 @@ pub(super) struct NewTokenBody {
     #[serde(default)]
     #[schema(max_length = 100, example = "laptops")]
     label: String,
+    /// What it admits: `node` (if absent) or `seed`.
+    #[schema(example = "node", pattern = "^(node|seed)$")]
+    scope: Option<String>,
+    /// Names that it admits, in which `*` stands for any characters; all names if absent.
+    #[schema(max_length = 63, example = "web-*")]
+    name_pattern: Option<String>,
     /// Seconds it can be used; for ever if absent.
     #[schema(minimum = 1, maximum = 315_360_000, example = 86_400)]
     expires_in_s: Option<u64>,
@@ -42,6 +49,12 @@ pub(super) struct TokenView {
     id: String,
     /// For people.
     label: String,
+    /// What it admits: `node` or `seed`.
+    #[schema(example = "node")]
+    scope: &'static str,
+    /// Names that it admits; all of them if absent.
+    #[schema(example = "web-*")]
+    name_pattern: Option<String>,
     /// `active`, `revoked`, `expired` or `used_up`.
     #[schema(example = "active")]
     state: &'static str,
@@ -89,6 +102,8 @@ impl TokenView {
         Self {
             id: row.id.to_string(),
             label: row.label,
+            scope: row.scope.as_str(),
+            name_pattern: row.names.map(|names| names.to_string()),
             state,
             uses: row.uses,
             max_uses: row.max_uses,
@@ -105,6 +120,10 @@ impl NewTokenBody {
         if self.label.chars().count() > MAX_LABEL_LEN || self.label.chars().any(char::is_control) {
             return Err(invalid("label: at most 100 characters, none of them a control character"));
         }
+        let scope = self.scope.as_deref().map(str::parse).transpose();
+        let scope = scope.map_err(|error| invalid(&format!("scope: {error}")))?;
+        let names = self.name_pattern.as_deref().map(str::parse).transpose();
+        let names = names.map_err(|error| invalid(&format!("name_pattern: {error}; and '*'")))?;
         if self.expires_in_s.is_some_and(|s| !(1..=MAX_EXPIRES_IN_S).contains(&s)) {
             return Err(invalid("expires_in_s: from 1 to 315360000 (ten years); leave it out for no end"));
         }
@@ -114,6 +133,8 @@ impl NewTokenBody {
         let lifetime_ms = self.expires_in_s.and_then(|s| i64::try_from(s.saturating_mul(1000)).ok());
         Ok(NewToken {
             label: self.label,
+            scope: scope.unwrap_or(TokenScope::Node),
+            names,
             expires_ms: lifetime_ms.map(|lifetime_ms| now.0.saturating_add(lifetime_ms)),
             max_uses: self.max_uses.map(i64::from),
         })
@@ -188,7 +209,7 @@ pub(super) async fn get(
     Ok(Json(TokenView::new(row, UnixMs::now())))
 }
 
-/// Revokes a join token. Nodes that joined by it stay until they have to join again.
+/// Revokes a join token. Nodes that joined by it stay, and come back by their sessions; remove them to end that.
 #[utoipa::path(
     delete, path = "/v1/clusters/{cluster}/join-tokens/{id}", tag = "join-tokens", operation_id = "revoke_join_token", security(("admin" = [])),
     params(("cluster" = String, Path, description = "The cluster's name"), ("id" = String, Path, description = "The token's id")),

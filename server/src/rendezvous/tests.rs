@@ -3,7 +3,7 @@
 use ed25519_dalek::SigningKey;
 use meetpoint_proto::id::Nonce;
 use meetpoint_proto::join::{Domain, Transcript};
-use meetpoint_proto::wire::{Hello, PROTOCOL_VERSION, Proof};
+use meetpoint_proto::wire::{Hello, PROTOCOL_VERSION, Profile, Proof, decode_server};
 use meetpoint_proto::{ClusterNetwork, EffectiveNetwork, NodeId};
 use tempfile::TempDir;
 
@@ -41,6 +41,13 @@ async fn rig() -> Rig {
     Rig { handle, halt, cluster, stun: stun_requests, _dir: dir }
 }
 
+async fn hear(connection: &mut Connection) -> Option<ServerMessage> {
+    Some(match connection.outbound.recv().await? {
+        Outgoing::Message(message) => *message,
+        Outgoing::Frame(frame) => decode_server(&frame).unwrap(),
+    })
+}
+
 async fn join(rig: &Rig, key: u8) -> Connection {
     let key = SigningKey::from_bytes(&[key; 32]);
     let mut connection = rig.handle.open("127.0.0.1:9".parse().unwrap()).await.unwrap();
@@ -57,16 +64,20 @@ async fn join(rig: &Rig, key: u8) -> Connection {
         expect: None,
         ephemeral: false,
         version: "test".to_owned(),
+        secrets: Vec::new(),
+        resume: None,
+        certificate: None,
+        profile: Profile::default(),
     };
     let opening = ClientMessage::Hello(Box::new(hello.clone()));
     rig.handle.message(connection.id, opening).await.unwrap();
-    let Some(ServerMessage::Challenge { nonce, cluster_key }) = connection.outbound.recv().await else {
+    let Some(ServerMessage::Challenge { nonce, cluster_key, .. }) = hear(&mut connection).await else {
         panic!("no challenge");
     };
     let transcript = Transcript::new(&hello, &nonce, &cluster_key);
-    let proof = Proof { node: transcript.sign(Domain::Node, &key), admission: None };
+    let proof = Proof { node: transcript.sign(Domain::Node, &key), admission: None, secrets: Vec::new() };
     rig.handle.message(connection.id, ClientMessage::Proof(proof)).await.unwrap();
-    assert!(matches!(connection.outbound.recv().await, Some(ServerMessage::Welcome(_))));
+    assert!(matches!(hear(&mut connection).await, Some(ServerMessage::Welcome(_))));
     connection
 }
 
@@ -90,7 +101,7 @@ async fn who_does_not_read_is_disconnected() {
     rig.handle.message(reader.id, ClientMessage::Ping { seq: 7 }).await.unwrap();
     let mut heard = Vec::new();
     while !matches!(heard.last(), Some(ServerMessage::Pong { seq: 7 })) {
-        heard.push(reader.outbound.recv().await.unwrap());
+        heard.push(hear(&mut reader).await.unwrap());
     }
     assert!(heard.iter().any(|message| matches!(message, ServerMessage::PeerLeft { .. })), "{heard:?}");
     rig.halt.cancel();
@@ -114,7 +125,7 @@ async fn the_stun_server_hears_of_pairs_in_their_order() {
     }
     let mut introductions = 0;
     while introductions < PAIRS {
-        let heard = asker.outbound.recv().await.unwrap();
+        let heard = hear(&mut asker).await.unwrap();
         introductions += u32::from(matches!(heard, ServerMessage::Introduction(_)));
     }
     for node in [&target, &asker] {

@@ -1,19 +1,27 @@
-//! A node joins.
+//! A node joins, comes back, and stays.
 
-use meetpoint_broker::{AdmitRequest, StunCredential, TokenProof};
-use meetpoint_proto::EffectiveNetwork;
+use std::sync::Arc;
+
+use meetpoint_broker::{AdmissionProof, AdmitRequest, StunCredential};
+use meetpoint_proto::id::{SessionToken, TokenId};
 use meetpoint_proto::join::Domain;
+use meetpoint_proto::{ClusterName, EffectiveNetwork, NodeId, SessionId, TokenScope};
+use sha2::{Digest, Sha256};
 use sqlx::SqliteConnection;
 
-use super::{Cluster, Service, ServiceError, UnixMs};
+use super::{Service, ServiceError, UnixMs};
+use crate::secrets;
 use crate::store::clusters::ClusterId;
-use crate::store::nodes::Join;
+use crate::store::nodes::{Holder, Join, Session};
 use crate::store::tokens::TokenRow;
-use crate::store::{nodes, tokens};
+use crate::store::{cluster_secrets, nodes, revocations, tokens};
 
 /// How long a membership certificate holds. Peers take it without asking the server, so a removed
-/// node may be believed for so long; a node that stays renews it with each join.
+/// node may be believed for so long by who was not told; a node that stays has it renewed.
 pub(crate) const CERTIFICATE_LIFETIME_S: u64 = 24 * 60 * 60;
+/// How long a node may be away and come back without showing a join token or a cluster secret. As long
+/// as its certificate holds: what it may claim towards peers, it may claim here.
+pub(crate) const SESSION_LIFETIME_MS: i64 = CERTIFICATE_LIFETIME_S as i64 * 1000;
 /// Nodes registered in one cluster: some 20 MB of registry. Keeps an open cluster from filling the disk.
 const MAX_NODES: i64 = 100_000;
 
@@ -22,42 +30,163 @@ const MAX_NODES: i64 = 100_000;
 pub(crate) struct Admission {
     pub(crate) not_after_unix_s: u64,
     pub(crate) credential: Option<StunCredential>,
+    /// The node's new session. `None`: the one it came with goes on.
+    pub(crate) session_token: Option<SessionToken>,
+}
+
+/// What lets a node in.
+#[derive(Debug, Clone, Copy)]
+enum Right {
+    /// The cluster is open.
+    Open,
+    /// Its session, by the token's hash.
+    Session([u8; 32]),
+    /// A join token that it has proven to hold.
+    Token(TokenId),
+    /// A cluster secret that it has proven to hold.
+    Secret,
 }
 
 impl Service {
-    /// Checks the token and stores the join, durably.
+    /// Checks the node's right to join and stores the join, durably, in one transaction.
     ///
-    /// A use of the token is counted for each new node. A known node that comes back needs a valid
-    /// token all the same, but not a use of it.
+    /// A session that the node may come back to is enough. Else a cluster secret or a join token is
+    /// needed; a use of the token is counted for each new node only.
     pub(crate) async fn admit(&self, now: UnixMs, request: AdmitRequest) -> Result<Admission, ServiceError> {
-        let cluster = self.cluster(request.cluster.as_str())?;
-        match &request.admission {
-            Some(proof) => self.check_proof(&cluster, proof).await?,
-            None if cluster.open_join => {}
-            None => return Err(ServiceError::BadToken("is missing")),
+        if let Some(until_unix_s) = request.visitor_until_unix_s {
+            return self.admit_visitor(now, &request, until_unix_s).await;
         }
+        let cluster = self.cluster(request.cluster.as_str())?;
+        let (id, is_open) = (cluster.id, cluster.open_join);
         let not_after_unix_s = now.unsigned() / 1000 + CERTIFICATE_LIFETIME_S;
-        let id = cluster.id;
-        let credential = if cluster.effective == EffectiveNetwork::Public {
-            let user = meetpoint_turn::node_user(&request.session);
-            let (username, password) = self.mint(now, &user, not_after_unix_s).await?;
-            Some(StunCredential { username, password })
-        } else {
-            None
-        };
-        self.store.write(move |tx| Box::pin(async move { store_join(tx, id, now, &request).await })).await?;
-        Ok(Admission { not_after_unix_s, credential })
+        let credential = self.credential(now, &request.cluster, &request.session, not_after_unix_s).await?;
+        let request = Arc::new(request);
+        if let Some(token) = request.admission.as_ref().and_then(|claims| claims.resume) {
+            let hash = session_hash(&token);
+            match self.store_join(id, now, &request, Right::Session(hash), hash).await {
+                Ok(()) => return Ok(Admission { not_after_unix_s, credential, session_token: None }),
+                // Whatever else it has to show may still let it in.
+                Err(ServiceError::BadSession) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let right = self.right(id, is_open, &request).await?;
+        let token = SessionToken::from_bytes(secrets::random()?);
+        self.store_join(id, now, &request, right, session_hash(&token)).await?;
+        Ok(Admission { not_after_unix_s, credential, session_token: Some(token) })
     }
 
-    /// Whether the node holds the token. Whoever does not, learns nothing about the token's state.
-    async fn check_proof(&self, cluster: &Cluster, proof: &TokenProof) -> Result<(), ServiceError> {
-        let found = tokens::find(self.store.reads(), cluster.id, &proof.token).await?;
-        let token = found.ok_or(ServiceError::BadToken("is not known here"))?;
-        if !proof.transcript.verify(Domain::Admission, &token.public_key, &proof.signature) {
-            return Err(ServiceError::BadToken("does not fit the signature"));
-        }
-        Ok(())
+    /// A member of a cluster whose home is elsewhere: only its presence is kept.
+    async fn admit_visitor(
+        &self,
+        now: UnixMs,
+        request: &AdmitRequest,
+        until_unix_s: u64,
+    ) -> Result<Admission, ServiceError> {
+        let not_after_unix_s = until_unix_s.min(now.unsigned() / 1000 + CERTIFICATE_LIFETIME_S);
+        let credential = self.credential(now, &request.cluster, &request.session, not_after_unix_s).await?;
+        Ok(Admission { not_after_unix_s: until_unix_s, credential, session_token: None })
     }
+
+    /// Gives a member that is present another certificate's time, durably.
+    pub(crate) async fn renew(
+        &self,
+        now: UnixMs,
+        cluster: &ClusterName,
+        node: NodeId,
+        session: SessionId,
+    ) -> Result<Admission, ServiceError> {
+        let id = self.cluster(cluster.as_str())?.id;
+        let not_after_unix_s = now.unsigned() / 1000 + CERTIFICATE_LIFETIME_S;
+        let credential = self.credential(now, cluster, &session, not_after_unix_s).await?;
+        let expires_ms = now.0.saturating_add(SESSION_LIFETIME_MS);
+        let work = self
+            .store
+            .write(move |tx| Box::pin(async move { nodes::renew(tx, id, &node, expires_ms).await }));
+        if work.await? {
+            Ok(Admission { not_after_unix_s, credential, session_token: None })
+        } else {
+            Err(ServiceError::Removed)
+        }
+    }
+
+    /// A STUN credential bound to the session, in effectively PUBLIC clusters.
+    async fn credential(
+        &self,
+        now: UnixMs,
+        cluster: &ClusterName,
+        session: &SessionId,
+        until_unix_s: u64,
+    ) -> Result<Option<StunCredential>, ServiceError> {
+        if self.effective(cluster)? != EffectiveNetwork::Public {
+            return Ok(None);
+        }
+        let user = meetpoint_turn::node_user(session);
+        let (username, password) = self.mint(now, &user, until_unix_s).await?;
+        Ok(Some(StunCredential { username, password }))
+    }
+
+    /// What of a node's claims is proven. Whoever holds nothing learns nothing about the state of what
+    /// he names.
+    async fn right(
+        &self,
+        cluster: ClusterId,
+        is_open: bool,
+        request: &AdmitRequest,
+    ) -> Result<Right, ServiceError> {
+        let Some(claims) = &request.admission else {
+            return if is_open { Ok(Right::Open) } else { Err(ServiceError::BadToken("is missing")) };
+        };
+        if self.holds_secret(cluster, claims).await? {
+            return Ok(Right::Secret);
+        }
+        match &claims.token {
+            Some(proof) => {
+                let found = tokens::find(self.store.reads(), cluster, &proof.token).await?;
+                let token = found.ok_or(ServiceError::BadToken("is not known here"))?;
+                if claims.transcript.verify(Domain::Admission, &token.public_key, &proof.signature) {
+                    Ok(Right::Token(proof.token))
+                } else {
+                    Err(ServiceError::BadToken("does not fit the signature"))
+                }
+            }
+            None if is_open => Ok(Right::Open),
+            None if claims.secrets.is_empty() => Err(ServiceError::BadSession),
+            None => Err(ServiceError::BadSecret),
+        }
+    }
+
+    async fn holds_secret(&self, cluster: ClusterId, claims: &AdmissionProof) -> Result<bool, ServiceError> {
+        if claims.secrets.is_empty() {
+            return Ok(false);
+        }
+        let known = cluster_secrets::all(self.store.reads(), cluster).await?;
+        Ok(claims.secrets.iter().any(|proof| {
+            let known = known.iter().find(|row| row.id == proof.secret);
+            known.is_some_and(|row| claims.transcript.verify_mac(&row.key, &proof.mac))
+        }))
+    }
+
+    async fn store_join(
+        &self,
+        cluster: ClusterId,
+        now: UnixMs,
+        request: &Arc<AdmitRequest>,
+        right: Right,
+        session_hash: [u8; 32],
+    ) -> Result<(), ServiceError> {
+        let request = Arc::clone(request);
+        let session = Session { hash: session_hash, expires_ms: now.0.saturating_add(SESSION_LIFETIME_MS) };
+        let work = self.store.write(move |tx| {
+            Box::pin(async move { store_join(tx, cluster, now, &request, right, session).await })
+        });
+        work.await
+    }
+}
+
+/// What the registry keeps of a session's token. The token is random enough to need no salt.
+pub(super) fn session_hash(token: &SessionToken) -> [u8; 32] {
+    Sha256::new().chain_update(b"meetpoint/v1/session-token").chain_update(token.as_bytes()).finalize().into()
 }
 
 async fn store_join(
@@ -65,37 +194,78 @@ async fn store_join(
     cluster: ClusterId,
     now: UnixMs,
     request: &AdmitRequest,
+    right: Right,
+    session: Session,
 ) -> Result<(), ServiceError> {
-    let is_new = nodes::find(&mut *tx, cluster, &request.node).await?.is_none();
+    if revocations::is_revoked(tx, cluster, &request.node).await? {
+        return Err(ServiceError::Removed);
+    }
+    let holders = nodes::holders(tx, cluster, &request.node, &request.name).await?;
+    let own = holders.iter().find(|holder| holder.id == request.node);
+    let is_new = own.is_none();
+    if let Right::Session(hash) = right {
+        check_session(own, request, &hash, now)?;
+    }
     if is_new && nodes::count(&mut *tx, cluster).await? >= MAX_NODES {
         return Err(ServiceError::ClusterFull);
     }
-    if let Some(proof) = &request.admission {
-        let token = tokens::find(&mut *tx, cluster, &proof.token).await?;
+    if let Right::Token(id) = right {
+        let token = tokens::find(&mut *tx, cluster, &id).await?;
         let token = token.ok_or(ServiceError::BadToken("is not known here"))?;
-        check_usable(&token, now, is_new)?;
+        check_usable(&token, TokenScope::Node, now, is_new)?;
+        if let Some(names) = token.names.filter(|names| !names.matches(&request.name)) {
+            return Err(ServiceError::NameNotAllowed(names));
+        }
         if is_new {
-            tokens::count_use(tx, cluster, &proof.token).await?;
+            tokens::count_use(tx, cluster, &id).await?;
         }
     }
-    free_name(tx, cluster, request).await?;
+    let other = holders.iter().find(|holder| holder.name == request.name && holder.id != request.node);
+    if let Some(other) = other {
+        free_name(tx, cluster, request, other).await?;
+    }
     let join = Join {
         id: &request.node,
         name: &request.name,
         ephemeral: request.ephemeral,
         declared: request.declared,
         version: &request.version,
+        profile: &request.profile,
+        session,
     };
     Ok(nodes::join(tx, cluster, &join, now.0).await?)
 }
 
-/// Whether a token that its bearer has proven to hold lets him in.
-pub(super) fn check_usable(token: &TokenRow, now: UnixMs, is_new: bool) -> Result<(), ServiceError> {
+/// A session is one key's under one name: a token that allows some names only must not lead to others.
+fn check_session(
+    own: Option<&Holder>,
+    request: &AdmitRequest,
+    hash: &[u8; 32],
+    now: UnixMs,
+) -> Result<(), ServiceError> {
+    let own = own.filter(|own| own.name == request.name);
+    let session = own.and_then(|own| own.session).filter(|session| session.hash == *hash);
+    match session {
+        Some(session) if now.0 < session.expires_ms => Ok(()),
+        _ => Err(ServiceError::BadSession),
+    }
+}
+
+/// Whether a token that its bearer has proven to hold lets him in as what he comes.
+pub(super) fn check_usable(
+    token: &TokenRow,
+    scope: TokenScope,
+    now: UnixMs,
+    is_new: bool,
+) -> Result<(), ServiceError> {
     if token.revoked_ms.is_some() {
         return Err(ServiceError::BadToken("was revoked"));
     }
     if token.expires_ms.is_some_and(|expires_ms| expires_ms <= now.0) {
         return Err(ServiceError::BadToken("has expired"));
+    }
+    if token.scope != scope {
+        return Err(ServiceError::TokenScope(token.scope));
     }
     if is_new && token.max_uses.is_some_and(|max_uses| token.uses >= max_uses) {
         return Err(ServiceError::BadToken("is used up"));
@@ -109,9 +279,8 @@ async fn free_name(
     tx: &mut SqliteConnection,
     cluster: ClusterId,
     request: &AdmitRequest,
+    holder: &Holder,
 ) -> Result<(), ServiceError> {
-    let holder = nodes::holder(tx, cluster, &request.name).await?;
-    let Some(holder) = holder.filter(|holder| holder.id != request.node) else { return Ok(()) };
     let is_present = request.name_holder == Some(holder.id);
     if is_present || !holder.ephemeral {
         return Err(ServiceError::NameTaken);

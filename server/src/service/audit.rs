@@ -101,6 +101,8 @@ actions! {
     ServerStop = "server.stop";
     JoinRefuse = "join.refuse";
     NodeRemove = "node.remove";
+    NodeRestore = "node.restore";
+    SessionEnd = "node_session.end";
     ClusterChange = "cluster.change";
     SeedPut = "seed.put";
     SeedApprove = "seed.approve";
@@ -108,6 +110,8 @@ actions! {
     SeedRegister = "seed.register";
     TokenCreate = "join_token.create";
     TokenRevoke = "join_token.revoke";
+    ClusterSecretAdd = "cluster_secret.add";
+    ClusterSecretDrop = "cluster_secret.drop";
     CredentialsCreate = "relay_credentials.create";
     RelayUserPut = "relay_user.put";
     RelayUserRemove = "relay_user.remove";

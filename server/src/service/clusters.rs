@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
-use meetpoint_proto::{ClusterName, ClusterNetwork, Code, EffectiveNetwork, SeedAddr, SeedName, SeedOrigin};
+use meetpoint_proto::{
+    ClusterName, ClusterNetwork, Code, EffectiveNetwork, PublicKey, SeedAddr, SeedName, SeedOrigin,
+};
 use serde_json::json;
 use sqlx::SqliteConnection;
 use tracing::info;
@@ -42,6 +44,11 @@ impl Cluster {
             admit_relayed: row.admit_relayed,
             key: SigningKey::from_bytes(&row.signing_key),
         }
+    }
+
+    /// What its certificates are checked with.
+    pub(crate) fn public_key(&self) -> PublicKey {
+        PublicKey::from(&self.key)
     }
 }
 

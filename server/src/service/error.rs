@@ -1,6 +1,6 @@
 //! Why a use case was refused. A refused one has changed nothing.
 
-use meetpoint_proto::{Code, SeedAddr, SeedName};
+use meetpoint_proto::{Code, NamePattern, SeedAddr, SeedName, TokenScope};
 use thiserror::Error;
 
 use crate::secrets::SecretsError;
@@ -46,6 +46,22 @@ pub(crate) enum ServiceError {
     ClusterFull,
     #[error("the join token {0}")]
     BadToken(&'static str),
+    #[error("the join token is for a {0}")]
+    TokenScope(TokenScope),
+    #[error("the join token is for names like {0}")]
+    NameNotAllowed(NamePattern),
+    #[error("the node was removed from the cluster")]
+    Removed,
+    #[error("no removed node with that id in the cluster")]
+    UnknownRevocation,
+    #[error("the session has ended; a join token or a cluster secret is needed")]
+    BadSession,
+    #[error("none of the node's cluster secrets is in use")]
+    BadSecret,
+    #[error("no cluster secret with that id in the cluster")]
+    UnknownSecret,
+    #[error("this cluster secret is in use already")]
+    KnownSecret,
     #[error("the name belongs to another node")]
     NameTaken,
     #[error("no static user of that name")]
@@ -76,6 +92,12 @@ impl ServiceError {
         match self {
             Self::UnknownCluster => Code::UnknownCluster,
             Self::BadToken(_) => Code::BadToken,
+            // Nothing else was shown, so a token is what is missing.
+            Self::BadSession => Code::TokenRequired,
+            Self::BadSecret => Code::BadSecret,
+            Self::TokenScope(_) => Code::TokenScope,
+            Self::NameNotAllowed(_) => Code::NameNotAllowed,
+            Self::Removed => Code::Removed,
             Self::NameTaken => Code::NameTaken,
             Self::ClusterFull => Code::ServerFull,
             Self::SeedRefused { code, .. } | Self::ClusterRule(code) => *code,
@@ -89,6 +111,9 @@ impl ServiceError {
             | Self::StaleRegistration
             | Self::Skew { .. }
             | Self::UnknownToken
+            | Self::UnknownSecret
+            | Self::KnownSecret
+            | Self::UnknownRevocation
             | Self::UnknownRelayUser
             | Self::UnknownRelaySecret
             | Self::CurrentRelaySecret

@@ -4,10 +4,14 @@
 
 mod admit;
 pub(crate) mod audit;
+mod cluster_secrets;
 mod clusters;
 mod error;
+mod foreign;
+mod notes;
 mod registry;
 mod relay;
+mod revocations;
 mod seeds;
 mod tokens;
 
@@ -25,10 +29,12 @@ pub(crate) use audit::{Action, Actor, note};
 pub use audit::{AuditError, verify_audit};
 pub(crate) use clusters::establish_cluster;
 pub(crate) use error::ServiceError;
+pub(crate) use foreign::Foreign;
 pub(crate) use relay::{
     DEFAULT_LIFETIME_S, Keyring, MAX_LIFETIME_S, MAX_MINTED_USER_LEN, MAX_PASSWORD_LEN, MAX_SECRET_LEN,
     MIN_PASSWORD_LEN, RelayKeys,
 };
+pub(crate) use revocations::InForce;
 pub(crate) use seeds::{NewSeed, SignedRegistration};
 pub(crate) use tokens::{MAX_LABEL_LEN, NewToken};
 
@@ -82,12 +88,15 @@ pub(crate) struct Service {
     /// Held during each change of a cluster or its seeds, so that they are published in the order of
     /// their commits.
     changing: Mutex<()>,
+    /// Clusters whose home is another server.
+    foreign: BTreeMap<ClusterName, Foreign>,
     stun: Vec<StunServer>,
     /// Mints and checks STUN and TURN credentials.
     keyring: Keyring,
     /// Told when a cluster or its seeds may be others than they were.
     pub(crate) seeds_changed: Notify,
     pub(crate) defences: Defences,
+    notes: notes::Notes,
     events: Hub,
 }
 
@@ -99,21 +108,24 @@ impl Service {
             store,
             clusters: watch::Sender::new(clusters),
             changing: Mutex::default(),
+            foreign: BTreeMap::new(),
             stun,
             keyring,
             seeds_changed: Notify::new(),
             defences: Defences::default(),
+            notes: notes::Notes::default(),
             events: Hub::new(),
         }
     }
 
     /// A cluster as the broker needs it.
-    pub(crate) fn broker_cluster(&self, cluster: &Cluster) -> ClusterConfig {
+    fn broker_cluster(&self, cluster: &Cluster) -> ClusterConfig {
         ClusterConfig {
             name: cluster.name.clone(),
             kind: cluster.kind,
             effective: cluster.effective,
             key: cluster.key.clone(),
+            home: None,
             open_join: cluster.open_join,
             admit_relayed: cluster.admit_relayed,
             stun: self.stun.clone(),

@@ -3,18 +3,24 @@
 use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
-use meetpoint_broker::{AdmitRequest, ConnId, TokenProof};
-use meetpoint_proto::id::{Fingerprint, Nonce};
+use meetpoint_broker::{AdmissionProof, AdmitRequest, ConnId, SecretProof, TokenProof};
+use meetpoint_proto::id::{Fingerprint, Nonce, SessionToken};
 use meetpoint_proto::join::{Domain, Transcript};
-use meetpoint_proto::wire::{Hello, PROTOCOL_VERSION};
-use meetpoint_proto::{ClusterNetwork, Code, EffectiveNetwork, JoinToken, NodeId, PublicKey, SessionId};
+use meetpoint_proto::wire::{Hello, PROTOCOL_VERSION, Profile};
+use meetpoint_proto::{
+    ClusterNetwork, ClusterSecret, Code, EffectiveNetwork, JoinToken, NodeId, PublicKey, SessionId,
+    TokenScope,
+};
 use tempfile::TempDir;
 use tokio_util::task::TaskTracker;
 
+use super::admit::SESSION_LIFETIME_MS;
 use super::*;
 use crate::data_dir::DataDir;
 use crate::store::{StoreError, nodes};
 
+const NEW_TOKEN: NewToken =
+    NewToken { label: String::new(), scope: TokenScope::Node, names: None, expires_ms: None, max_uses: None };
 pub(crate) const CLUSTER: &str = DEFAULT_CLUSTER;
 pub(crate) const NOW: UnixMs = UnixMs(1_800_000_000_000);
 
@@ -30,7 +36,7 @@ pub(crate) async fn service(effective: EffectiveNetwork) -> (Service, TempDir) {
 }
 
 pub(super) async fn token(service: &Service, expires_ms: Option<i64>, max_uses: Option<i64>) -> JoinToken {
-    let new = NewToken { label: String::new(), expires_ms, max_uses };
+    let new = NewToken { expires_ms, max_uses, ..NEW_TOKEN };
     service.create_token(NOW, &Actor::SERVER, CLUSTER, new, Fingerprint::from_bytes([3; 32])).await.unwrap().1
 }
 
@@ -49,6 +55,10 @@ fn request(key: u8, name: &str, token: &JoinToken) -> AdmitRequest {
         expect: None,
         ephemeral: false,
         version: "test".to_owned(),
+        secrets: Vec::new(),
+        resume: None,
+        certificate: None,
+        profile: Profile::default(),
     };
     let transcript = Transcript::new(&hello, &Nonce::from_bytes([5; 32]), &PublicKey::from_bytes([6; 32]));
     let signature = transcript.sign(Domain::Admission, &token.signing_key());
@@ -62,7 +72,14 @@ fn request(key: u8, name: &str, token: &JoinToken) -> AdmitRequest {
         declared: None,
         source: [10, 0, 0, 1].into(),
         version: hello.version,
-        admission: Some(TokenProof { token: token.id(), transcript, signature }),
+        profile: Profile::default(),
+        admission: Some(AdmissionProof {
+            transcript,
+            resume: None,
+            token: Some(TokenProof { token: token.id(), signature }),
+            secrets: Vec::new(),
+        }),
+        visitor_until_unix_s: None,
         name_holder: None,
     }
 }
@@ -87,10 +104,10 @@ async fn only_the_bearer_learns_what_is_wrong_with_a_token() {
     let (service, _dir) = service(EffectiveNetwork::Private).await;
     let token = token(&service, Some(NOW.0), None).await;
     let mut guess = request(1, "a", &token);
-    if let Some(proof) = &mut guess.admission {
-        let stranger: JoinToken = "a-token-nobody-gave".parse().unwrap();
-        proof.signature = proof.transcript.sign(Domain::Admission, &stranger.signing_key());
-    }
+    let stranger: JoinToken = "a-token-nobody-gave".parse().unwrap();
+    let claims = guess.admission.as_mut().unwrap();
+    let signature = claims.transcript.sign(Domain::Admission, &stranger.signing_key());
+    claims.token = Some(TokenProof { token: token.id(), signature });
     let (code, detail) = code(&service, NOW, guess).await.unwrap_err();
     assert_eq!((code, detail.as_str()), (Code::BadToken, "the join token does not fit the signature"));
 }
@@ -109,6 +126,209 @@ async fn uses_are_counted_once_for_each_new_node() {
     assert_eq!(taken.0, Code::NameTaken);
     assert_eq!(service.token(CLUSTER, &token.id()).await.unwrap().uses, 2);
     assert_eq!(service.node_count(CLUSTER).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn a_token_admits_what_it_is_for() {
+    let (service, _dir) = service(EffectiveNetwork::Private).await;
+    let make = async |new| {
+        service
+            .create_token(NOW, &Actor::SERVER, CLUSTER, new, Fingerprint::from_bytes([3; 32]))
+            .await
+            .unwrap()
+            .1
+    };
+    let web = make(NewToken { names: Some("web-*".parse().unwrap()), ..NEW_TOKEN }).await;
+    let seed = make(NewToken { scope: TokenScope::Seed, ..NEW_TOKEN }).await;
+    let refused = |code, text: &str| Err((code, format!("the join token is for {text}")));
+    let like_web = refused(Code::NameNotAllowed, "names like web-*");
+    assert_eq!(code(&service, NOW, request(1, "db-1", &web)).await, like_web);
+    assert_eq!(code(&service, NOW, request(2, "s", &seed)).await, refused(Code::TokenScope, "a seed"));
+    code(&service, NOW, request(1, "web-1", &web)).await.unwrap();
+    // A known node gets no other name by it either, nor by its session.
+    assert_eq!(code(&service, NOW, request(1, "db-1", &web)).await, like_web);
+    let session = join(&service, NOW, request(1, "web-1", &web)).await.unwrap().session_token;
+    assert_eq!(
+        code(&service, NOW, returns(1, "db-1", session.unwrap())).await.unwrap_err().0,
+        Code::TokenRequired
+    );
+    assert_eq!(service.token(CLUSTER, &web.id()).await.unwrap().uses, 1);
+}
+
+async fn join(service: &Service, now: UnixMs, request: AdmitRequest) -> Result<Admission, ServiceError> {
+    service.admit(now, request).await
+}
+
+/// A node that has nothing to show but its session.
+fn returns(key: u8, name: &str, session: SessionToken) -> AdmitRequest {
+    let mut request = request(key, name, &"not-shown-to-anybody".parse().unwrap());
+    let claims = request.admission.as_mut().unwrap();
+    (claims.token, claims.resume) = (None, Some(session));
+    request
+}
+
+#[tokio::test]
+async fn a_session_outlives_the_right_that_began_it() {
+    let (service, dir) = service(EffectiveNetwork::Private).await;
+    let token = token(&service, Some(NOW.0 + 1000), Some(1)).await;
+    let session = join(&service, NOW, request(1, "a", &token)).await.unwrap().session_token.unwrap();
+    service.revoke_token(NOW, CLUSTER, token.id()).await.unwrap();
+    let day = SESSION_LIFETIME_MS;
+    let at = |ms| UnixMs(NOW.0 + ms);
+    // Each return puts the end off by a day; so does a renewal.
+    let back = join(&service, at(day - 1), returns(1, "a", session)).await.unwrap();
+    assert!(back.session_token.is_none(), "it goes on");
+    let node = NodeId::from(&SigningKey::from_bytes(&[1; 32]));
+    let cluster = CLUSTER.parse().unwrap();
+    service.renew(at(2 * day - 2), &cluster, node, SessionId::from_bytes([7; 16])).await.unwrap();
+    // A server that starts again knows it.
+    let (store, _) = Store::open(&dir.path().join("t.db"), &TaskTracker::new()).await.unwrap();
+    let row = crate::store::clusters::all(store.reads()).await.unwrap().remove(0);
+    let keyring = Keyring::open(&store, Arc::clone(&service.keyring.data), NOW, false).await.unwrap();
+    let cluster = Cluster::new(row, EffectiveNetwork::Private, false);
+    let restarted = Service::new(store, vec![cluster], Vec::new(), keyring);
+    join(&restarted, at(3 * day - 3), returns(1, "a", session)).await.unwrap();
+    let expired = code(&restarted, at(4 * day - 3), returns(1, "a", session)).await.unwrap_err();
+    assert_eq!(expired.0, Code::TokenRequired);
+    // Whoever still has a right is not held up by a session that has ended.
+    let other =
+        restarted.create_token(NOW, CLUSTER, NEW_TOKEN, Fingerprint::from_bytes([3; 32])).await.unwrap().1;
+    let mut both = request(1, "a", &other);
+    both.admission.as_mut().unwrap().resume = Some(session);
+    let fresh = join(&restarted, at(4 * day - 3), both).await.unwrap().session_token.unwrap();
+    assert_eq!(
+        code(&restarted, at(4 * day), returns(1, "a", session)).await.unwrap_err().0,
+        Code::TokenRequired
+    );
+    join(&restarted, at(4 * day), returns(1, "a", fresh)).await.unwrap();
+    restarted.end_session(CLUSTER, node).await.unwrap();
+    assert_eq!(
+        code(&restarted, at(4 * day), returns(1, "a", fresh)).await.unwrap_err().0,
+        Code::TokenRequired
+    );
+}
+
+/// Attack: a stolen session token. What is stored is checked with and without what binds it.
+#[tokio::test]
+async fn a_stolen_session_is_worth_nothing() {
+    let (service, dir) = service(EffectiveNetwork::Private).await;
+    let token = token(&service, None, Some(1)).await;
+    let session = join(&service, NOW, request(1, "a", &token)).await.unwrap().session_token.unwrap();
+    let cluster = service.cluster(CLUSTER).unwrap().id;
+    let thief = returns(2, "a", session);
+
+    // Defence off: a session is whoever's who bears it, for as long as the node is known.
+    let hash = admit::session_hash(&session);
+    let stored: Vec<Vec<u8>> = sqlx::query_scalar("SELECT node_id FROM nodes WHERE session_hash = ?")
+        .bind(hash.as_slice())
+        .fetch_all(service.store.reads())
+        .await
+        .unwrap();
+    assert_eq!(stored.len(), 1, "a bearer token would let the thief in");
+    let mut unbound = returns(2, "a", session);
+    unbound.node = NodeId::from_bytes(stored[0].clone().try_into().unwrap());
+    service.admit(NOW, unbound).await.expect("the session alone, with the key not checked, is enough");
+
+    // On: it is the key's that began it, under its name, for a day, and the registry gives it to nobody.
+    assert_eq!(code(&service, NOW, thief).await.unwrap_err().0, Code::TokenRequired);
+    let late = UnixMs(NOW.0 + SESSION_LIFETIME_MS);
+    assert_eq!(code(&service, late, returns(1, "a", session)).await.unwrap_err().0, Code::TokenRequired);
+    let from_registry = SessionToken::from_bytes(hash);
+    assert_eq!(code(&service, NOW, returns(1, "a", from_registry)).await.unwrap_err().0, Code::TokenRequired);
+    for file in ["t.db", "t.db-wal"] {
+        let bytes = std::fs::read(dir.path().join(file)).unwrap();
+        assert!(!bytes.windows(32).any(|window| window == session.as_bytes()), "{file}");
+    }
+    assert_eq!(nodes::count(service.store.reads(), cluster).await.unwrap(), 1);
+}
+
+/// Attack: one token, a thousand nodes.
+#[tokio::test]
+async fn a_token_does_not_make_a_crowd() {
+    let (service, _dir) = service(EffectiveNetwork::Private).await;
+    for (max_uses, expect) in [(None, 60), (Some(3), 3)] {
+        let token = token(&service, None, max_uses).await;
+        let first = if max_uses.is_none() { 1 } else { 101 };
+        let mut admitted = 0;
+        for key in first..first + 60 {
+            admitted +=
+                usize::from(code(&service, NOW, request(key, &format!("n{key}"), &token)).await.is_ok());
+        }
+        assert_eq!(admitted, expect, "{max_uses:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_removed_node_stays_out_until_it_is_let_in() {
+    let (service, _dir) = service(EffectiveNetwork::Private).await;
+    let token = token(&service, None, None).await;
+    let session = join(&service, NOW, request(1, "a", &token)).await.unwrap().session_token.unwrap();
+    let node = NodeId::from(&SigningKey::from_bytes(&[1; 32]));
+    let until_unix_s = service.remove_node(NOW, CLUSTER, node).await.unwrap();
+    assert_eq!(until_unix_s, NOW.unsigned() / 1000 + CERTIFICATE_LIFETIME_S);
+    let late = UnixMs(NOW.0 + 10 * SESSION_LIFETIME_MS);
+    for now in [NOW, late] {
+        assert_eq!(code(&service, now, request(1, "a", &token)).await.unwrap_err().0, Code::Removed);
+        assert_eq!(code(&service, now, returns(1, "a", session)).await.unwrap_err().0, Code::Removed);
+    }
+    let cluster = CLUSTER.parse().unwrap();
+    let renewal = service.renew(NOW, &cluster, node, SessionId::from_bytes([7; 16])).await;
+    assert_eq!(renewal.unwrap_err().code(), Code::Removed);
+    // Members are told as long as a certificate may hold; the operator sees it as long as it lasts.
+    let told = [InForce { cluster, node, until_unix_s }];
+    assert_eq!(service.revocations_in_force(NOW).await.unwrap(), told);
+    assert_eq!(service.revocations_in_force(late).await.unwrap(), []);
+    assert_eq!(service.revocations(CLUSTER, None, 10).await.unwrap()[0].name.as_str(), "a");
+    service.restore_node(CLUSTER, node).await.unwrap();
+    assert!(matches!(service.restore_node(CLUSTER, node).await, Err(ServiceError::UnknownRevocation)));
+    code(&service, NOW, returns(1, "a", session)).await.expect_err("its session went with it");
+    code(&service, NOW, request(1, "a", &token)).await.unwrap();
+}
+
+/// A node that shows these secrets, the first of them under the wrong key if it is to lie.
+fn shows(key: u8, name: &str, secrets: &[&ClusterSecret], lies: bool) -> AdmitRequest {
+    let mut request = request(key, name, &"not-shown-to-anybody".parse().unwrap());
+    let cluster = CLUSTER.parse().unwrap();
+    let claims = request.admission.as_mut().unwrap();
+    claims.token = None;
+    let proof = |secret: &&ClusterSecret| {
+        let mac_key = if lies { ClusterSecret::from_bytes([9; 32]) } else { (*secret).clone() }.key(&cluster);
+        SecretProof { secret: secret.id(&cluster), mac: claims.transcript.mac(&mac_key) }
+    };
+    claims.secrets = secrets.iter().map(proof).collect();
+    request
+}
+
+#[tokio::test]
+async fn cluster_secrets_are_a_keyring() {
+    let (service, dir) = service(EffectiveNetwork::Private).await;
+    let (old_row, old) = service.add_secret(NOW, CLUSTER, None).await.unwrap();
+    let given = ClusterSecret::from_bytes([5; 32]);
+    let wrong = Err((Code::BadSecret, "none of the node's cluster secrets is in use".to_owned()));
+    assert_eq!(code(&service, NOW, shows(1, "a", &[&given], false)).await, wrong);
+    assert_eq!(code(&service, NOW, shows(1, "a", &[&old], true)).await, wrong);
+    code(&service, NOW, shows(1, "a", &[&old], false)).await.unwrap();
+    // Both are in use for a while; a node may hold either, or both in any order.
+    service.add_secret(UnixMs(NOW.0 + 1), CLUSTER, Some(given.clone())).await.unwrap();
+    let again = service.add_secret(NOW, CLUSTER, Some(given.clone())).await;
+    assert!(matches!(again, Err(ServiceError::KnownSecret)));
+    let listed: Vec<_> = service.secrets(CLUSTER).await.unwrap().into_iter().map(|row| row.id).collect();
+    assert_eq!(listed, [given.id(&CLUSTER.parse().unwrap()), old_row.id]);
+    for (key, held) in [(2, vec![&old]), (3, vec![&given]), (4, vec![&given, &old]), (5, vec![&old, &given])]
+    {
+        code(&service, NOW, shows(key, &format!("n{key}"), &held, false)).await.unwrap();
+    }
+    service.drop_secret(CLUSTER, old_row.id).await.unwrap();
+    assert!(matches!(service.drop_secret(CLUSTER, old_row.id).await, Err(ServiceError::UnknownSecret)));
+    assert_eq!(code(&service, NOW, shows(6, "b", &[&old], false)).await, wrong);
+    code(&service, NOW, shows(6, "b", &[&old, &given], false)).await.unwrap();
+    // The registry holds what checks a proof, not the secret.
+    for file in ["t.db", "t.db-wal"] {
+        let bytes = std::fs::read(dir.path().join(file)).unwrap();
+        assert!(!bytes.windows(32).any(|window| window == [5; 32]), "{file}");
+    }
+    while service.add_secret(NOW, CLUSTER, None).await.is_ok() {}
+    assert_eq!(service.secrets(CLUSTER).await.unwrap().len(), meetpoint_proto::wire::MAX_SECRETS);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Join tokens: made, listed, revoked.
 
-use meetpoint_proto::JoinToken;
 use meetpoint_proto::id::{Fingerprint, TokenId};
+use meetpoint_proto::{JoinToken, NamePattern, TokenScope};
 use serde_json::json;
 
 use super::audit::{Action, Actor, record};
@@ -18,6 +18,9 @@ const MAX_TOKENS: i64 = 10_000;
 #[derive(Debug, Clone)]
 pub(crate) struct NewToken {
     pub(crate) label: String,
+    pub(crate) scope: TokenScope,
+    /// Names that it admits; all of them, if there is none.
+    pub(crate) names: Option<NamePattern>,
     pub(crate) expires_ms: Option<i64>,
     pub(crate) max_uses: Option<i64>,
 }
@@ -52,6 +55,8 @@ impl Service {
             id: token.id(),
             public_key: token.public_key(),
             label: new.label,
+            scope: new.scope,
+            names: new.names,
             created_ms: now.0,
             expires_ms: new.expires_ms,
             max_uses: new.max_uses,
@@ -69,6 +74,8 @@ impl Service {
                 tokens::insert(tx, cluster, &row).await?;
                 let detail = json!({
                     "label": row.label,
+                    "scope": row.scope.as_str(),
+                    "name_pattern": row.names.as_ref().map(NamePattern::as_str),
                     "expires_unix_ms": row.expires_ms,
                     "max_uses": row.max_uses,
                 });
@@ -96,7 +103,7 @@ impl Service {
         tokens::find(self.store.reads(), cluster, id).await?.ok_or(ServiceError::UnknownToken)
     }
 
-    /// Revokes a token. Members that joined with it stay until they have to join again.
+    /// Revokes a token. Nodes that joined with it stay members, and come back by their sessions.
     pub(crate) async fn revoke_token(
         &self,
         now: UnixMs,

@@ -6,7 +6,7 @@ use sqlx::{SqliteConnection, SqliteExecutor};
 use super::{StoreError, bytes, word};
 
 /// A cluster's number inside the registry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ClusterId(pub(crate) i64);
 
 /// A registered cluster.

@@ -4,9 +4,11 @@
 //! same write-ahead log, so a read that starts after an answered write sees it.
 
 pub(crate) mod audit;
+pub(crate) mod cluster_secrets;
 pub(crate) mod clusters;
 pub(crate) mod nodes;
 pub(crate) mod relay;
+pub(crate) mod revocations;
 pub(crate) mod seeds;
 pub(crate) mod tokens;
 mod writer;
@@ -130,14 +132,15 @@ impl Store {
         self.writer.run(work).await
     }
 
-    /// Queues a use case in the order of the calls, and does not wait for it. A failure is logged.
-    pub(crate) fn post<T, E, F>(&self, work: F)
+    /// Queues a use case in the order of the calls, and does not wait for it. A failure is logged. False if the queue
+    /// is full.
+    pub(crate) fn post<T, E, F>(&self, work: F) -> bool
     where
         F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
         T: Send + 'static,
         E: From<StoreError> + std::fmt::Display + Send + 'static,
     {
-        self.writer.post(work);
+        self.writer.post(work)
     }
 
     /// For reads.

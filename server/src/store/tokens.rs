@@ -1,11 +1,11 @@
 //! Join tokens: what is needed to check one, never what is needed to use one.
 
-use meetpoint_proto::PublicKey;
 use meetpoint_proto::id::TokenId;
+use meetpoint_proto::{NamePattern, PublicKey, TokenScope};
 use sqlx::{SqliteConnection, SqliteExecutor};
 
 use super::clusters::ClusterId;
-use super::{StoreError, bytes};
+use super::{StoreError, bytes, word};
 
 /// A registered join token.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +13,9 @@ pub(crate) struct TokenRow {
     pub(crate) id: TokenId,
     pub(crate) public_key: PublicKey,
     pub(crate) label: String,
+    pub(crate) scope: TokenScope,
+    /// Names that it admits; all of them, if there is none.
+    pub(crate) names: Option<NamePattern>,
     pub(crate) created_ms: i64,
     pub(crate) expires_ms: Option<i64>,
     pub(crate) max_uses: Option<i64>,
@@ -24,6 +27,8 @@ struct Raw {
     token_id: Vec<u8>,
     public_key: Vec<u8>,
     label: String,
+    scope: String,
+    name_pattern: Option<String>,
     created_ms: i64,
     expires_ms: Option<i64>,
     max_uses: Option<i64>,
@@ -39,6 +44,8 @@ impl TryFrom<Raw> for TokenRow {
             id: TokenId::from_bytes(bytes("join_tokens.token_id", raw.token_id)?),
             public_key: PublicKey::from_bytes(bytes("join_tokens.public_key", raw.public_key)?),
             label: raw.label,
+            scope: word("join_tokens.scope", &raw.scope)?,
+            names: raw.name_pattern.map(|text| word("join_tokens.name_pattern", &text)).transpose()?,
             created_ms: raw.created_ms,
             expires_ms: raw.expires_ms,
             max_uses: raw.max_uses,
@@ -57,7 +64,7 @@ pub(crate) async fn find(
     let id = id.as_bytes().as_slice();
     let row = sqlx::query_as!(
         Raw,
-        "SELECT token_id, public_key, label, created_ms, expires_ms, max_uses, uses, revoked_ms
+        "SELECT token_id, public_key, label, scope, name_pattern, created_ms, expires_ms, max_uses, uses, revoked_ms
          FROM join_tokens WHERE cluster_id = ? AND token_id = ?",
         cluster.0,
         id
@@ -78,7 +85,7 @@ pub(crate) async fn page(
     let after = after.map(|id| id.as_bytes().to_vec()).unwrap_or_default();
     let rows = sqlx::query_as!(
         Raw,
-        "SELECT token_id, public_key, label, created_ms, expires_ms, max_uses, uses, revoked_ms
+        "SELECT token_id, public_key, label, scope, name_pattern, created_ms, expires_ms, max_uses, uses, revoked_ms
          FROM join_tokens WHERE cluster_id = ? AND token_id > ? ORDER BY token_id LIMIT ?",
         cluster.0,
         after,
@@ -104,13 +111,17 @@ pub(crate) async fn insert(
     token: &TokenRow,
 ) -> Result<(), StoreError> {
     let (id, key) = (token.id.as_bytes().as_slice(), token.public_key.as_bytes().as_slice());
+    let (scope, names) = (token.scope.as_str(), token.names.as_ref().map(NamePattern::as_str));
     sqlx::query!(
-        "INSERT INTO join_tokens (cluster_id, token_id, public_key, label, created_ms, expires_ms, max_uses)
-         VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (cluster_id, token_id) DO NOTHING",
+        "INSERT INTO join_tokens
+         (cluster_id, token_id, public_key, label, scope, name_pattern, created_ms, expires_ms, max_uses)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (cluster_id, token_id) DO NOTHING",
         cluster.0,
         id,
         key,
         token.label,
+        scope,
+        names,
         token.created_ms,
         token.expires_ms,
         token.max_uses

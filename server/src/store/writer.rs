@@ -91,16 +91,15 @@ impl Writer {
         answer.await.unwrap_or_else(|_| Err(StoreError::Closed.into()))
     }
 
-    pub(super) fn post<T, E, F>(&self, work: F)
+    /// False if there was no place for it.
+    pub(super) fn post<T, E, F>(&self, work: F) -> bool
     where
         F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Work<T, E>> + Send + 'static,
         T: Send + 'static,
         E: From<StoreError> + std::fmt::Display + Send + 'static,
     {
         let task = Task { work: Some(work), result: None, reply: None };
-        if let Err(error) = self.enqueue(Box::new(task)) {
-            warn!(%error, "a registry update was lost");
-        }
+        self.enqueue(Box::new(task)).is_ok()
     }
 
     fn enqueue(&self, job: Box<dyn Job>) -> Result<(), StoreError> {

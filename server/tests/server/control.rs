@@ -363,8 +363,8 @@ async fn guessing_tokens_is_slowed_down() {
         let guess = Node::new(2, "mallory", &stranger);
         control.send(&ClientMessage::Hello(Box::new(guess.hello()))).await;
         match control.next().await {
-            Some(ServerMessage::Challenge { nonce, cluster_key }) => {
-                let challenge = crate::node::Challenge { nonce, cluster_key };
+            Some(ServerMessage::Challenge { nonce, cluster_key, server_key }) => {
+                let challenge = crate::node::Challenge { nonce, cluster_key, server_key };
                 control.send(&ClientMessage::Proof(guess.proof(&guess.hello(), &challenge))).await;
                 assert_eq!(control.refused().await.code, Code::BadToken);
                 wrong += 1;

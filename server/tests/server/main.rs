@@ -2,16 +2,22 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+mod audit;
 mod client;
 mod config;
 mod contract;
 mod control;
+mod events;
+mod identity;
 mod lifecycle;
 mod node;
 mod offline;
 mod relay;
 mod relay_keys;
 mod rest;
+mod rotation;
 mod running;
+mod schema;
 mod seeds;
 mod stun;
+mod visitors;

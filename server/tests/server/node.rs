@@ -1,18 +1,19 @@
 //! A node that speaks the control channel by hand.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
 use futures_util::{SinkExt, StreamExt};
-use meetpoint_proto::id::Nonce;
+use meetpoint_proto::id::{Nonce, SessionToken};
 use meetpoint_proto::join::{Domain, Transcript};
 use meetpoint_proto::wire::{
-    ClientMessage, Hello, PROTOCOL_VERSION, Proof, Refusal, ServerMessage, Welcome, decode_server, encode,
+    CertificateText, ClientMessage, Hello, PROTOCOL_VERSION, Profile, Proof, Refusal, ServerMessage, Welcome,
+    decode_server, encode,
 };
-use meetpoint_proto::{Code, JoinToken, NodeId, PublicKey};
+use meetpoint_proto::{ClusterSecret, Code, JoinToken, NodeId, PublicKey};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -28,11 +29,33 @@ pub(crate) struct Control {
 pub(crate) struct Challenge {
     pub(crate) nonce: Nonce,
     pub(crate) cluster_key: PublicKey,
+    pub(crate) server_key: Option<PublicKey>,
+}
+
+impl Challenge {
+    /// The join that it is about.
+    pub(crate) fn transcript(&self, hello: &Hello) -> Transcript {
+        let transcript = Transcript::new(hello, &self.nonce, &self.cluster_key);
+        match &self.server_key {
+            Some(server_key) => transcript.served_by(server_key),
+            None => transcript,
+        }
+    }
 }
 
 impl Control {
     pub(crate) async fn open(server: SocketAddr) -> Self {
-        let stream = TcpStream::connect(server).await.unwrap();
+        Self::open_over(TcpStream::connect(server).await.unwrap(), server).await
+    }
+
+    /// From an address of this machine.
+    pub(crate) async fn open_from(source: Ipv4Addr, server: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((source, 0).into()).unwrap();
+        Self::open_over(socket.connect(server).await.unwrap(), server).await
+    }
+
+    async fn open_over(stream: TcpStream, server: SocketAddr) -> Self {
         let url = format!("ws://{server}/v1/control");
         let (socket, _) = tokio_tungstenite::client_async(url, stream).await.unwrap();
         Self { socket }
@@ -90,7 +113,9 @@ impl Control {
     pub(crate) async fn challenge(&mut self, hello: &Hello) -> Challenge {
         self.send(&ClientMessage::Hello(Box::new(hello.clone()))).await;
         match self.next().await {
-            Some(ServerMessage::Challenge { nonce, cluster_key }) => Challenge { nonce, cluster_key },
+            Some(ServerMessage::Challenge { nonce, cluster_key, server_key }) => {
+                Challenge { nonce, cluster_key, server_key }
+            }
             other => panic!("expected a challenge, got {other:?}"),
         }
     }
@@ -102,8 +127,8 @@ impl Control {
         self.send(&ClientMessage::Proof(node.proof(&hello, &challenge))).await;
         match self.next().await {
             Some(ServerMessage::Welcome(welcome)) => {
-                let transcript = Transcript::new(&hello, &challenge.nonce, &challenge.cluster_key);
-                assert!(transcript.verify(Domain::Welcome, &challenge.cluster_key, &welcome.signature));
+                let signer = challenge.server_key.as_ref().unwrap_or(&challenge.cluster_key);
+                assert!(challenge.transcript(&hello).verify(Domain::Welcome, signer, &welcome.signature));
                 Ok(welcome)
             }
             Some(ServerMessage::Rejected(refusal)) => Err(refusal),
@@ -120,6 +145,10 @@ pub(crate) struct Node {
     pub(crate) cluster: String,
     pub(crate) token: Option<JoinToken>,
     pub(crate) ephemeral: bool,
+    pub(crate) secrets: Vec<ClusterSecret>,
+    pub(crate) session: Option<SessionToken>,
+    pub(crate) certificate: Option<CertificateText>,
+    pub(crate) profile: Profile,
 }
 
 impl Node {
@@ -131,6 +160,10 @@ impl Node {
             cluster: "default".to_owned(),
             token: Some(token.clone()),
             ephemeral: false,
+            secrets: Vec::new(),
+            session: None,
+            certificate: None,
+            profile: Profile::default(),
         }
     }
 
@@ -144,6 +177,7 @@ impl Node {
     }
 
     pub(crate) fn hello(&self) -> Hello {
+        let cluster = self.cluster.parse().unwrap();
         Hello {
             protocol: PROTOCOL_VERSION,
             cluster: self.cluster.clone(),
@@ -157,17 +191,23 @@ impl Node {
             expect: None,
             ephemeral: self.ephemeral,
             version: "test".to_owned(),
+            secrets: self.secrets.iter().map(|secret| secret.id(&cluster)).collect(),
+            resume: self.session,
+            certificate: self.certificate.clone().map(Box::new),
+            profile: self.profile.clone(),
         }
     }
 
     pub(crate) fn proof(&self, hello: &Hello, challenge: &Challenge) -> Proof {
-        let transcript = Transcript::new(hello, &challenge.nonce, &challenge.cluster_key);
+        let transcript = challenge.transcript(hello);
+        let cluster = self.cluster.parse().unwrap();
         Proof {
             node: transcript.sign(Domain::Node, &self.key),
             admission: self
                 .token
                 .as_ref()
                 .map(|token| transcript.sign(Domain::Admission, &token.signing_key())),
+            secrets: self.secrets.iter().map(|secret| transcript.mac(&secret.key(&cluster))).collect(),
         }
     }
 
@@ -180,11 +220,25 @@ impl Node {
         control
     }
 
+    /// Says hello, and is refused for what it says.
+    pub(crate) async fn is_refused_early(&self, server: SocketAddr) -> Code {
+        let mut control = Control::open(server).await;
+        control.send(&ClientMessage::Hello(Box::new(self.hello()))).await;
+        control.refused().await.code
+    }
+
     /// Tries to join, and is refused.
     pub(crate) async fn is_refused(&self, server: SocketAddr) -> Code {
         match Control::open(server).await.join(self).await {
             Err(refusal) => refusal.code,
             Ok(_) => panic!("{} was admitted", self.name),
         }
+    }
+
+    /// Tries to join, and is refused before it is challenged.
+    pub(crate) async fn is_refused_at_once(&self, server: SocketAddr) -> Code {
+        let mut control = Control::open(server).await;
+        control.send(&ClientMessage::Hello(Box::new(self.hello()))).await;
+        control.refused().await.code
     }
 }

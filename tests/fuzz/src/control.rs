@@ -87,7 +87,8 @@ pub fn certificate(bytes: &[u8]) {
     let cluster = String::from_utf8_lossy(input.take(cluster_len)).into_owned();
     let name = String::from_utf8_lossy(input.rest()).into_owned();
     let (Ok(cluster), Ok(name)) = (cluster.parse(), name.parse()) else { return };
-    let certificate = Certificate { cluster, node, name, not_after_unix_s };
+    let (not_before_unix_s, capabilities) = (now_unix_s, Vec::new());
+    let certificate = Certificate { cluster, node, name, not_before_unix_s, not_after_unix_s, capabilities };
     let good = certificate.sign(&cluster_key());
     let key = PublicKey::from(&cluster_key());
     let verified = Certificate::verify(&good, &key, now_unix_s);

@@ -10,6 +10,7 @@ use meetpoint_turn::Secret;
 use super::BenchError;
 use super::arena::{Contestant, Kind};
 use super::engine::Span;
+use super::fleet::JoinsArgs;
 use super::meter::Meter;
 use super::turn::Credentials;
 use super::workload::{Settings, Sources, Target, Workload};
@@ -30,6 +31,8 @@ pub enum Command {
     Run(RunArgs),
     /// Start servers in fresh network namespaces, measure them in turn, and print a table. Needs root.
     Compare(CompareArgs),
+    /// Start a rendezvous, have nodes join it, hold their connections, restart it. Over TCP on loopback.
+    Joins(JoinsArgs),
     /// Send back what arrives, until killed: the least that a server can do.
     Echo {
         /// Where to listen.

@@ -7,9 +7,11 @@
 //! * [`exchange`]: questions whose answers are checked to the last byte. A wrong or a lost one is counted and shown.
 //! * [`wire`]: UDP in batches, so that the clients cost less than the server they measure.
 //! * [`turn`]: a client's requests. [`meter`]: what the kernel says the server used.
-//! * [`arena`]: namespaces and servers. [`compare`]: the rounds. [`table`]: what is printed.
+//! * [`turn_taking`]: who goes first on the processors. [`arena`]: namespaces and servers. [`compare`]: the rounds. [`table`]: what is printed.
 //!
-//! IPv4 and UDP only. The server's time is its process's: what the kernel does for it outside of the process, in the
+//! `meetpoint-bench joins` is another matter: [`fleet`] measures the rendezvous.
+//!
+//! IPv4 and UDP only, but for that. The server's time is its process's: what the kernel does for it outside of the process, in the
 //! name of who sends to it, is not in it, for no server.
 
 pub mod arena;
@@ -17,11 +19,13 @@ pub mod args;
 pub mod compare;
 pub mod engine;
 pub mod exchange;
+pub mod fleet;
 pub mod histogram;
 pub mod meter;
 pub mod run;
 pub mod table;
 pub mod turn;
+pub mod turn_taking;
 pub mod wire;
 pub mod workload;
 

@@ -51,7 +51,7 @@ pub fn compare(args: &CompareArgs) -> Result<(), BenchError> {
 
 /// Each idle client holds a descriptor, and a schedule must not be rounded to 50 microseconds; both are inherited by
 /// the threads and servers that are started from here.
-fn prepare() -> Result<(), BenchError> {
+pub(super) fn prepare() -> Result<(), BenchError> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(BenchError::os("the limit of open files"))?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(BenchError::os("the limit of open files"))?;
     set_timerslack(1).map_err(BenchError::os("the timer slack"))

@@ -1,4 +1,4 @@
-//! `meetpoint-bench`: the relay benchmark's command line.
+//! `meetpoint-bench`: the benchmarks' command line.
 
 use std::process::ExitCode;
 
@@ -6,11 +6,12 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     use clap::Parser as _;
     use meetpoint_tests::bench::args::{Cli, Command};
-    use meetpoint_tests::bench::{run, wire};
+    use meetpoint_tests::bench::{fleet, run, wire};
 
     let outcome = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Compare(args) => run::compare(&args),
+        Command::Joins(args) => fleet::run(&args),
         Command::Echo { listen } => wire::serve_echo(listen),
     };
     match outcome {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
 use meetpoint_agent::{Event, Output};
-use meetpoint_broker::{AdmitRequest, ClusterConfig, ConnId, StunCredential};
+use meetpoint_broker::{AdmitRequest, ClusterConfig, ConnId, StunCredential, TokenProof};
 use meetpoint_proto::join::Domain;
 use meetpoint_proto::wire::{self, ClientMessage, ServerMessage, StunServer};
 use meetpoint_proto::{ClusterNetwork, Code, EffectiveNetwork, JoinToken, PublicKey, SessionId};
@@ -61,6 +61,7 @@ impl World {
                 Output::ConnectEnded { request, result } => {
                     self.nodes[index].ended.insert(request, result);
                 }
+                Output::Membership(_) => {}
                 Output::Event(event) => self.event(index, &event),
                 Output::Ended(ended) => self.nodes[index].over = Some(ended),
             }
@@ -124,6 +125,10 @@ impl World {
         while let Some(output) = self.broker.poll_output() {
             match output {
                 Out::Send { conn, message } => self.send_to_node(conn, message),
+                Out::SendFrame { conn, frame } => {
+                    let message = wire::decode_server(&frame).expect("the broker's own frame");
+                    self.send_to_node(conn, message);
+                }
                 Out::Close { conn } => {
                     if let Some(at) = self.arrival_at_node(conn) {
                         self.push_at(at, Arrival::ClosedAtNode { conn });
@@ -134,6 +139,11 @@ impl World {
                     let input = meetpoint_turn::Input::DialBack { to, nonce: *nonce.as_bytes() };
                     self.stun.handle(self.start + self.now, input);
                     self.drain_stun();
+                }
+                Out::Renew { conn, .. } => {
+                    let not_after_unix_s = BIRTH_UNIX_S + self.now.as_secs() + CERTIFICATE_LIFE_S;
+                    let input = meetpoint_broker::Input::Renewed { conn, not_after_unix_s, credential: None };
+                    self.broker.handle(self.start + self.now, input);
                 }
                 Out::Forget { .. } | Out::Event(_) => {}
             }
@@ -161,9 +171,12 @@ impl World {
     /// The registry: one token, and whoever holds it is in.
     fn admit(&mut self, request: AdmitRequest) {
         let AdmitRequest { conn, session, admission, .. } = request;
-        let is_good = admission.is_some_and(|proof| {
-            proof.token == self.token.id()
-                && proof.transcript.verify(Domain::Admission, &TOKEN_KEY, &proof.signature)
+        let is_good = admission.is_some_and(|claims| {
+            let holds = |proof: TokenProof| {
+                proof.token == self.token.id()
+                    && claims.transcript.verify(Domain::Admission, &TOKEN_KEY, &proof.signature)
+            };
+            claims.token.is_some_and(holds)
         });
         let unix_s = BIRTH_UNIX_S + self.now.as_secs();
         let input = if is_good {
@@ -173,6 +186,7 @@ impl World {
                 conn,
                 not_after_unix_s: unix_s + CERTIFICATE_LIFE_S,
                 credential: Some(StunCredential { username, password }),
+                session_token: None,
             }
         } else {
             meetpoint_broker::Input::Refused { conn, code: Code::BadToken, detail: None }
@@ -239,6 +253,7 @@ pub(super) fn cluster(place: ServerPlace) -> ClusterConfig {
         kind: ClusterNetwork::Dynamic,
         effective: if is_public { EffectiveNetwork::Public } else { EffectiveNetwork::Private },
         key: CLUSTER_KEY.clone(),
+        home: None,
         open_join: false,
         admit_relayed: false,
         stun: vec![server],

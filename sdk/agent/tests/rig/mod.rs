@@ -10,8 +10,8 @@ use ed25519_dalek::SigningKey;
 use meetpoint_agent::{Agent, BackoffConfig, Config, Event, Input, Interface, Output, Path, Socket};
 use meetpoint_proto::join::{Domain, Transcript};
 use meetpoint_proto::wire::{
-    Candidate, CandidateKind, CertificateText, ClientMessage, Hello, Introduction, Proof, ServerMessage,
-    StunAccess, StunServer, Welcome,
+    Candidate, CandidateKind, CertificateText, ClientMessage, Hello, Introduction, Profile, Proof,
+    ServerMessage, StunAccess, StunServer, Welcome,
 };
 use meetpoint_proto::{
     Certificate, ClusterNetwork, EffectiveNetwork, NodeId, Nonce, PublicKey, SessionId, TicketId, TicketKey,
@@ -48,6 +48,9 @@ pub fn config(n: u8) -> Config {
         cluster: "default".parse().unwrap(),
         name: format!("node-{n}").parse().unwrap(),
         token: Some("correct-horse-battery".parse().unwrap()),
+        secrets: Vec::new(),
+        membership: None,
+        profile: Profile::default(),
         declared: None,
         node_addr: None,
         expect: None,
@@ -190,7 +193,7 @@ impl Rig {
         let cluster_key = PublicKey::from(&self.cluster_key);
         self.transcript = Some(Transcript::new(self.hello.as_ref().unwrap(), &nonce, &cluster_key));
         self.take();
-        self.tell(ServerMessage::Challenge { nonce, cluster_key });
+        self.tell(ServerMessage::Challenge { nonce, cluster_key, server_key: None });
         let proof = |output: &Output| match output {
             Output::SendControl(ClientMessage::Proof(proof)) => Some(proof.clone()),
             _ => None,
@@ -204,7 +207,14 @@ impl Rig {
 
     pub fn certificate(&self, n: u8) -> Certificate {
         let Config { key, cluster, name, .. } = config(n);
-        Certificate { cluster, node: NodeId::from(&key), name, not_after_unix_s: UNIX_S + 3600 }
+        Certificate {
+            cluster,
+            node: NodeId::from(&key),
+            name,
+            not_before_unix_s: UNIX_S,
+            not_after_unix_s: UNIX_S + 3600,
+            capabilities: Vec::new(),
+        }
     }
 
     pub fn own_certificate(&self) -> Certificate {
@@ -213,7 +223,9 @@ impl Rig {
             cluster: hello.cluster.parse().unwrap(),
             node: hello.node_id,
             name: hello.name.parse().unwrap(),
+            not_before_unix_s: UNIX_S,
             not_after_unix_s: UNIX_S + 3600,
+            capabilities: Vec::new(),
         }
     }
 
@@ -228,6 +240,8 @@ impl Rig {
             certificate: self.own_certificate().sign(&self.cluster_key),
             stun: None,
             idle_timeout_ms: IDLE.as_millis() as u32,
+            session_token: None,
+            revoked: Vec::new(),
         }
     }
 

@@ -1,14 +1,17 @@
 //! A broker, with the test as its shell and registry.
+#![allow(dead_code, reason = "each test file uses a part")]
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "the rig starts its own clock")]
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
-use meetpoint_broker::{Broker, ClusterConfig, ConnId, Input, Limits, Output, StunCredential};
-use meetpoint_proto::id::{DialBackNonce, Nonce};
+use meetpoint_broker::{AdmitRequest, Broker, ClusterConfig, ConnId, Input, Limits, Output, StunCredential};
+use meetpoint_proto::id::{DialBackNonce, Nonce, SessionToken};
 use meetpoint_proto::join::{Domain, Transcript};
-use meetpoint_proto::wire::{ClientMessage, Hello, Introduction, Proof, ServerMessage, StunServer};
+use meetpoint_proto::wire::{
+    ClientMessage, Hello, Introduction, Profile, Proof, ServerMessage, StunServer, decode_server,
+};
 use meetpoint_proto::{
     ClusterNetwork, Code, EffectiveNetwork, Evidence, JoinToken, NetworkClass, NodeId, SessionId,
 };
@@ -46,6 +49,7 @@ pub(crate) fn config(effective: EffectiveNetwork) -> ClusterConfig {
         kind: ClusterNetwork::Dynamic,
         effective,
         key: cluster_key(),
+        home: None,
         open_join: false,
         admit_relayed: false,
         stun: vec![StunServer {
@@ -70,7 +74,17 @@ pub(crate) fn hello(n: u8, local: &str) -> Hello {
         expect: None,
         ephemeral: true,
         version: "test".into(),
+        secrets: Vec::new(),
+        resume: None,
+        certificate: None,
+        profile: Profile::default(),
     }
+}
+
+fn holds_token(request: &AdmitRequest) -> bool {
+    let claims = request.admission.as_ref().expect("the cluster is closed");
+    let token_proof = claims.token.as_ref().expect("the node claims nothing else");
+    claims.transcript.verify(Domain::Admission, &token().public_key(), &token_proof.signature)
 }
 
 impl Rig {
@@ -95,20 +109,28 @@ impl Rig {
     pub(crate) fn drain(&mut self) {
         while let Some(output) = self.broker.poll_output() {
             if let Output::Admit(request) = &output {
-                let proof = request.admission.as_ref().expect("the cluster is closed");
-                let good =
-                    proof.transcript.verify(Domain::Admission, &token().public_key(), &proof.signature);
+                let good = request.visitor_until_unix_s.is_some() || holds_token(request);
                 let conn = request.conn;
                 self.sessions.push((conn, request.session));
                 let answer = if good {
                     let credential = StunCredential { username: "u".into(), password: "p".into() };
-                    Input::Admitted { conn, not_after_unix_s: 1_900_000_000, credential: Some(credential) }
+                    Input::Admitted {
+                        conn,
+                        not_after_unix_s: 1_900_000_000,
+                        credential: Some(credential),
+                        session_token: Some(SessionToken::from_bytes([8; 32])),
+                    }
                 } else {
                     Input::Refused { conn, code: Code::BadToken, detail: None }
                 };
                 self.broker.handle(self.now, answer);
             }
-            self.log.push(output);
+            self.log.push(match output {
+                Output::SendFrame { conn, frame } => {
+                    Output::Send { conn, message: decode_server(&frame).expect("a message") }
+                }
+                output => output,
+            });
         }
     }
 
@@ -143,16 +165,22 @@ impl Rig {
     ) -> ConnId {
         let conn = self.open(source);
         self.say(conn, ClientMessage::Hello(Box::new(hello.clone())));
-        let Some((nonce, cluster_key)) = self.sent(conn).find_map(|message| match message {
-            ServerMessage::Challenge { nonce, cluster_key } => Some((*nonce, *cluster_key)),
+        let Some((nonce, cluster_key, server_key)) = self.sent(conn).find_map(|message| match message {
+            ServerMessage::Challenge { nonce, cluster_key, server_key } => {
+                Some((*nonce, *cluster_key, *server_key))
+            }
             _ => None,
         }) else {
             return conn;
         };
-        let transcript = Transcript::new(hello, &nonce, &cluster_key);
+        let mut transcript = Transcript::new(hello, &nonce, &cluster_key);
+        if let Some(server_key) = server_key {
+            transcript = transcript.served_by(&server_key);
+        }
         let proof = Proof {
             node: transcript.sign(Domain::Node, signer),
             admission: Some(transcript.sign(Domain::Admission, &token.signing_key())),
+            secrets: Vec::new(),
         };
         self.say(conn, ClientMessage::Proof(proof));
         conn

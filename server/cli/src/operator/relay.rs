@@ -83,7 +83,7 @@ async fn sessions(command: SessionsCommand) -> Result<(), Failure> {
 }
 
 /// What a file says without its last line break: arguments are for everybody to see.
-fn read_line(flag: &str, file: Option<&Path>) -> Result<Option<String>, Failure> {
+pub(super) fn read_line(flag: &str, file: Option<&Path>) -> Result<Option<String>, Failure> {
     let Some(file) = file else { return Ok(None) };
     let text = std::fs::read_to_string(file);
     let text = text.map_err(|error| Failure::usage(format!("{flag} {}: {error}", file.display())))?;

@@ -20,6 +20,7 @@ use crate::bench::BenchError;
 use crate::bench::engine::{Pace, Tally};
 use crate::bench::exchange::payload;
 use crate::bench::turn::{Challenge, Identity, allocate, challenge};
+use crate::bench::turn_taking::{Standing, stand};
 use crate::bench::wire::{MAX_DATAGRAM_LEN, open};
 
 pub(super) const SLOWER: &str = "good clients' p99, flood / quiet";
@@ -27,7 +28,7 @@ pub(super) const SLOWER: &str = "good clients' p99, flood / quiet";
 /// Round trips a second of the good clients: what a few calls need.
 const GOOD_PER_S: f64 = 4000.0;
 /// How often a batch is sent.
-const TICK: Duration = Duration::from_millis(1);
+const TICK: Duration = Duration::from_micros(100);
 /// Kinds of packets, sent in turn.
 const KINDS: usize = 4;
 /// The kind whose answers cannot be told from each other, because there must be none.
@@ -77,7 +78,7 @@ pub(super) fn measure(target: &Target, settings: &Settings) -> Result<Vec<Figure
     // Sending the flood costs this machine something too, so the quiet time has one as well, which nobody receives.
     let quiet = match target.nobody {
         Some(nobody) => beside(|| flood(nobody), settings.flood_per_s, Duration::ZERO, good)?.0,
-        None => good()?,
+        None => before_all(good)?,
     };
     let memory = || Ok::<_, BenchError>([meter.resident_bytes()? as f64, meter.anonymous_bytes()? as f64]);
     let before = memory()?;
@@ -99,13 +100,24 @@ fn beside<T>(
     let over = AtomicBool::new(false);
     let begun = Instant::now();
     thread::scope(|scope| {
-        let flood = scope.spawn(|| flood()?.run(per_s, &over));
-        let done = work();
+        let flood = scope.spawn(|| {
+            stand(Standing::Last)?;
+            flood()?.run(per_s, &over)
+        });
+        let done = before_all(work);
         thread::sleep(at_least.saturating_sub(begun.elapsed()));
         over.store(true, Ordering::Relaxed);
         let weighed = flood.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         Ok((done?, weighed?))
     })
+}
+
+/// Does something on a thread that goes before all others.
+fn before_all<T>(work: impl FnOnce() -> Result<T, BenchError>) -> Result<T, BenchError> {
+    stand(Standing::First)?;
+    let done = work();
+    stand(Standing::Usual)?;
+    done
 }
 
 fn figures(
@@ -176,7 +188,7 @@ impl Flood {
             thread::sleep(TICK);
         }
         // What is still on its way counts as well.
-        thread::sleep(10 * TICK);
+        thread::sleep(100 * TICK);
         self.receive()?;
         Ok(self.weighed)
     }

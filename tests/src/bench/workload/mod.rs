@@ -152,7 +152,7 @@ pub struct Figure {
     pub decimals: usize,
 }
 
-const fn figure(name: &'static str, value: f64, decimals: usize) -> Figure {
+pub(super) const fn figure(name: &'static str, value: f64, decimals: usize) -> Figure {
     Figure { name, value, decimals }
 }
 
