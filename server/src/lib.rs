@@ -12,6 +12,7 @@
 //! * `identity` is the certificate of all listeners, and is reloaded while they run;
 //! * `seeds` judges the seeds at the start, and asks them whether they are there;
 //! * `events` is the ring of what happened lately, and who reads along;
+//! * `limits` counts who comes how often;
 //! * `service` has the use cases, `store` the SQL and the one task that writes.
 //!
 //! Tasks talk by bounded channels. The unexpected end of any of them ends the server with an error.
@@ -19,7 +20,6 @@
 //! Deliberately absent: decisions about nodes (they are the broker's and the rules'), printing, and
 //! the handling of signals (both are the binary's).
 
-mod blocklist;
 mod chain;
 mod clock;
 mod config;
@@ -28,6 +28,7 @@ mod defence;
 mod events;
 mod http;
 mod identity;
+mod limits;
 mod listen;
 mod pace;
 mod rendezvous;
@@ -42,12 +43,13 @@ mod warning;
 
 pub use chain::{AuditBroken, AuditChain, AuditEntry, AuditHash, AuditHead, ParseHashError, canonical_json};
 pub use config::{
-    AccessArgs, ClusterArgs, ConfigError, ForeignCluster, ListenArgs, MAX_ADMIN_TOKEN_LEN,
-    MIN_ADMIN_TOKEN_LEN, PortRange, QuotaArgs, RegisterWith, RelayArgs, RelaySettings, Secret, SeedTiming,
-    ServeArgs, ServeConfig, StreamAddr, StreamAddrs, TlsArgs, TlsFiles,
+    AccessArgs, AccessLimits, ClusterArgs, ConfigError, ForeignCluster, LimitArgs, ListenArgs,
+    MAX_ADMIN_TOKEN_LEN, MIN_ADMIN_TOKEN_LEN, PortRange, QuotaArgs, RegisterWith, RelayArgs, RelaySettings,
+    Secret, SeedTiming, ServeArgs, ServeConfig, StreamAddr, StreamAddrs, TlsArgs, TlsFiles,
 };
 pub use data_dir::DataError;
 pub use identity::{IdentityError, Reload};
+pub use limits::{Block, ParsePolicyError, Policy, Quota};
 pub use secrets::SecretsError;
 pub use server::{Info, RunError, Server, StartError};
 pub use service::{AuditError, verify_audit};

@@ -7,22 +7,23 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use meetpoint_broker::{AdmitRequest, Broker, ConnId, Event, Input, Limits, Output};
 use meetpoint_proto::id::DialBackNonce;
-use meetpoint_proto::wire::{ClientMessage, DecodeError, ServerMessage};
+use meetpoint_proto::wire::{ClientMessage, DecodeError, Refusal, ServerMessage};
 use meetpoint_proto::{ClusterName, Code, NodeId, SessionId};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use crate::blocklist::Blocklist;
 use crate::clock;
+use crate::config::AccessLimits;
 use crate::events::{self, Sender};
+use crate::limits::{Key, Limiter, Verdict};
 use crate::pace::Pace;
 use crate::service::{
     Actor, Admission, CERTIFICATE_LIFETIME_S, Clusters, InForce, Service, ServiceError, UnixMs,
@@ -115,7 +116,6 @@ pub(crate) struct Gone;
 pub(crate) struct Handle {
     requests: mpsc::Sender<Request>,
     next_conn: Arc<AtomicU64>,
-    failures: Arc<Mutex<Blocklist>>,
 }
 
 impl Handle {
@@ -173,11 +173,6 @@ impl Handle {
         answer.await.map_err(|_| Gone)
     }
 
-    /// How long a source has to wait before it may try to join again.
-    pub(crate) fn wait(&self, now: Instant, ip: IpAddr) -> Option<Duration> {
-        wait(&self.failures, now, ip)
-    }
-
     async fn send(&self, request: Request) -> Result<(), Gone> {
         self.requests.send(request).await.map_err(|_| Gone)
     }
@@ -194,7 +189,35 @@ struct Answer {
     who: (ClusterName, NodeId),
     source: IpAddr,
     ephemeral: bool,
-    result: Result<Admission, ServiceError>,
+    result: Result<Admission, NotAdmitted>,
+}
+
+/// Why a node does not join.
+enum NotAdmitted {
+    /// Too many joins from its source have failed, and it is nobody's acquaintance.
+    Held(Duration),
+    /// The registry says so.
+    Refused(ServiceError),
+}
+
+/// Who does what too often.
+struct Limiters {
+    /// Joins that failed, by source.
+    failures: Limiter,
+    /// Joins from a source with too many failures, by node: members may come back, yet not at will.
+    returns: Limiter,
+    /// Connect requests, by node.
+    introductions: Limiter,
+}
+
+impl Limiters {
+    fn new(limits: &AccessLimits) -> Self {
+        Self {
+            failures: Limiter::new(limits.join_failures),
+            returns: Limiter::new(limits.join_failures),
+            introductions: Limiter::new(limits.introductions),
+        }
+    }
 }
 
 /// The task's state.
@@ -214,9 +237,9 @@ pub(crate) struct Rendezvous {
     connections: BTreeMap<ConnId, Outbound>,
     /// Joins the registry works on: their nodes must not be forgotten meanwhile.
     joining: BTreeSet<(ClusterName, NodeId, ConnId)>,
-    failures: Arc<Mutex<Blocklist>>,
     /// Refused joins in the audit log.
     noted_refusals: Pace,
+    limiters: Limiters,
 }
 
 /// The ends of the channels to the STUN task.
@@ -228,6 +251,7 @@ pub(crate) struct StunChannels {
 impl Rendezvous {
     pub(crate) fn new(
         limits: Limits,
+        access: &AccessLimits,
         seed: [u8; 32],
         service: Arc<Service>,
         stun: StunChannels,
@@ -236,12 +260,7 @@ impl Rendezvous {
         let (sender, requests) = mpsc::channel(REQUESTS);
         let (answer_sender, answers) = mpsc::channel(ADMISSIONS);
         let (renewal_sender, renewals) = mpsc::channel(ADMISSIONS);
-        let failures = Arc::new(Mutex::new(Blocklist::new()));
-        let handle = Handle {
-            requests: sender,
-            next_conn: Arc::new(AtomicU64::new(1)),
-            failures: Arc::clone(&failures),
-        };
+        let handle = Handle { requests: sender, next_conn: Arc::new(AtomicU64::new(1)) };
         let rendezvous = Self {
             broker: Broker::new(limits, seed),
             service,
@@ -256,8 +275,8 @@ impl Rendezvous {
             renewal_sender,
             connections: BTreeMap::new(),
             joining: BTreeSet::new(),
-            failures,
             noted_refusals: Pace::new(NOTED_REFUSALS, NOTED_REFUSAL_EVERY),
+            limiters: Limiters::new(access),
         };
         (rendezvous, handle)
     }
@@ -339,7 +358,10 @@ impl Rendezvous {
                 self.connections.insert(conn, Outbound { messages: outbound, too_slow });
                 Input::Opened { conn, source }
             }
-            Request::Message { conn, message } => Input::Message { conn, message },
+            Request::Message { conn, message } => match self.held_back(conn, &message) {
+                Some(answer) => return self.deliver(conn, Outgoing::Message(Box::new(answer))),
+                None => Input::Message { conn, message },
+            },
             Request::Malformed { conn, error } => Input::Malformed { conn, error },
             Request::Closed { conn } => {
                 self.connections.remove(&conn);
@@ -353,6 +375,21 @@ impl Rendezvous {
         self.broker.handle(Instant::now(), input);
     }
 
+    /// What a node is answered that asks to be introduced too often. Counted by its key, so a new
+    /// connection is no new allowance.
+    fn held_back(&mut self, conn: ConnId, message: &ClientMessage) -> Option<ServerMessage> {
+        let ClientMessage::Connect { request, .. } = message else { return None };
+        let node = self.broker.member(conn)?;
+        match self.limiters.introductions.count(Instant::now(), Key::Node(node)) {
+            Verdict::Pass { .. } => None,
+            Verdict::Refuse { wait } => {
+                let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
+                let refusal = Refusal::new(Code::RateLimited).retry_after_ms(wait_ms);
+                Some(ServerMessage::ConnectFailed { request: *request, refusal })
+            }
+        }
+    }
+
     fn answered(&mut self, answer: Answer) {
         let Answer { conn, who: (cluster, node), source, ephemeral, result } = answer;
         self.joining.remove(&(cluster.clone(), node, conn));
@@ -364,7 +401,8 @@ impl Rendezvous {
                 }
                 Input::Admitted { conn, not_after_unix_s, credential, session_token }
             }
-            Err(error) => {
+            Err(NotAdmitted::Held(wait)) => Input::Held { conn, wait },
+            Err(NotAdmitted::Refused(error)) => {
                 let code = error.code();
                 if is_guess(code) {
                     self.note_refusal(Actor::node(node, source), &cluster, &error);
@@ -413,18 +451,24 @@ impl Rendezvous {
     }
 
     /// Asks the registry, beside the loop.
+    ///
+    /// From a source with too many failures only members join: a registered node has proven its key
+    /// by now, which a guesser has no part in, so a block is no more than it has to be for those who
+    /// share an address with him.
     fn admit(&mut self, request: AdmitRequest) {
         let (conn, source, ephemeral) = (request.conn, request.source, request.ephemeral);
-        // A guesser may have opened all his connections before he failed for the first time.
-        if wait(&self.failures, Instant::now(), request.source).is_some() {
-            let refused = Input::Refused { conn, code: Code::RateLimited, detail: None };
-            return self.broker.handle(Instant::now(), refused);
+        let now = Instant::now();
+        let held = self.limiters.failures.wait(now, Key::source(request.source));
+        if held.is_some()
+            && let Verdict::Refuse { wait } = self.limiters.returns.count(now, Key::Node(request.node))
+        {
+            return self.broker.handle(now, Input::Held { conn, wait });
         }
         let who = (request.cluster.clone(), request.node);
         self.joining.insert((request.cluster.clone(), request.node, conn));
         let (service, answers) = (Arc::clone(&self.service), self.answer_sender.clone());
         self.tasks.spawn(async move {
-            let result = service.admit(UnixMs::now(), request).await;
+            let result = join(&service, request, held).await;
             // The loop has ended: nobody is left to be welcomed.
             let _ = answers.send(Answer { conn, who, source, ephemeral, result }).await;
         });
@@ -534,14 +578,28 @@ impl Rendezvous {
         }
     }
 
-    fn rejected(&self, source: SocketAddr, code: Code) {
+    fn rejected(&mut self, source: SocketAddr, code: Code) {
         // Strangers can cause these at will, so they are no line of the ordinary log.
         debug!(%source, %code, "rejected");
         if is_guess(code) {
-            let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-            failures.failed(Instant::now(), source.ip());
+            self.limiters.failures.count(Instant::now(), Key::source(source.ip()));
         }
     }
+}
+
+async fn join(
+    service: &Service,
+    request: AdmitRequest,
+    held: Option<Duration>,
+) -> Result<Admission, NotAdmitted> {
+    if let Some(wait) = held {
+        match service.node(request.cluster.as_str(), &request.node).await {
+            Ok(_) => {}
+            Err(ServiceError::UnknownNode) => return Err(NotAdmitted::Held(wait)),
+            Err(error) => return Err(NotAdmitted::Refused(error)),
+        }
+    }
+    service.admit(UnixMs::now(), request).await.map_err(NotAdmitted::Refused)
 }
 
 /// Waits until the STUN server has a place, or is gone.
@@ -549,13 +607,9 @@ async fn has_place(stun: &mpsc::Sender<StunRequest>) {
     let _ = stun.reserve().await;
 }
 
-fn wait(failures: &Mutex<Blocklist>, now: Instant, ip: IpAddr) -> Option<Duration> {
-    failures.lock().unwrap_or_else(PoisonError::into_inner).wait(now, ip)
-}
-
-/// Refusals that a guesser collects; an honest node gets few of them.
+/// Refusals that a guesser collects, and those of whoever goes on; an honest node gets few of them.
 const fn is_guess(code: Code) -> bool {
-    matches!(code, Code::BadToken | Code::BadSecret | Code::BadSignature)
+    matches!(code, Code::BadToken | Code::BadSecret | Code::BadSignature | Code::RateLimited)
 }
 
 #[cfg(test)]

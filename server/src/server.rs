@@ -21,6 +21,7 @@ use tracing::{info, warn};
 
 use crate::config::{ConfigError, ForeignCluster, RegisterWith, Secret, ServeConfig};
 use crate::data_dir::{DataDir, DataError};
+use crate::http::forwarded::TrustedProxies;
 use crate::http::serve::Listener;
 use crate::http::{self, App};
 use crate::identity::{Identity, IdentityError, Reload, Reloader};
@@ -258,11 +259,15 @@ impl Server {
         let channels = StunChannels { observations, requests };
         let (rendezvous, handle) = Rendezvous::new(
             config.limits,
+            &config.access_limits,
             secrets::random()?,
             Arc::clone(&service),
             channels,
             tasks.work.clone(),
         );
+        let limits = config.access_limits.clone();
+        let proxies = Arc::new(TrustedProxies::new(limits.trusted_proxies.clone()));
+        let (per_source, head_timeout) = (limits.connections_per_source, limits.head_timeout);
         let app = App::new(http::Parts {
             service: Arc::clone(&service),
             rendezvous: handle,
@@ -275,11 +280,16 @@ impl Server {
             shutdown: tasks.soft.clone(),
             halt: tasks.hard.clone(),
             stun_probe,
+            limits,
+            proxies: Arc::clone(&proxies),
         });
         let listener = Listener {
             socket: tokio::net::TcpListener::from_std(http)?,
             tls: identity.server_config(&http::serve::PROTOCOLS)?,
             router: http::router(app.clone()),
+            per_source,
+            proxies,
+            head_timeout,
             tasks: tasks.work.clone(),
             stop: tasks.soft.clone(),
             halt: tasks.hard.clone(),

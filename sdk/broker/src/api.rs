@@ -66,6 +66,13 @@ pub enum Input {
         /// The particulars, for the node.
         detail: Option<String>,
     },
+    /// Answers [`Output::Admit`]: not now, since too many joins from its source have failed.
+    Held {
+        /// For whom.
+        conn: ConnId,
+        /// When to come again.
+        wait: Duration,
+    },
     /// The STUN server authenticated a Binding.
     Observed {
         /// The session named in the username.

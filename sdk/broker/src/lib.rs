@@ -105,6 +105,9 @@ impl Broker {
                 self.admitted(now, conn, not_after_unix_s, credential, session_token);
             }
             Input::Refused { conn, code, detail } => self.registry_refused(now, conn, code, detail),
+            Input::Held { conn, wait } => {
+                self.refuse(now, conn, Refusal::new(Code::RateLimited).retry_after_ms(millis(wait).max(1)));
+            }
             Input::Observed { session, source } => self.observed(now, session, addr::unmap(source)),
             Input::Wall { unix_ms } => self.wall = Some((now, unix_ms)),
             Input::Cluster(config) => self.set_cluster(now, config),
@@ -160,6 +163,12 @@ impl Broker {
     pub fn session_of(&self, cluster: &ClusterName, node: &NodeId) -> Option<SessionView> {
         let conn = *self.clusters.get(cluster)?.members.get(node)?;
         Some(self.session(conn)?.view(self.conns.get(&conn)?.source))
+    }
+
+    /// Whose connection it is, once the node is a member.
+    #[must_use]
+    pub fn member(&self, conn: ConnId) -> Option<NodeId> {
+        self.session(conn).map(|session| session.node)
     }
 
     /// How many members of a cluster are present.

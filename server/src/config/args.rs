@@ -11,7 +11,7 @@ use clap::Args;
 use meetpoint_proto::{ClusterName, ClusterNetwork, NetworkType, PublicKey, SeedAddr};
 use meetpoint_turn::Cidr;
 
-use super::{MAX_STUN_THREADS, QuotaArgs, StreamAddr};
+use super::{LimitArgs, MAX_STUN_THREADS, QuotaArgs, StreamAddr};
 
 /// Configuration of the rendezvous server. Each flag can be given as an environment variable too.
 #[derive(Debug, Clone, Args)]
@@ -25,6 +25,9 @@ pub struct ServeArgs {
     /// How much is given to whom.
     #[command(flatten)]
     pub quotas: QuotaArgs,
+    /// How often somebody may come.
+    #[command(flatten)]
+    pub limits: LimitArgs,
     /// What cluster it serves.
     #[command(flatten)]
     pub cluster: ClusterArgs,

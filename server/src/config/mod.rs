@@ -4,6 +4,7 @@
 //! is checked in [`crate::listen`] and [`crate::seeds`], still before anything is stored.
 
 mod args;
+mod limits;
 mod quotas;
 mod streams;
 
@@ -20,6 +21,7 @@ use thiserror::Error;
 pub use args::{
     AccessArgs, ClusterArgs, ForeignCluster, ListenArgs, PortRange, RelayArgs, Secret, ServeArgs, TlsArgs,
 };
+pub use limits::{AccessLimits, LimitArgs};
 pub use quotas::QuotaArgs;
 pub use streams::{StreamAddr, StreamAddrs};
 
@@ -56,6 +58,8 @@ pub struct ServeConfig {
     pub relay: Option<RelaySettings>,
     /// How much STUN and the relay give to whom.
     pub stun_limits: StunLimits,
+    /// How often somebody may come over HTTP.
+    pub access_limits: AccessLimits,
     /// The type of the cluster `default`, if given.
     pub cluster_network_type: Option<ClusterNetwork>,
     /// The seeds given.
@@ -198,11 +202,13 @@ pub enum ConfigError {
         /// The second one.
         ip: IpAddr,
     },
-    /// Too many blocks of peers.
-    #[error("{flag}: at most {MAX_PEER_BLOCKS} blocks, {count} were given")]
-    TooManyPeerBlocks {
+    /// Too many blocks of addresses.
+    #[error("{flag}: at most {most} blocks, {count} were given")]
+    TooManyBlocks {
         /// The flag.
         flag: &'static str,
+        /// How many there may be.
+        most: usize,
         /// How many.
         count: usize,
     },
@@ -341,6 +347,7 @@ impl ServeArgs {
             external_ip,
             relay,
             stun_limits: self.quotas.limits(),
+            access_limits: self.limits.validate()?,
             cluster_network_type: self.cluster.cluster_network_type,
             seeds: self.cluster.seeds,
             admit_relayed: self.cluster.admit_relayed,
@@ -426,7 +433,7 @@ fn relay_settings(args: RelayArgs) -> Result<Option<RelaySettings>, ConfigError>
     }
     for (flag, blocks) in [("--relay-allow-peer", &allow), ("--relay-deny-peer", &deny)] {
         if blocks.len() > MAX_PEER_BLOCKS {
-            return Err(ConfigError::TooManyPeerBlocks { flag, count: blocks.len() });
+            return Err(ConfigError::TooManyBlocks { flag, most: MAX_PEER_BLOCKS, count: blocks.len() });
         }
     }
     Ok((!ips.is_empty()).then_some(RelaySettings { ips, ports, allow, deny, username_anonymity }))

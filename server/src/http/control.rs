@@ -120,13 +120,10 @@ enum End {
     TooSlow,
 }
 
-/// A place at the door, or why there is none.
+/// A place at the door, or why there is none. Whose source has failed too often is let in: whether its
+/// node is a member is known only when it has signed.
 fn enter(app: &App, source: SocketAddr) -> Result<Place, Refusal> {
-    if let Some(wait) = app.rendezvous.wait(Instant::now(), source.ip()) {
-        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
-        return Err(Refusal::new(Code::RateLimited).retry_after_ms(wait_ms));
-    }
-    app.gate.enter(source.ip()).ok_or_else(|| {
+    app.gate.enter(Some(source.ip())).ok_or_else(|| {
         let wait_ms = u64::try_from(app.turns.next(Instant::now()).as_millis()).unwrap_or(u64::MAX);
         Refusal::new(Code::ServerFull).retry_after_ms(wait_ms).detail("too many joins at once")
     })

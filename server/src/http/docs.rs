@@ -26,7 +26,8 @@ const UI_POLICY: &str =
         title = "Meetpoint rendezvous",
         description = "Administration of a Meetpoint rendezvous server. Every refusal is a problem detail (RFC 9457) \
                        with a stable `code` and a `hint`. Lists come in pages: give `next` of one page as `after` of \
-                       the next request. Times are milliseconds since 1970.",
+                       the next request. Times are milliseconds since 1970. `RateLimit-Policy` says how many requests \
+                       are allowed, `RateLimit` how many are left; beyond them the answer is 429 with `Retry-After`.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
     ),
     tags(

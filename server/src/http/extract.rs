@@ -1,15 +1,24 @@
 //! Extractors whose refusals are problem details, and who may ask.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use axum::extract::{ConnectInfo, FromRequest, FromRequestParts};
+use axum::Json;
+use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Request};
 use axum::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use meetpoint_proto::addr;
-use serde::Deserialize;
+use meetpoint_proto::id::TokenId;
+use meetpoint_proto::{NodeId, addr};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use utoipa::IntoParams;
+use utoipa::openapi::Required;
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, SchemaFormat, Type};
 
 use super::App;
 use super::problem::{Problem, ProblemCode};
@@ -20,10 +29,57 @@ const DEFAULT_LIMIT: u32 = 100;
 /// Entries of a page at most: some 200 KB of JSON.
 const MAX_LIMIT: u32 = 500;
 
-/// [`axum::Json`] for request bodies.
-#[derive(FromRequest)]
-#[from_request(via(axum::Json), rejection(Problem))]
+/// [`axum::Json`] for request bodies, which are objects.
 pub(super) struct Body<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let Json(Object(body)) = Json::from_request(request, state).await?;
+        Ok(Self(body))
+    }
+}
+
+/// What is written as an object. A struct by itself would be read from an array of its fields too.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(fields)).map(Object)
+            }
+        }
+
+        deserializer.deserialize_map(Fields(PhantomData))
+    }
+}
+
+/// A whole number as JSON Schema has it: `3.0` is one, whatever a client's language makes of it.
+pub(super) fn whole<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: TryFrom<u64>,
+{
+    /// Up to here a floating-point number is exact.
+    const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
+    let Some(number) = Option::<serde_json::Number>::deserialize(deserializer)? else { return Ok(None) };
+    let exact = |float: &f64| float.fract() == 0.0 && (0.0..=MAX_EXACT).contains(float);
+    let whole = number.as_u64().or_else(|| number.as_f64().filter(exact).map(|float| float as u64));
+    let fitting = whole.and_then(|whole| T::try_from(whole).ok());
+    fitting
+        .map(Some)
+        .ok_or_else(|| D::Error::custom(format_args!("{number} is no number that is allowed here")))
+}
 
 /// [`axum::extract::Path`].
 #[derive(FromRequestParts)]
@@ -35,22 +91,67 @@ pub(super) struct Path<T>(pub(super) T);
 #[from_request(via(axum::extract::Query), rejection(Problem))]
 pub(super) struct Query<T>(pub(super) T);
 
-/// Which page.
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub(super) struct PageQuery {
-    /// Entries at most.
-    #[param(minimum = 1, maximum = 500, default = 100)]
-    limit: Option<u32>,
-    /// `next` of the page before; leave it out for the first page.
-    after: Option<String>,
+/// What the cursors of a list look like.
+pub(super) trait Cursor {
+    /// A regular expression that they all match, and nothing else.
+    const PATTERN: Option<&str>;
 }
 
-impl PageQuery {
+/// Any text.
+impl Cursor for String {
+    const PATTERN: Option<&str> = None;
+}
+
+/// 256 bits in base32: the last character has one of them.
+impl Cursor for NodeId {
+    const PATTERN: Option<&str> = Some("^[a-z2-7]{51}[aq]$");
+}
+
+/// 80 bits in base32.
+impl Cursor for TokenId {
+    const PATTERN: Option<&str> = Some("^[a-z2-7]{16}$");
+}
+
+/// As many digits as always fit.
+impl Cursor for u64 {
+    const PATTERN: Option<&str> = Some("^[0-9]{1,19}$");
+}
+
+/// Which page, of a list with such cursors.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, bound = "")]
+pub(super) struct PageQuery<C = String> {
+    limit: Option<u32>,
+    after: Option<String>,
+    #[serde(skip)]
+    cursors: PhantomData<C>,
+}
+
+impl<C: Cursor> IntoParams for PageQuery<C> {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let parameter = |name, description, schema: ObjectBuilder| {
+            let parameter = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Query);
+            let parameter = parameter.description(Some(description)).required(Required::False);
+            parameter.schema(Some(schema.build())).build()
+        };
+        let limit = ObjectBuilder::new()
+            .schema_type(Type::Integer)
+            .format(Some(SchemaFormat::KnownFormat(KnownFormat::Int32)))
+            .minimum(Some(1))
+            .maximum(Some(MAX_LIMIT))
+            .default(Some(DEFAULT_LIMIT.into()));
+        let after = ObjectBuilder::new().schema_type(Type::String).pattern(C::PATTERN);
+        vec![
+            parameter("limit", "Entries at most.", limit),
+            parameter("after", "`next` of the page before; leave it out for the first page.", after),
+        ]
+    }
+}
+
+impl<C> PageQuery<C> {
     /// For queries that ask for more than a page.
     pub(super) fn new(limit: Option<u32>, after: Option<String>) -> Self {
-        Self { limit, after }
+        Self { limit, after, cursors: PhantomData }
     }
 
     /// Reads limit and cursor.

@@ -1,60 +1,66 @@
-//! How many strangers may stand at the door: connections whose node has not proven anything yet.
+//! How many may be there at once: connections that speak HTTP, and connections whose node has not
+//! proven anything yet.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::blocklist::Source;
+use crate::limits::Source;
 
-/// Unproven connections at once. With a handshake of a few round trips it lets thousands a second
-/// pass; each holds some 20 KB for at most the handshake's timeout.
-const MAX_STRANGERS: usize = 1024;
-/// Of these, from one source: a whole office may come back at once after a restart.
-const MAX_STRANGERS_PER_SOURCE: usize = 128;
-
-/// Counts the strangers.
-pub(crate) struct Gate(Mutex<State>);
+/// Places, some for each source.
+pub(crate) struct Gate {
+    most: usize,
+    most_of_source: usize,
+    state: Mutex<State>,
+}
 
 #[derive(Default)]
 struct State {
     total: usize,
-    /// Never more entries than strangers.
+    /// Never more entries than places taken.
     by_source: HashMap<Source, usize>,
 }
 
-/// The place of one stranger, free again when dropped.
-pub(super) struct Place {
+/// The place of one connection, free again when dropped.
+pub(crate) struct Place {
     gate: Arc<Gate>,
-    source: Source,
+    source: Option<Source>,
 }
 
 impl Gate {
-    pub(super) fn new() -> Self {
-        Self(Mutex::default())
+    /// Places in all, and places for one source.
+    pub(crate) fn new(most: usize, most_of_source: usize) -> Arc<Self> {
+        Arc::new(Self { most, most_of_source, state: Mutex::default() })
     }
 
-    /// A place, if there is one.
-    pub(super) fn enter(self: &Arc<Self>, ip: IpAddr) -> Option<Place> {
-        let source = Source::of(ip);
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_source = state.by_source.get(&source).copied().unwrap_or(0);
-        if state.total >= MAX_STRANGERS || of_source >= MAX_STRANGERS_PER_SOURCE {
+    /// A place, if there is one. Without a source only all places together are counted.
+    pub(crate) fn enter(self: &Arc<Self>, source: Option<IpAddr>) -> Option<Place> {
+        let source = source.map(Source::of);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.total >= self.most {
             return None;
         }
+        if let Some(source) = source {
+            let of_source = state.by_source.get(&source).copied().unwrap_or(0);
+            if of_source >= self.most_of_source {
+                return None;
+            }
+            state.by_source.insert(source, of_source + 1);
+        }
         state.total += 1;
-        state.by_source.insert(source, of_source + 1);
         Some(Place { gate: Arc::clone(self), source })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut state = self.gate.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.gate.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.total -= 1;
-        match state.by_source.get_mut(&self.source) {
+        let Some(source) = self.source else { return };
+        match state.by_source.get_mut(&source) {
             Some(count) if *count > 1 => *count -= 1,
             _ => {
-                state.by_source.remove(&self.source);
+                state.by_source.remove(&source);
             }
         }
     }
@@ -66,24 +72,24 @@ mod tests {
 
     #[test]
     fn places_end_and_come_back() {
-        let gate = Arc::new(Gate::new());
-        let ip = IpAddr::from([20, 0, 0, 1]);
-        let mut places: Vec<Place> = (0..MAX_STRANGERS_PER_SOURCE).filter_map(|_| gate.enter(ip)).collect();
-        assert_eq!(places.len(), MAX_STRANGERS_PER_SOURCE);
-        assert!(gate.enter(ip).is_none());
-        for n in 2.. {
-            match gate.enter(IpAddr::from([20, 0, n, 1])) {
-                Some(place) => places.push(place),
-                None => break,
-            }
-            for _ in 1..MAX_STRANGERS_PER_SOURCE {
-                places.extend(gate.enter(IpAddr::from([20, 0, n, 1])));
-            }
+        let gate = Gate::new(8, 3);
+        let of = |n: u8| gate.enter(Some(IpAddr::from([20, 0, n, 1])));
+        let mut places: Vec<Place> = (0..3).filter_map(|_| of(1)).collect();
+        assert_eq!(places.len(), 3);
+        assert!(of(1).is_none());
+        for n in 2..9 {
+            places.extend((0..3).filter_map(|_| of(n)));
         }
-        assert_eq!(places.len(), MAX_STRANGERS);
+        assert_eq!(places.len(), 8);
+        assert!(of(9).is_none());
+        assert!(gate.enter(None).is_none());
         places.clear();
-        assert!(gate.enter(ip).is_some());
-        let state = gate.0.lock().unwrap();
+        assert!(of(1).is_some());
+        // Those that are counted only in all are no source's.
+        places.extend((0..8).filter_map(|_| gate.enter(None)));
+        assert_eq!(places.len(), 8);
+        places.clear();
+        let state = gate.state.lock().unwrap();
         assert_eq!((state.total, state.by_source.len()), (0, 0));
     }
 }

@@ -9,8 +9,10 @@ mod control;
 mod docs;
 mod events;
 mod extract;
-mod gate;
+pub(crate) mod forwarded;
+pub(crate) mod gate;
 mod health;
+mod limit;
 mod nodes;
 mod problem;
 mod relay;
@@ -33,7 +35,7 @@ use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use axum::http::{HeaderValue, StatusCode};
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::any;
 use meetpoint_proto::wire::CONTROL_PATH;
 use tokio_util::sync::CancellationToken;
@@ -50,6 +52,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::problem::{Problem, ProblemCode};
+use crate::config::AccessLimits;
 use crate::identity::Identity;
 use crate::rendezvous::Handle;
 use crate::secrets::ApiTokens;
@@ -63,6 +66,9 @@ const MAX_BODY_BYTES: usize = 64 * 1024;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// Requests at once, each until its response begins. They are short; what is beyond is refused at once instead of queueing up.
 const MAX_REQUESTS: usize = 512;
+/// Control connections at once whose node has not proven anything yet. With a handshake of a few round
+/// trips it lets thousands a second pass; each holds some 20 KB for at most the handshake's timeout.
+const MAX_STRANGERS: usize = 1024;
 
 /// What handlers share.
 #[derive(Clone)]
@@ -88,9 +94,12 @@ pub(crate) struct AppState {
     pub(crate) stun_probe: std::net::SocketAddr,
     streams: events::Streams,
     readiness: health::Readiness,
+    /// For strangers on the control channel.
     gate: Arc<gate::Gate>,
     turns: turns::Turns,
     throttle: seed_proof::Throttle,
+    limiter: limit::RestLimiter,
+    proxies: Arc<forwarded::TrustedProxies>,
 }
 
 /// What [`App::new`] takes.
@@ -107,6 +116,8 @@ pub(crate) struct Parts {
     pub(crate) halt: CancellationToken,
     /// A STUN socket of this server, as the server itself reaches it.
     pub(crate) stun_probe: std::net::SocketAddr,
+    pub(crate) limits: AccessLimits,
+    pub(crate) proxies: Arc<forwarded::TrustedProxies>,
 }
 
 impl App {
@@ -123,6 +134,8 @@ impl App {
             shutdown,
             halt,
             stun_probe,
+            limits,
+            proxies,
         } = parts;
         Self(Arc::new(AppState {
             service,
@@ -139,7 +152,9 @@ impl App {
             stun_probe,
             streams: events::Streams::new(),
             readiness: health::Readiness::default(),
-            gate: Arc::new(gate::Gate::new()),
+            gate: gate::Gate::new(MAX_STRANGERS, limits.joins_per_source),
+            limiter: limit::RestLimiter::new(&limits),
+            proxies,
             turns: turns::Turns::default(),
             throttle: seed_proof::Throttle::new(),
         }))
@@ -221,7 +236,11 @@ pub(crate) fn router(app: App) -> Router {
         .layer(from_fn(problem::normalise))
         .layer(CatchPanicLayer::custom(problem::panicked));
     let routes = api.merge(docs::routes(&contract)).route(CONTROL_PATH, any(control::door));
-    bounded(routes, MAX_REQUESTS, REQUEST_TIMEOUT).layer(outer).with_state(app)
+    let caller = ServiceBuilder::new()
+        .layer(from_fn(limit::head))
+        .layer(from_fn_with_state(app.clone(), forwarded::resolve))
+        .layer(from_fn_with_state(app.clone(), limit::rest));
+    bounded(routes, MAX_REQUESTS, REQUEST_TIMEOUT).layer(caller).layer(outer).with_state(app)
 }
 
 /// Bounds what a request takes until its response begins. A body that lasts, or what a connection is

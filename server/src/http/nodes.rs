@@ -128,7 +128,7 @@ impl Presence {
 /// Lists a cluster's nodes, present or not.
 #[utoipa::path(
     get, path = "/v1/clusters/{cluster}/nodes", tag = "nodes", operation_id = "list_nodes", security(("viewer" = []), ("admin" = [])),
-    params(("cluster" = String, Path, description = "The cluster's name"), PageQuery),
+    params(("cluster" = String, Path, description = "The cluster's name"), PageQuery<NodeId>),
     responses(
         (status = OK, body = NodePage, description = "A page of nodes"),
         (status = "default", body = Problem, content_type = "application/problem+json", description = "Refused")
@@ -138,7 +138,7 @@ pub(super) async fn list(
     _: Reader,
     State(app): State<App>,
     Path(cluster): Path<String>,
-    Query(page): Query<PageQuery>,
+    Query(page): Query<PageQuery<NodeId>>,
 ) -> Result<Json<NodePage>, Problem> {
     let (after, limit) = page.parse::<NodeId>()?;
     let name = app.service.cluster(&cluster)?.name.clone();
@@ -160,7 +160,7 @@ pub(super) async fn list(
 /// Shows a node.
 #[utoipa::path(
     get, path = "/v1/clusters/{cluster}/nodes/{id}", tag = "nodes", operation_id = "get_node", security(("viewer" = []), ("admin" = [])),
-    params(("cluster" = String, Path, description = "The cluster's name"), ("id" = String, Path, description = "The node's id")),
+    params(("cluster" = String, Path, description = "The cluster's name"), ("id" = String, Path, pattern = "^[a-z2-7]{51}[aq]$", description = "The node's id")),
     responses(
         (status = OK, body = NodeView, description = "The node"),
         (status = "default", body = Problem, content_type = "application/problem+json", description = "Refused")
@@ -182,7 +182,7 @@ pub(super) async fn get(
 /// the revocation is lifted.
 #[utoipa::path(
     delete, path = "/v1/clusters/{cluster}/nodes/{id}", tag = "nodes", operation_id = "remove_node", security(("admin" = [])),
-    params(("cluster" = String, Path, description = "The cluster's name"), ("id" = String, Path, description = "The node's id")),
+    params(("cluster" = String, Path, description = "The cluster's name"), ("id" = String, Path, pattern = "^[a-z2-7]{51}[aq]$", description = "The node's id")),
     responses(
         (status = NO_CONTENT, description = "Removed"),
         (status = "default", body = Problem, content_type = "application/problem+json", description = "Refused")

@@ -1,6 +1,5 @@
 //! Every refusal of the REST interface: RFC 9457 problem details with a stable code and a hint.
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
@@ -55,6 +54,7 @@ problems! {
     BadTokenId = BAD_REQUEST, "bad_token_id", "a token id has 16 characters of lower-case base32; it is not the token itself";
     Unauthorized = UNAUTHORIZED, "unauthorized", "send `Authorization: Bearer TOKEN` with the admin token or, to read, the viewer token; the operator finds them in the server's data directory";
     Forbidden = FORBIDDEN, "forbidden", "the viewer token reads and changes nothing: send the admin token";
+    BadForwarded = BAD_REQUEST, "bad_forwarded", "have the trusted proxy write one of X-Forwarded-For and Forwarded, and drop the other one";
     NotFound = NOT_FOUND, "not_found", "compare the path with /openapi.yaml";
     UnknownCluster = NOT_FOUND, "unknown_cluster", "GET /v1/status lists the server's clusters";
     UnknownNode = NOT_FOUND, "unknown_node", "GET /v1/clusters/{cluster}/nodes lists the registered nodes";
@@ -67,6 +67,7 @@ problems! {
     UnknownRelayUser = NOT_FOUND, "unknown_relay_user", "GET /v1/relay/users lists the static users";
     UnknownRelaySecret = NOT_FOUND, "unknown_relay_secret", "GET /v1/relay/secrets lists the accepted secrets";
     CurrentRelaySecret = CONFLICT, "current_relay_secret", "POST /v1/relay/secrets adds another one; then this one can be dropped";
+    KnownRelaySecret = CONFLICT, "known_relay_secret", "give another secret, or leave it out to have one made";
     RelayFull = CONFLICT, "relay_full", "DELETE one of /v1/relay/users or /v1/relay/secrets that is no longer needed";
     RelayOff = CONFLICT, "relay_off", "start the server with --relay-ip";
     SeedNameTaken = CONFLICT, "seed_name_taken", "choose another name, or let the operator put or delete that seed";
@@ -76,7 +77,6 @@ problems! {
     ClockSkew = UNPROCESSABLE_ENTITY, "clock_skew", "sign with the time that /v1/status shows as now_unix_ms";
     BadRegistration = FORBIDDEN, "bad_registration", "sign the very words sent, with `seed_key` of this server's /v1/status as the audience";
     BadToken = FORBIDDEN, "bad_token", "ask the operator for a fresh join token of the scope `seed`";
-    RateLimited = TOO_MANY_REQUESTS, "rate_limited", "wait as long as the Retry-After header says";
     NotHere = MISDIRECTED_REQUEST, "not_here", "tell this server its address, by --external-ip or by a --seed of its own";
     PublicSeedInPrivateCluster = UNPROCESSABLE_ENTITY, "public_seed_in_private_cluster", "a PRIVATE cluster never has public seeds";
     BadSeedInPublicCluster = UNPROCESSABLE_ENTITY, "bad_seed_in_public_cluster", "every seed of a PUBLIC cluster must be public and reachable";
@@ -89,9 +89,12 @@ problems! {
     Timeout = REQUEST_TIMEOUT, "timeout", "send the request faster, or try again later";
     ClusterFull = CONFLICT, "cluster_full", "the cluster has as many of these as it may; remove some";
     TooLarge = PAYLOAD_TOO_LARGE, "body_too_large", "keep the body under 64 KiB";
+    UrlTooLong = URI_TOO_LONG, "url_too_long", "keep path and query under 4 KiB";
+    HeadersTooLarge = REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", "keep all headers together under 32 KiB";
     UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "send the body as `Content-Type: application/json`";
     Invalid = UNPROCESSABLE_ENTITY, "invalid", "the detail names the field and what it may be";
     UpgradeRequired = UPGRADE_REQUIRED, "upgrade_required", "this path speaks WebSocket (RFC 6455) over HTTP/1.1";
+    RateLimited = TOO_MANY_REQUESTS, "rate_limited", "wait as many seconds as Retry-After says; RateLimit-Policy says how many requests are allowed";
     Overloaded = SERVICE_UNAVAILABLE, "overloaded", "try again in a moment";
     NotReady = SERVICE_UNAVAILABLE, "not_ready", "the detail names what fails; the server's log says why";
     Internal = INTERNAL_SERVER_ERROR, "internal", "try again; the server's log has the particulars";
@@ -128,18 +131,38 @@ impl Problem {
             kind: "about:blank",
             title: status.canonical_reason().unwrap_or("Error"),
             status: status.as_u16(),
-            detail: detail.into(),
+            detail: shortened(detail.into()),
             code: code.as_str(),
             hint: code.hint(),
         }
     }
+
+    /// A detail may quote what was sent, for example the name of a field that there is none of. JSON
+    /// escapes control characters; those that begin something in HTML are escaped here, in case a page
+    /// shows the text as it comes.
+    fn text(&self) -> String {
+        #[allow(clippy::expect_used, reason = "a few texts and a number")]
+        let text = serde_json::to_string(self).expect("a problem serialises");
+        text.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
+    }
+}
+
+/// As much of a quotation as helps: bodies have up to 64 KiB.
+const MAX_DETAIL_CHARS: usize = 300;
+
+fn shortened(mut detail: String) -> String {
+    if let Some((end, _)) = detail.char_indices().nth(MAX_DETAIL_CHARS) {
+        detail.truncate(end);
+        detail.push('…');
+    }
+    detail
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let media_type = [(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE))];
-        (status, media_type, Json(self)).into_response()
+        (status, media_type, self.text()).into_response()
     }
 }
 
@@ -168,12 +191,12 @@ impl From<ServiceError> for Problem {
             ServiceError::UnknownRelayUser => ProblemCode::UnknownRelayUser,
             ServiceError::UnknownRelaySecret => ProblemCode::UnknownRelaySecret,
             ServiceError::CurrentRelaySecret => ProblemCode::CurrentRelaySecret,
+            ServiceError::KnownRelaySecret => ProblemCode::KnownRelaySecret,
             ServiceError::RelayFull(_) => ProblemCode::RelayFull,
             ServiceError::BadSession
             | ServiceError::BadSecret
             | ServiceError::Removed
             | ServiceError::NameTaken
-            | ServiceError::KnownRelaySecret
             | ServiceError::RelayUser(_)
             | ServiceError::RelaySecret(_) => ProblemCode::Invalid,
             ServiceError::Random(_) => ProblemCode::Internal,
@@ -250,6 +273,7 @@ fn by_status(status: StatusCode) -> ProblemCode {
         StatusCode::PAYLOAD_TOO_LARGE => ProblemCode::TooLarge,
         StatusCode::UNSUPPORTED_MEDIA_TYPE => ProblemCode::UnsupportedMediaType,
         StatusCode::UPGRADE_REQUIRED => ProblemCode::UpgradeRequired,
+        StatusCode::TOO_MANY_REQUESTS => ProblemCode::RateLimited,
         StatusCode::SERVICE_UNAVAILABLE => ProblemCode::Overloaded,
         status if status.is_server_error() => ProblemCode::Internal,
         _ => ProblemCode::BadRequest,
@@ -259,15 +283,14 @@ fn by_status(status: StatusCode) -> ProblemCode {
 /// Turns the refusals of libraries (an unknown path, a wrong method, a body over the limit, a
 /// timeout) into problem details. Their headers stay: Allow is one of them.
 pub(super) async fn normalise(request: Request, next: Next) -> Response {
-    let path = request.uri().path().to_owned();
     let response = next.run(request).await;
     let status = response.status();
     if !(status.is_client_error() || status.is_server_error()) || is_problem(&response) {
         return response;
     }
     let detail = match status {
-        StatusCode::NOT_FOUND => format!("there is nothing at {path}"),
-        StatusCode::METHOD_NOT_ALLOWED => format!("{path} does not have this method"),
+        StatusCode::NOT_FOUND => "there is nothing at this path".to_owned(),
+        StatusCode::METHOD_NOT_ALLOWED => "this path does not have this method".to_owned(),
         _ => format!("the request was refused: {status}"),
     };
     let problem = Problem::new(by_status(status), detail).into_response();

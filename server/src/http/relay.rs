@@ -12,7 +12,8 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use super::App;
-use super::extract::{Admin, Body, PageQuery, Path, Query, Reader};
+use super::extract::{Admin, Body, PageQuery, Path, Query, Reader, whole};
+
 use super::problem::{Problem, ProblemCode};
 use crate::service::{Action, DEFAULT_LIFETIME_S, MAX_LIFETIME_S, MAX_MINTED_USER_LEN, ServiceError, UnixMs};
 use crate::udp::{RelayHandle, SessionInfo};
@@ -22,9 +23,10 @@ use crate::udp::{RelayHandle, SessionInfo};
 #[serde(deny_unknown_fields)]
 pub(super) struct NewCredentials {
     /// Whose allocations they are: quotas count by it. 1 to 128 visible ASCII characters, not `node:` first.
-    #[schema(min_length = 1, max_length = 128, example = "alice")]
+    #[schema(min_length = 1, max_length = 128, pattern = "^(?!node:)[!-~]+$", example = "alice")]
     user: String,
     /// Seconds they can be used; half a day if absent.
+    #[serde(default, deserialize_with = "whole")]
     #[schema(minimum = 1, maximum = 604_800, example = 43_200)]
     lifetime_s: Option<u64>,
 }
@@ -147,7 +149,7 @@ pub(super) async fn create_credentials(
 /// Lists the allocations there are.
 #[utoipa::path(
     get, path = "/v1/relay/sessions", tag = "relay", operation_id = "list_relay_sessions", security(("viewer" = []), ("admin" = [])),
-    params(PageQuery),
+    params(PageQuery<u64>),
     responses(
         (status = OK, body = SessionPage, description = "A page of allocations"),
         (status = "default", body = Problem, content_type = "application/problem+json", description = "Refused")
@@ -156,7 +158,7 @@ pub(super) async fn create_credentials(
 pub(super) async fn list(
     _: Reader,
     State(app): State<App>,
-    Query(page): Query<PageQuery>,
+    Query(page): Query<PageQuery<u64>>,
 ) -> Result<Json<SessionPage>, Problem> {
     let (after, limit) = page.parse::<u64>()?;
     let limit = limit as usize;

@@ -26,16 +26,19 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use tracing::{debug, trace, warn};
 
-/// Connections at once: the broker's own bound, and a reserve so that the operator gets through.
+use super::forwarded::TrustedProxies;
+use super::gate::Gate;
+
+/// Connections that speak HTTP at once: as many nodes as the broker takes may come back together, and the
+/// operator still gets through.
 const MAX_CONNECTIONS: usize = 22_000;
 /// TLS handshakes at once: each costs the processor about a millisecond of signing.
 const MAX_TLS_HANDSHAKES: usize = 256;
 /// From accept to the end of the TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// For the head of a request, and so for an idle connection that is kept.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
-/// Head of a request: a bearer token, a cursor, a browser's cookies for localhost.
-const MAX_HEAD_BYTES: usize = 32 * 1024;
+/// Head of a request. Beyond this the connection ends with a bare 431; what is somewhat smaller and still
+/// too long gets a refusal in words.
+const MAX_HEAD_BYTES: usize = 48 * 1024;
 const MAX_HEADERS: usize = 100;
 /// After accept failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -56,6 +59,12 @@ pub(crate) struct Listener {
     pub(crate) socket: TcpListener,
     pub(crate) tls: Arc<rustls::ServerConfig>,
     pub(crate) router: Router,
+    /// Each source's connections that speak HTTP.
+    pub(crate) per_source: usize,
+    /// Those carry the connections of many, and are counted in all only.
+    pub(crate) proxies: Arc<TrustedProxies>,
+    /// For the head of a request, and so for an idle connection that is kept.
+    pub(crate) head_timeout: Duration,
     pub(crate) tasks: TaskTracker,
     /// No new connections; those that are there finish their request.
     pub(crate) stop: CancellationToken,
@@ -68,17 +77,19 @@ struct Shared {
     tls: TlsAcceptor,
     handshakes: Arc<Semaphore>,
     router: Router,
+    head_timeout: Duration,
     stop: CancellationToken,
 }
 
 impl Listener {
     /// Accepts until told to stop.
     pub(crate) async fn run(self) {
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let gate = Gate::new(MAX_CONNECTIONS, self.per_source);
         let shared = Shared {
             tls: TlsAcceptor::from(self.tls),
             handshakes: Arc::new(Semaphore::new(MAX_TLS_HANDSHAKES)),
             router: self.router,
+            head_timeout: self.head_timeout,
             stop: self.stop.clone(),
         };
         loop {
@@ -94,7 +105,8 @@ impl Listener {
                     continue;
                 }
             };
-            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            let is_proxy = self.proxies.has(source.ip());
+            let Some(place) = gate.enter((!is_proxy).then(|| source.ip())) else {
                 debug!(%source, "too many connections; one was closed unheard");
                 continue;
             };
@@ -127,7 +139,7 @@ impl Shared {
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
+            .header_read_timeout(self.head_timeout)
             .max_buf_size(MAX_HEAD_BYTES)
             .max_headers(MAX_HEADERS)
             .serve_connection(TokioIo::new(stream), service)

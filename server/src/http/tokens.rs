@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::App;
-use super::extract::{Admin, Body, PageQuery, Path, Query, Reader};
+use super::extract::{Admin, Body, PageQuery, Path, Query, Reader, whole};
+
 use super::problem::{Problem, ProblemCode};
 use crate::service::{MAX_LABEL_LEN, NewToken, UnixMs};
 use crate::store::tokens::TokenRow;
@@ -26,7 +27,7 @@ const MAX_USES: u32 = 1_000_000;
 pub(super) struct NewTokenBody {
     /// For people. At most 100 printable characters.
     #[serde(default)]
-    #[schema(max_length = 100, example = "laptops")]
+    #[schema(max_length = 100, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$", example = "laptops")]
     label: String,
     /// What it admits: `node` (if absent) or `seed`.
     #[schema(example = "node", pattern = "^(node|seed)$")]
@@ -35,9 +36,11 @@ pub(super) struct NewTokenBody {
     #[schema(max_length = 63, example = "web-*")]
     name_pattern: Option<String>,
     /// Seconds it can be used; for ever if absent.
+    #[serde(default, deserialize_with = "whole")]
     #[schema(minimum = 1, maximum = 315_360_000, example = 86_400)]
     expires_in_s: Option<u64>,
     /// Nodes that may join by it; any number if absent. A node that comes back is not counted again.
+    #[serde(default, deserialize_with = "whole")]
     #[schema(minimum = 1, maximum = 1_000_000, example = 10)]
     max_uses: Option<u32>,
 }
@@ -144,7 +147,7 @@ impl NewTokenBody {
 /// Lists a cluster's join tokens.
 #[utoipa::path(
     get, path = "/v1/clusters/{cluster}/join-tokens", tag = "join-tokens", operation_id = "list_join_tokens", security(("viewer" = []), ("admin" = [])),
-    params(("cluster" = String, Path, description = "The cluster's name"), PageQuery),
+    params(("cluster" = String, Path, description = "The cluster's name"), PageQuery<TokenId>),
     responses(
         (status = OK, body = TokenPage, description = "A page of join tokens"),
         (status = "default", body = Problem, content_type = "application/problem+json", description = "Refused")
@@ -154,7 +157,7 @@ pub(super) async fn list(
     _: Reader,
     State(app): State<App>,
     Path(cluster): Path<String>,
-    Query(page): Query<PageQuery>,
+    Query(page): Query<PageQuery<TokenId>>,
 ) -> Result<Json<TokenPage>, Problem> {
     let (after, limit) = page.parse::<TokenId>()?;
     // One more than asked for tells whether there is another page.
@@ -194,7 +197,7 @@ pub(super) async fn create(
 /// Shows a join token, without its secret.
 #[utoipa::path(
     get, path = "/v1/clusters/{cluster}/join-tokens/{id}", tag = "join-tokens", operation_id = "get_join_token", security(("viewer" = []), ("admin" = [])),
-    params(("cluster" = String, Path, description = "The cluster's name"), ("id" = String, Path, description = "The token's id")),
+    params(("cluster" = String, Path, description = "The cluster's name"), ("id" = String, Path, pattern = "^[a-z2-7]{16}$", description = "The token's id")),
     responses(
         (status = OK, body = TokenView, description = "The join token"),
         (status = "default", body = Problem, content_type = "application/problem+json", description = "Refused")
@@ -212,7 +215,7 @@ pub(super) async fn get(
 /// Revokes a join token. Nodes that joined by it stay, and come back by their sessions; remove them to end that.
 #[utoipa::path(
     delete, path = "/v1/clusters/{cluster}/join-tokens/{id}", tag = "join-tokens", operation_id = "revoke_join_token", security(("admin" = [])),
-    params(("cluster" = String, Path, description = "The cluster's name"), ("id" = String, Path, description = "The token's id")),
+    params(("cluster" = String, Path, description = "The cluster's name"), ("id" = String, Path, pattern = "^[a-z2-7]{16}$", description = "The token's id")),
     responses(
         (status = NO_CONTENT, description = "Revoked"),
         (status = "default", body = Problem, content_type = "application/problem+json", description = "Refused")

@@ -1,5 +1,6 @@
 //! The loop, without sockets: who does not read is disconnected, and nobody else notices.
 
+use clap::Parser;
 use ed25519_dalek::SigningKey;
 use meetpoint_proto::id::Nonce;
 use meetpoint_proto::join::{Domain, Transcript};
@@ -8,6 +9,7 @@ use meetpoint_proto::{ClusterNetwork, EffectiveNetwork, NodeId};
 use tempfile::TempDir;
 
 use super::*;
+use crate::config::LimitArgs;
 use crate::data_dir::DataDir;
 use crate::service::{Cluster, DEFAULT_CLUSTER, Keyring, establish_cluster};
 use crate::store::Store;
@@ -19,6 +21,16 @@ struct Rig {
     /// The STUN server's end, with one place.
     stun: mpsc::Receiver<StunRequest>,
     _dir: TempDir,
+}
+
+#[derive(Parser)]
+struct Flags {
+    #[command(flatten)]
+    limits: LimitArgs,
+}
+
+fn access() -> AccessLimits {
+    Flags::parse_from(["flags"]).limits.validate().unwrap()
 }
 
 async fn rig() -> Rig {
@@ -35,7 +47,8 @@ async fn rig() -> Rig {
     let (_, observations) = mpsc::channel(1);
     let (requests, stun_requests) = mpsc::channel(1);
     let stun = StunChannels { observations, requests };
-    let (rendezvous, handle) = Rendezvous::new(Limits::default(), [3; 32], service, stun, tasks.clone());
+    let (rendezvous, handle) =
+        Rendezvous::new(Limits::default(), &access(), [3; 32], service, stun, tasks.clone());
     let halt = CancellationToken::new();
     tasks.spawn(rendezvous.run(CancellationToken::new(), halt.clone()));
     Rig { handle, halt, cluster, stun: stun_requests, _dir: dir }

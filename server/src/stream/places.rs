@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use meetpoint_turn::ListenerId;
 use tokio::sync::Semaphore;
 
-use crate::blocklist::Source;
+use crate::limits::Source;
 
 /// Connections at once: each of the relay's allocations by default, and a reserve for those that only
 /// ask. Each costs a descriptor and some kilobytes.

@@ -353,36 +353,6 @@ async fn an_open_cluster_needs_no_token() {
 }
 
 #[tokio::test]
-async fn guessing_tokens_is_slowed_down() {
-    let (server, _dir) = Running::fresh(&[]).await;
-    let addr = server.info.http;
-    let stranger: JoinToken = "a-token-nobody-gave".parse().unwrap();
-    let mut wrong = 0;
-    let refusal = loop {
-        let mut control = Control::open(addr).await;
-        let guess = Node::new(2, "mallory", &stranger);
-        control.send(&ClientMessage::Hello(Box::new(guess.hello()))).await;
-        match control.next().await {
-            Some(ServerMessage::Challenge { nonce, cluster_key, server_key }) => {
-                let challenge = crate::node::Challenge { nonce, cluster_key, server_key };
-                control.send(&ClientMessage::Proof(guess.proof(&guess.hello(), &challenge))).await;
-                assert_eq!(control.refused().await.code, Code::BadToken);
-                wrong += 1;
-                assert!(wrong < 100, "a hundred guesses and no end");
-            }
-            Some(ServerMessage::Rejected(refusal)) => break refusal,
-            other => panic!("{other:?}"),
-        }
-    };
-    assert_eq!(refusal.code, Code::RateLimited);
-    assert!(refusal.retry_after_ms.is_some_and(|ms| ms > 0 && ms <= 60_000));
-    // From this address even the right token has to wait; REST is not concerned.
-    assert_eq!(Control::open(addr).await.refused().await.code, Code::RateLimited);
-    assert_eq!(get("/v1/clusters").admin(&server).await.status.as_u16(), 200);
-    server.stop().await.unwrap();
-}
-
-#[tokio::test]
 async fn many_join_at_once() {
     let (server, _dir) = Running::fresh(&[]).await;
     let (addr, token) = (server.info.http, server.join_token());

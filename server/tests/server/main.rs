@@ -10,6 +10,8 @@ mod control;
 mod events;
 mod identity;
 mod lifecycle;
+mod limits;
+mod names;
 mod node;
 mod offline;
 mod relay;

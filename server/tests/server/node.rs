@@ -16,6 +16,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 /// Longer than anything a server may take; a test that waits so long has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -45,19 +46,27 @@ impl Challenge {
 
 impl Control {
     pub(crate) async fn open(server: SocketAddr) -> Self {
-        Self::open_over(TcpStream::connect(server).await.unwrap(), server).await
+        Self::open_with(server, &[]).await
     }
 
     /// From an address of this machine.
     pub(crate) async fn open_from(source: Ipv4Addr, server: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind((source, 0).into()).unwrap();
-        Self::open_over(socket.connect(server).await.unwrap(), server).await
+        Self::open_over(socket.connect(server).await.unwrap(), server, &[]).await
     }
 
-    async fn open_over(stream: TcpStream, server: SocketAddr) -> Self {
-        let url = format!("ws://{server}/v1/control");
-        let (socket, _) = tokio_tungstenite::client_async(url, stream).await.unwrap();
+    /// With these headers, as a proxy would add them.
+    pub(crate) async fn open_with(server: SocketAddr, headers: &[(&'static str, &str)]) -> Self {
+        Self::open_over(TcpStream::connect(server).await.unwrap(), server, headers).await
+    }
+
+    async fn open_over(stream: TcpStream, server: SocketAddr, headers: &[(&'static str, &str)]) -> Self {
+        let mut request = format!("ws://{server}/v1/control").into_client_request().unwrap();
+        for (name, value) in headers {
+            request.headers_mut().append(*name, value.parse().unwrap());
+        }
+        let (socket, _) = tokio_tungstenite::client_async(request, stream).await.unwrap();
         Self { socket }
     }
 

@@ -43,13 +43,19 @@ async fn it_is_alive_and_ready() {
 
 /// Every operation of the contract, with its parameters filled in.
 fn operations() -> Vec<(Method, String)> {
+    let filled = |path: String| path.replace("{cluster}", "default").replace(['{', '}'], "");
+    templates().into_iter().map(|(method, path)| (method, filled(path))).collect()
+}
+
+/// Every operation of the contract, with its parameters in braces.
+pub(crate) fn templates() -> Vec<(Method, String)> {
     let contract = meetpoint_server::openapi_yaml();
     let mut operations = Vec::new();
     let mut path = String::new();
     let paths = contract.lines().skip_while(|line| *line != "paths:").skip(1);
     for line in paths.take_while(|line| line.starts_with(' ')) {
         if let Some(found) = line.strip_prefix("  /").and_then(|rest| rest.strip_suffix(':')) {
-            path = format!("/{}", found.replace("{cluster}", "default").replace(['{', '}'], ""));
+            path = format!("/{found}");
         } else if let Some(method) = line.strip_prefix("    ").and_then(|rest| rest.strip_suffix(':'))
             && let Ok(method) = method.to_uppercase().parse::<Method>()
             && [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE].contains(&method)
@@ -114,10 +120,15 @@ async fn bad_requests_are_problems() {
         (post("{"), 400, "bad_json"),
         (post(""), 400, "bad_json"),
         (post("[]"), 422, "invalid"),
+        (post("[\"label\",null,null]"), 422, "invalid"),
         (post("{\"lable\":\"x\"}"), 422, "invalid"),
         (post("{\"max_uses\":0}"), 422, "invalid"),
         (post("{\"max_uses\":-1}"), 422, "invalid"),
         (post("{\"max_uses\":1e9}"), 422, "invalid"),
+        (post("{\"max_uses\":1.5}"), 422, "invalid"),
+        (post("{\"max_uses\":\"1\"}"), 422, "invalid"),
+        (post("{\"expires_in_s\":-1.0}"), 422, "invalid"),
+        (post("{\"expires_in_s\":1e300}"), 422, "invalid"),
         (post("{\"expires_in_s\":0}"), 422, "invalid"),
         (post("{\"expires_in_s\":99999999999}"), 422, "invalid"),
         (post("{\"label\":\"a\\u0000b\"}"), 422, "invalid"),
@@ -173,6 +184,17 @@ async fn bad_requests_are_problems() {
     let reply = call(Method::PUT, "/v1/status").send(server.info.http).await;
     assert_eq!(reply.header("allow"), "GET,HEAD");
     assert_eq!(get("/healthz").send(server.info.http).await.status.as_u16(), 200);
+    server.stop().await.unwrap();
+}
+
+/// JSON knows no integers, so `2.0` is as good as `2`.
+#[tokio::test]
+async fn a_whole_number_may_have_a_point() {
+    let (server, _dir) = Running::fresh(&[]).await;
+    for body in ["{\"max_uses\":2}", "{\"max_uses\":2.0}", "{\"max_uses\":0.2e1,\"expires_in_s\":null}"] {
+        let created = call(Method::POST, TOKENS).header("content-type", "application/json").body(body);
+        assert_eq!(created.admin(&server).await.json()["token"]["max_uses"], 2, "{body}");
+    }
     server.stop().await.unwrap();
 }
 

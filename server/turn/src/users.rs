@@ -40,7 +40,9 @@ pub fn userhash(name: &str, realm: &str) -> [u8; USERHASH_LEN] {
 #[non_exhaustive]
 pub enum UserError {
     /// The name is empty, too long, or has a character that names do not have.
-    #[error("a user's name is 1 to {MAX_USER_NAME_LEN} letters, digits and `.`, `_`, `-`, `+`, `@`")]
+    #[error(
+        "a user's name is 1 to {MAX_USER_NAME_LEN} letters, digits and `.`, `_`, `-`, `+`, `@`, and neither `.` nor `..`"
+    )]
     Name,
     /// Two of one name.
     #[error("two users have one name")]
@@ -99,7 +101,9 @@ impl User {
     /// [`UserError::Name`].
     pub fn new(name: &str, realm: &str, keys: LongTermKeys) -> Result<Self, UserError> {
         let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"._-+@".contains(&b);
-        if name.is_empty() || name.len() > MAX_USER_NAME_LEN || !name.bytes().all(is_plain) {
+        // Clients of REST take these two out of a path before they send it.
+        let is_step = matches!(name, "." | "..");
+        if name.is_empty() || is_step || name.len() > MAX_USER_NAME_LEN || !name.bytes().all(is_plain) {
             return Err(UserError::Name);
         }
         Ok(Self { name: name.into(), hash: userhash(name, realm), keys })

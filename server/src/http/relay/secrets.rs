@@ -11,7 +11,8 @@ use utoipa::ToSchema;
 
 use super::{relay, to_the_end};
 use crate::http::App;
-use crate::http::extract::{Admin, Body, Path, Reader};
+use crate::http::extract::{Admin, Body, Path, Reader, whole};
+
 use crate::http::problem::{Problem, ProblemCode};
 use crate::service::{DEFAULT_LIFETIME_S, MAX_LIFETIME_S, MAX_SECRET_LEN, UnixMs};
 use crate::store::relay::SecretRow;
@@ -21,11 +22,12 @@ use crate::store::relay::SecretRow;
 #[serde(deny_unknown_fields)]
 pub(in crate::http) struct NewSecret {
     /// 16 to 128 visible ASCII characters that nobody can guess. Leave it out to have one made.
-    #[schema(min_length = 16, max_length = 128)]
+    #[schema(min_length = 16, max_length = 128, pattern = "^[!-~]*$")]
     secret: Option<String>,
     /// Seconds for which the secret before is accepted at least, for credentials that programs have
     /// minted with it by themselves; half a day if absent. What this server has minted is accepted to
     /// its end in any case, and what was allocated with it lasts to its own.
+    #[serde(default, deserialize_with = "whole")]
     #[schema(minimum = 0, maximum = 604_800, example = 43_200)]
     overlap_s: Option<u64>,
 }

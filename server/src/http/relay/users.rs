@@ -20,7 +20,7 @@ use crate::store::relay::UserRow;
 #[serde(deny_unknown_fields)]
 pub(in crate::http) struct PutUser {
     /// 8 to 128 printable ASCII characters. Leave it out to have one made.
-    #[schema(min_length = 8, max_length = 128)]
+    #[schema(min_length = 8, max_length = 128, pattern = "^[ -~]*$")]
     password: Option<String>,
 }
 
@@ -89,7 +89,7 @@ pub(in crate::http) async fn list(
 /// keys derived from the password are stored; whoever has those can log in with them.
 #[utoipa::path(
     put, path = "/v1/relay/users/{name}", tag = "relay", operation_id = "put_relay_user", security(("admin" = [])),
-    params(("name" = String, Path, description = "1 to 63 letters, digits and `.`, `_`, `-`, `+`, `@`")),
+    params(("name" = String, Path, pattern = r"^(?!\.{1,2}$)[A-Za-z0-9._+@-]{1,63}$", description = "1 to 63 letters, digits and `.`, `_`, `-`, `+`, `@`; neither `.` nor `..`")),
     request_body = PutUser,
     responses(
         (status = CREATED, body = PutUserView, description = "A new user"),
