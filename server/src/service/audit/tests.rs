@@ -33,7 +33,8 @@ async fn log(service: &Service) -> Vec<AuditRow> {
 }
 
 fn new_token(label: &str) -> NewToken {
-    NewToken { label: label.to_owned(), expires_ms: None, max_uses: Some(3) }
+    let (scope, names) = (meetpoint_proto::TokenScope::Node, None);
+    NewToken { label: label.to_owned(), scope, names, expires_ms: None, max_uses: Some(3) }
 }
 
 #[tokio::test]
@@ -53,7 +54,7 @@ async fn what_is_done_is_recorded_and_what_is_refused_is_not() {
     let refused = [
         service.revoke_token(NOW, &ADMIN, DEFAULT_CLUSTER, "aaaaaaaaaaaaaaaa".parse().unwrap()).await,
         service.revoke_token(NOW, &ADMIN, "nope", token).await,
-        service.remove_node(NOW, &ADMIN, DEFAULT_CLUSTER, NodeId::from_bytes([1; 32])).await,
+        service.remove_node(NOW, &ADMIN, DEFAULT_CLUSTER, NodeId::from_bytes([1; 32])).await.map(drop),
         service.remove_relay_user(NOW, &ADMIN, "alice".to_owned()).await,
         service.drop_relay_secret(NOW, &ADMIN, 1).await,
         service.drop_relay_secret(NOW, &ADMIN, 2).await,
