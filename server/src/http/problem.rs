@@ -76,7 +76,7 @@ problems! {
     StaleRegistration = CONFLICT, "stale_registration", "sign the registration anew";
     ClockSkew = UNPROCESSABLE_ENTITY, "clock_skew", "sign with the time that /v1/status shows as now_unix_ms";
     BadRegistration = FORBIDDEN, "bad_registration", "sign the very words sent, with `seed_key` of this server's /v1/status as the audience";
-    BadToken = FORBIDDEN, "bad_token", "ask the operator for a fresh join token";
+    BadToken = FORBIDDEN, "bad_token", "ask the operator for a fresh join token of the scope `seed`";
     NotHere = MISDIRECTED_REQUEST, "not_here", "tell this server its address, by --external-ip or by a --seed of its own";
     PublicSeedInPrivateCluster = UNPROCESSABLE_ENTITY, "public_seed_in_private_cluster", "a PRIVATE cluster never has public seeds";
     BadSeedInPublicCluster = UNPROCESSABLE_ENTITY, "bad_seed_in_public_cluster", "every seed of a PUBLIC cluster must be public and reachable";
@@ -184,7 +184,9 @@ impl From<ServiceError> for Problem {
             ServiceError::StaleRegistration => ProblemCode::StaleRegistration,
             ServiceError::Skew { .. } => ProblemCode::ClockSkew,
             ServiceError::BadRegistration(_) => ProblemCode::BadRegistration,
-            ServiceError::BadToken(_) => ProblemCode::BadToken,
+            ServiceError::BadToken(_) | ServiceError::TokenScope(_) | ServiceError::NameNotAllowed(_) => {
+                ProblemCode::BadToken
+            }
             ServiceError::ClusterFull => ProblemCode::ClusterFull,
             ServiceError::UnknownRelayUser => ProblemCode::UnknownRelayUser,
             ServiceError::UnknownRelaySecret => ProblemCode::UnknownRelaySecret,
@@ -193,8 +195,6 @@ impl From<ServiceError> for Problem {
             ServiceError::RelayFull(_) => ProblemCode::RelayFull,
             ServiceError::BadSession
             | ServiceError::BadSecret
-            | ServiceError::TokenScope(_)
-            | ServiceError::NameNotAllowed(_)
             | ServiceError::Removed
             | ServiceError::NameTaken
             | ServiceError::RelayUser(_)

@@ -7,6 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
@@ -20,12 +21,16 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 /// Of an answer: a proof has 250 bytes, a state or a problem some more.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 /// Of an answer's head: a proxy may add to it.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// Who speaks no TLS may wait for more of what to him is the beginning of a request.
+const TLS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What is asked.
 pub(super) struct Question {
@@ -44,9 +49,10 @@ impl Question {
 /// Asks; at most two connections are made, the second one if the first showed that TLS is not spoken.
 pub(super) async fn fetch(at: SocketAddr, question: Question) -> io::Result<(StatusCode, Bytes)> {
     let stream = TcpStream::connect(at).await?;
-    match connector()?.connect(ServerName::from(at.ip()), stream).await {
-        Ok(stream) => exchange(stream, at, question).await,
-        Err(_) => exchange(TcpStream::connect(at).await?, at, question).await,
+    let opening = connector()?.connect(ServerName::from(at.ip()), stream);
+    match timeout(TLS_PATIENCE, opening).await {
+        Ok(Ok(stream)) => exchange(stream, at, question).await,
+        Ok(Err(_)) | Err(_) => exchange(TcpStream::connect(at).await?, at, question).await,
     }
 }
 

@@ -74,7 +74,8 @@ pub(crate) async fn establish_cluster(
                 for judged in given {
                     let before = seeds.remove(&judged.seed.name);
                     let mut seed = fresh(judged.seed, before.as_ref(), now);
-                    seed.is_public = judged.is_public;
+                    // A name that does not resolve today was public all the same.
+                    seed.is_public |= judged.is_public;
                     seed.origin = SeedOrigin::Flag;
                     seed.approved = true;
                     seed.declared = judged.declared;

@@ -10,8 +10,8 @@ use std::net::IpAddr;
 use meetpoint_proto::rules::{self, SeedFacts};
 use meetpoint_proto::vouch::{MAX_SKEW_MS, Registration};
 use meetpoint_proto::{
-    AddressClass, ClusterName, ClusterNetwork, Code, EffectiveNetwork, NetworkType, PublicKey, SeedAddr,
-    SeedName, SeedOrigin, SeedStatus, Signature, TokenScope,
+    AddressClass, ClusterName, ClusterNetwork, Code, EffectiveNetwork, NamePattern, NetworkType, NodeName,
+    PublicKey, SeedAddr, SeedName, SeedOrigin, SeedStatus, Signature, TokenScope,
 };
 use serde_json::json;
 use sqlx::SqliteConnection;
@@ -24,7 +24,7 @@ use crate::defence::Defence;
 use crate::seeds::{Checked, class, describe, lookup};
 use crate::store::clusters::ClusterId;
 use crate::store::seeds::{self, SeedRow};
-use crate::store::tokens::{self, TokenRow};
+use crate::store::tokens;
 
 /// Seeds of one cluster that wait for the operator's approval. Counted apart, so that whoever holds a
 /// token keeps the operator from nothing.
@@ -215,6 +215,9 @@ impl Service {
             let seed = seeds.get_mut(&name).ok_or(ServiceError::UnknownSeed)?;
             seed.approved = approved;
             let row = seed.clone();
+            if approved {
+                check_address(seeds, &row.addr)?;
+            }
             check_count(seeds)?;
             check_rules(kind, seeds, &row.addr, || network_word(row.is_public).to_owned())?;
             Ok(row)
@@ -270,6 +273,12 @@ impl Service {
                 let row = tokens::find(&mut *tx, id, &token).await?;
                 let row = row.ok_or(ServiceError::BadToken("is not known here"))?;
                 check_usable(&row, TokenScope::Seed, now, is_new)?;
+                // Names of seeds and of nodes are of one kind.
+                let name = seed.addr.name.as_str().parse::<NodeName>();
+                let fits = |names: &NamePattern| name.is_ok_and(|name| names.matches(&name));
+                if let Some(names) = row.names.filter(|names| !fits(names)) {
+                    return Err(ServiceError::NameNotAllowed(names));
+                }
                 if is_new {
                     tokens::count_use(tx, id, &token).await?;
                 }
@@ -303,7 +312,7 @@ impl Service {
         if !registration.is_signed_by_token(&token.public_key, by_token) {
             return Err(ServiceError::BadToken("does not fit the signature"));
         }
-        check_scope(&token)
+        Ok(())
     }
 
     /// Notes what came of asking a seed, if it is still what was asked.
@@ -356,11 +365,6 @@ impl Service {
         self.publish(&cluster, &news);
         Ok(value)
     }
-}
-
-/// Whether this token lets its bearer name a seed.
-fn check_scope(_token: &TokenRow) -> Result<(), ServiceError> {
-    Ok(())
 }
 
 fn put(

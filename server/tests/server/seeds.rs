@@ -322,6 +322,13 @@ async fn a_server_shows_its_key_for_its_own_address() {
     server.stop().await.unwrap();
 }
 
+/// A join token with the scope `seed`.
+async fn seed_token(server: &Running) -> JoinToken {
+    let made = call(Method::POST, "/v1/clusters/default/join-tokens").json(&json!({ "scope": "seed" }));
+    let made = made.admin(server).await.json();
+    made["secret"].as_str().unwrap().parse().unwrap()
+}
+
 /// What a server sends that wants to be a seed.
 fn wish(seed: &str, key: &SigningKey, audience: PublicKey, token: &JoinToken, now_unix_ms: u64) -> Value {
     let registration = Registration {
@@ -348,7 +355,7 @@ fn wish(seed: &str, key: &SigningKey, audience: PublicKey, token: &JoinToken, no
 #[tokio::test]
 async fn a_server_registers_itself() {
     let (server, _dir) = Running::fresh(&[]).await;
-    let token = server.join_token();
+    let token = seed_token(&server).await;
     let status = get("/v1/status").send(server.info.http).await.json();
     let audience: PublicKey = status["seed_key"].as_str().unwrap().parse().unwrap();
     let now = status["now_unix_ms"].as_u64().unwrap();
@@ -371,7 +378,10 @@ async fn a_server_registers_itself() {
     let elsewhere = wish("me@20.0.0.5:80", &key, PublicKey::from(&stranger), &token, now + 1);
     send(&elsewhere).await.assert_problem(403, "bad_registration");
     let unknown: JoinToken = "a-token-nobody-gave".parse().unwrap();
-    send(&wish("me@20.0.0.5:80", &key, audience, &unknown, now + 1)).await.assert_problem(403, "bad_token");
+    for token in [unknown, server.join_token()] {
+        let other = wish("other@20.0.0.6:80", &key, audience, &token, now + 1);
+        send(&other).await.assert_problem(403, "bad_token");
+    }
     send(&wish("me@20.0.0.5:80", &key, audience, &token, now + 3_600_000))
         .await
         .assert_problem(422, "clock_skew");
@@ -386,7 +396,7 @@ async fn a_server_registers_itself() {
 async fn a_server_registers_itself_as_its_flags_say() {
     let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let home = Running::start(asking(dirs[0].path(), &[])).await.unwrap();
-    let (admin, token) = (home.admin_token(), home.join_token());
+    let (admin, token) = (home.admin_token(), seed_token(&home).await);
     // A port that is free on an address that nobody else uses.
     let at = std::net::TcpListener::bind("127.0.0.4:0").unwrap().local_addr().unwrap();
     let (seed, with) = (format!("second@{at}"), home.info.http.to_string());

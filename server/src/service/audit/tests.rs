@@ -33,13 +33,8 @@ async fn log(service: &Service) -> Vec<AuditRow> {
 }
 
 fn new_token(label: &str) -> NewToken {
-    NewToken {
-        label: label.to_owned(),
-        scope: meetpoint_proto::TokenScope::Node,
-        names: None,
-        expires_ms: None,
-        max_uses: Some(3),
-    }
+    let (scope, names) = (meetpoint_proto::TokenScope::Node, None);
+    NewToken { label: label.to_owned(), scope, names, expires_ms: None, max_uses: Some(3) }
 }
 
 #[tokio::test]

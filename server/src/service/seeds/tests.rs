@@ -264,13 +264,17 @@ async fn a_restart_keeps_the_operators_seeds_and_brings_back_those_of_the_flags(
 }
 
 async fn token(service: &Service, max_uses: Option<i64>) -> JoinToken {
-    let new = NewToken {
-        label: String::new(),
-        scope: TokenScope::Seed,
-        names: None,
-        expires_ms: None,
-        max_uses,
-    };
+    scoped(service, TokenScope::Seed, None, max_uses).await
+}
+
+async fn scoped(
+    service: &Service,
+    scope: TokenScope,
+    names: Option<&str>,
+    max_uses: Option<i64>,
+) -> JoinToken {
+    let names = names.map(|pattern| pattern.parse().unwrap());
+    let new = NewToken { label: String::new(), scope, names, expires_ms: None, max_uses };
     let made = service.create_token(NOW, ACTOR, CLUSTER, new, Fingerprint::from_bytes([3; 32]));
     made.await.unwrap().1
 }
@@ -324,6 +328,8 @@ async fn registrations_are_signed_for_this_server_just_now() {
     let (service, _dir) = fresh_service(ClusterNetwork::Private).await;
     let token = token(&service, None).await;
     let stranger: JoinToken = "a-token-nobody-gave".parse().unwrap();
+    let of_nodes = scoped(&service, TokenScope::Node, None, None).await;
+    let of_others = scoped(&service, TokenScope::Seed, Some("eu-*"), None).await;
     let good = |later_ms| registration(1, "b@10.0.0.2:80", &token, later_ms);
     let skew_ms = i64::try_from(MAX_SKEW_MS).unwrap();
     let public = registration(1, "b@20.0.0.2:80", &token, 0);
@@ -345,13 +351,17 @@ async fn registrations_are_signed_for_this_server_just_now() {
         (other_key, "not signed by the seed's key"),
         (other_token, "does not fit the signature"),
         (registration(1, "b@10.0.0.2:80", &stranger, 0), "is not known here"),
+        (registration(1, "b@10.0.0.2:80", &of_nodes, 0), "node"),
+        (registration(1, "b@10.0.0.2:80", &of_others, 0), "eu-*"),
         (public, "public_seed_in_private_cluster"),
     ];
     for (signed, part) in cases {
         let error = register(&service, signed).await.unwrap_err().to_string();
         assert!(error.contains(part), "{part:?} is not in: {error}");
     }
+    assert!(matches!(service.seed(CLUSTER, "b").await, Err(ServiceError::UnknownSeed)));
     register(&service, good(skew_ms)).await.unwrap();
+    register(&service, registration(1, "eu-1@10.0.0.3:80", &of_others, 0)).await.unwrap();
 }
 
 /// Seed poisoning: a stranger with a token writes over the entry of another seed, so that its nodes come
