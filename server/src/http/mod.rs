@@ -16,6 +16,7 @@ mod problem;
 mod relay;
 mod seeds;
 pub(crate) mod serve;
+mod stall;
 mod status;
 mod tokens;
 

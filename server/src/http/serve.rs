@@ -26,6 +26,8 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use tracing::{debug, trace, warn};
 
+use super::stall::Unstalled;
+
 /// Connections at once: the broker's own bound, and a reserve so that the operator gets through.
 const MAX_CONNECTIONS: usize = 22_000;
 /// TLS handshakes at once: each costs the processor about a millisecond of signing.
@@ -124,7 +126,7 @@ impl Shared {
             .header_read_timeout(HEADER_TIMEOUT)
             .max_buf_size(MAX_HEAD_BYTES)
             .max_headers(MAX_HEADERS)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(TokioIo::new(Unstalled::new(stream)), service)
             .with_upgrades();
         tokio::pin!(connection);
         let served = tokio::select! {
