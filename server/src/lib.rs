@@ -11,6 +11,7 @@
 //! * `stream` carries STUN and TURN over TCP and TLS to it;
 //! * `identity` is the certificate of all listeners, and is reloaded while they run;
 //! * `limits` counts who comes how often;
+//! * `events` is the ring of what happened lately, and who reads along;
 //! * `service` has the use cases, `store` the SQL and the one task that writes.
 //!
 //! Tasks talk by bounded channels. The unexpected end of any of them ends the server with an error.
@@ -18,13 +19,16 @@
 //! Deliberately absent: decisions about nodes (they are the broker's and the rules'), printing, and
 //! the handling of signals (both are the binary's).
 
+mod chain;
 mod clock;
 mod config;
 mod data_dir;
+mod events;
 mod http;
 mod identity;
 mod limits;
 mod listen;
+mod pace;
 mod rendezvous;
 mod secrets;
 mod seeds;
@@ -35,6 +39,7 @@ mod stream;
 mod udp;
 mod warning;
 
+pub use chain::{AuditBroken, AuditChain, AuditEntry, AuditHash, AuditHead, ParseHashError, canonical_json};
 pub use config::{
     AccessArgs, AccessLimits, ClusterArgs, ConfigError, LimitArgs, ListenArgs, MAX_ADMIN_TOKEN_LEN,
     MIN_ADMIN_TOKEN_LEN, PortRange, QuotaArgs, RelayArgs, RelaySettings, Secret, ServeArgs, ServeConfig,
@@ -45,6 +50,7 @@ pub use identity::{IdentityError, Reload};
 pub use limits::{Block, ParsePolicyError, Policy, Quota};
 pub use secrets::SecretsError;
 pub use server::{Info, RunError, Server, StartError};
+pub use service::{AuditError, verify_audit};
 pub use store::OpenError;
 pub use udp::StunError;
 pub use warning::Warning;

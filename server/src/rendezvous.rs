@@ -6,7 +6,7 @@
 //! disconnected.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -22,8 +22,10 @@ use tracing::{debug, info, warn};
 
 use crate::clock;
 use crate::config::AccessLimits;
+use crate::events::{self, Sender};
 use crate::limits::{Key, Limiter, Verdict};
-use crate::service::{Admission, CERTIFICATE_LIFETIME_S, Service, ServiceError, UnixMs};
+use crate::pace::Pace;
+use crate::service::{Actor, Admission, CERTIFICATE_LIFETIME_S, Service, ServiceError, UnixMs};
 use crate::udp::{Observed, WALL_INTERVAL};
 
 /// Requests that wait for the broker. A full queue slows the senders down: their sockets are read later.
@@ -39,6 +41,12 @@ const PAIR_LIFETIME: Duration = Duration::from_secs(CERTIFICATE_LIFETIME_S);
 /// What waits for the STUN server beyond its channel: the ends of all sessions of a full server at
 /// once, and introductions between them. Some 2 MB.
 const MAX_WAITING_FOR_STUN: usize = 1 << 15;
+
+/// Refused joins that the audit log takes in one go. Strangers cause them, so their number must be bounded;
+/// what is left out is counted in the next one.
+const NOTED_REFUSALS: u32 = 20;
+/// And how often one more: some 400 KB a day at most.
+const NOTED_REFUSAL_EVERY: Duration = Duration::from_secs(60);
 
 /// What the STUN and TURN server is asked to do or has to know. In its order: a pair whose session has
 /// ended must not be heard of again.
@@ -168,6 +176,7 @@ struct Outbound {
 struct Answer {
     conn: ConnId,
     who: (ClusterName, NodeId),
+    source: IpAddr,
     ephemeral: bool,
     result: Result<Admission, NotAdmitted>,
 }
@@ -216,6 +225,8 @@ pub(crate) struct Rendezvous {
     /// Joins the registry works on: their nodes must not be forgotten meanwhile.
     joining: BTreeSet<(ClusterName, NodeId, ConnId)>,
     limiters: Limiters,
+    /// Refused joins in the audit log.
+    noted_refusals: Pace,
 }
 
 /// The ends of the channels to the STUN task.
@@ -249,6 +260,7 @@ impl Rendezvous {
             connections: BTreeMap::new(),
             joining: BTreeSet::new(),
             limiters: Limiters::new(access),
+            noted_refusals: Pace::new(NOTED_REFUSALS, NOTED_REFUSAL_EVERY),
         };
         (rendezvous, handle)
     }
@@ -326,7 +338,7 @@ impl Rendezvous {
     }
 
     fn answered(&mut self, answer: Answer) {
-        let Answer { conn, who: (cluster, node), ephemeral, result } = answer;
+        let Answer { conn, who: (cluster, node), source, ephemeral, result } = answer;
         self.joining.remove(&(cluster.clone(), node, conn));
         let input = match result {
             Ok(Admission { not_after_unix_s, credential }) => {
@@ -339,6 +351,9 @@ impl Rendezvous {
             Err(NotAdmitted::Held(wait)) => Input::Held { conn, wait },
             Err(NotAdmitted::Refused(error)) => {
                 let code = error.code();
+                if is_guess(code) {
+                    self.note_refusal(Actor::node(node, source), &cluster, &error);
+                }
                 if code == Code::Storage {
                     warn!(%cluster, %node, %error, "a join could not be stored");
                     Input::Refused { conn, code, detail: None }
@@ -386,8 +401,9 @@ impl Rendezvous {
     /// by now, which a guesser has no part in, so a block is no more than it has to be for those who
     /// share an address with him.
     fn admit(&mut self, request: AdmitRequest) {
-        let (conn, ephemeral, now) = (request.conn, request.ephemeral, Instant::now());
-        let held = self.limiters.failures.wait(now, Key::source(request.source));
+        let (conn, source, ephemeral) = (request.conn, request.source, request.ephemeral);
+        let now = Instant::now();
+        let held = self.limiters.failures.wait(now, Key::source(source));
         if held.is_some()
             && let Verdict::Refuse { wait } = self.limiters.returns.count(now, Key::Node(request.node))
         {
@@ -399,7 +415,7 @@ impl Rendezvous {
         self.tasks.spawn(async move {
             let result = join(&service, request, held).await;
             // The loop has ended: nobody is left to be welcomed.
-            let _ = answers.send(Answer { conn, who, ephemeral, result }).await;
+            let _ = answers.send(Answer { conn, who, source, ephemeral, result }).await;
         });
     }
 
@@ -438,26 +454,49 @@ impl Rendezvous {
         match event {
             Event::Joined { session, cluster, node, name } => {
                 info!(%cluster, %node, %name, %session, "joined");
+                let announce = events::Event::NodeAnnounce { node, name, session };
+                self.publish(&cluster, Sender::Node(node), &announce);
             }
             Event::Left { session, cluster, node, graceful } => {
                 self.tell_stun(StunRequest::Ended { session });
                 info!(%cluster, %node, graceful, "left");
                 self.service.note_seen(now, &cluster, node);
+                self.publish(&cluster, Sender::Node(node), &events::Event::NodeLeave { node, graceful });
             }
             Event::Rejected { source, code } => self.rejected(source, code),
             Event::Classified { cluster, node, class, evidence, observed } => {
                 let seen_as = observed.map(tracing::field::display);
                 info!(%cluster, %node, %class, %evidence, seen_as, "classified");
                 self.service.note_class(now, &cluster, node, (class, evidence, observed));
+                let judged = events::Event::NodeClass { node, class, evidence, observed };
+                self.publish(&cluster, Sender::Server, &judged);
             }
             Event::Introduced { cluster, ticket, from, to, sessions: [a, b] } => {
                 self.tell_stun(StunRequest::Introduced { a, b, until: Instant::now() + PAIR_LIFETIME });
                 info!(%cluster, %ticket, %from, %to, "introduced");
+                let status = events::Event::NodeStatus {
+                    node: from,
+                    status: "introduced",
+                    peer: Some(to),
+                    reason: None,
+                };
+                self.publish(&cluster, Sender::Node(from), &status);
             }
             Event::TicketEnded { cluster, ticket, direct_after } => {
                 let direct_after_ms = direct_after.map(|after| after.as_secs_f64() * 1000.0);
                 info!(%cluster, %ticket, direct_after_ms, "introduction ended");
             }
+        }
+    }
+
+    fn publish(&self, cluster: &ClusterName, sender: Sender, event: &events::Event) {
+        self.service.events().publish(cluster, sender, event);
+    }
+
+    /// Puts a refused join into the audit log, unless there were many.
+    fn note_refusal(&mut self, actor: Actor, cluster: &ClusterName, error: &ServiceError) {
+        if let Some(left_out) = self.noted_refusals.pass(Instant::now()) {
+            self.service.note_refusal(UnixMs::now(), actor, cluster.to_string(), error, left_out);
         }
     }
 

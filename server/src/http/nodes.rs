@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::App;
-use super::extract::{Admin, PageQuery, Path, Query};
+use super::extract::{Admin, PageQuery, Path, Query, Reader};
 use super::problem::{Problem, ProblemCode};
 use crate::service::UnixMs;
 use crate::store::nodes::NodeRow;
@@ -109,7 +109,7 @@ impl Presence {
 
 /// Lists a cluster's nodes, present or not.
 #[utoipa::path(
-    get, path = "/v1/clusters/{cluster}/nodes", tag = "nodes", operation_id = "list_nodes", security(("admin" = [])),
+    get, path = "/v1/clusters/{cluster}/nodes", tag = "nodes", operation_id = "list_nodes", security(("viewer" = []), ("admin" = [])),
     params(("cluster" = String, Path, description = "The cluster's name"), PageQuery<NodeId>),
     responses(
         (status = OK, body = NodePage, description = "A page of nodes"),
@@ -117,7 +117,7 @@ impl Presence {
     )
 )]
 pub(super) async fn list(
-    _: Admin,
+    _: Reader,
     State(app): State<App>,
     Path(cluster): Path<String>,
     Query(page): Query<PageQuery<NodeId>>,
@@ -141,7 +141,7 @@ pub(super) async fn list(
 
 /// Shows a node.
 #[utoipa::path(
-    get, path = "/v1/clusters/{cluster}/nodes/{id}", tag = "nodes", operation_id = "get_node", security(("admin" = [])),
+    get, path = "/v1/clusters/{cluster}/nodes/{id}", tag = "nodes", operation_id = "get_node", security(("viewer" = []), ("admin" = [])),
     params(("cluster" = String, Path, description = "The cluster's name"), ("id" = String, Path, pattern = "^[a-z2-7]{51}[aq]$", description = "The node's id")),
     responses(
         (status = OK, body = NodeView, description = "The node"),
@@ -149,7 +149,7 @@ pub(super) async fn list(
     )
 )]
 pub(super) async fn get(
-    _: Admin,
+    _: Reader,
     State(app): State<App>,
     Path((cluster, id)): Path<(String, String)>,
 ) -> Result<Json<NodeView>, Problem> {
@@ -170,13 +170,13 @@ pub(super) async fn get(
     )
 )]
 pub(super) async fn remove(
-    _: Admin,
+    Admin(actor): Admin,
     State(app): State<App>,
     Path((cluster, id)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     let name = app.service.cluster(&cluster)?.name.clone();
     let id = parse_id(&id)?;
-    app.service.remove_node(&cluster, id).await?;
+    app.service.remove_node(UnixMs::now(), &actor, &cluster, id).await?;
     app.rendezvous.remove(name, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

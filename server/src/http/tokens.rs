@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::App;
-use super::extract::{Admin, Body, PageQuery, Path, Query, whole};
+use super::extract::{Admin, Body, PageQuery, Path, Query, Reader, whole};
 use super::problem::{Problem, ProblemCode};
 use crate::service::{MAX_LABEL_LEN, NewToken, UnixMs};
 use crate::store::tokens::TokenRow;
@@ -124,7 +124,7 @@ impl NewTokenBody {
 
 /// Lists a cluster's join tokens.
 #[utoipa::path(
-    get, path = "/v1/clusters/{cluster}/join-tokens", tag = "join-tokens", operation_id = "list_join_tokens", security(("admin" = [])),
+    get, path = "/v1/clusters/{cluster}/join-tokens", tag = "join-tokens", operation_id = "list_join_tokens", security(("viewer" = []), ("admin" = [])),
     params(("cluster" = String, Path, description = "The cluster's name"), PageQuery<TokenId>),
     responses(
         (status = OK, body = TokenPage, description = "A page of join tokens"),
@@ -132,7 +132,7 @@ impl NewTokenBody {
     )
 )]
 pub(super) async fn list(
-    _: Admin,
+    _: Reader,
     State(app): State<App>,
     Path(cluster): Path<String>,
     Query(page): Query<PageQuery<TokenId>>,
@@ -158,14 +158,15 @@ pub(super) async fn list(
     )
 )]
 pub(super) async fn create(
-    _: Admin,
+    Admin(actor): Admin,
     State(app): State<App>,
     Path(cluster): Path<String>,
     Body(body): Body<NewTokenBody>,
 ) -> Result<(StatusCode, [(HeaderName, String); 1], Json<CreatedToken>), Problem> {
     let now = UnixMs::now();
     let fingerprint = app.identity.fingerprint();
-    let (row, token) = app.service.create_token(now, &cluster, body.check(now)?, fingerprint).await?;
+    let new = body.check(now)?;
+    let (row, token) = app.service.create_token(now, &actor, &cluster, new, fingerprint).await?;
     let location = [(LOCATION, format!("/v1/clusters/{cluster}/join-tokens/{}", row.id))];
     let created = CreatedToken { token: TokenView::new(row, now), secret: token.reveal().to_owned() };
     Ok((StatusCode::CREATED, location, Json(created)))
@@ -173,7 +174,7 @@ pub(super) async fn create(
 
 /// Shows a join token, without its secret.
 #[utoipa::path(
-    get, path = "/v1/clusters/{cluster}/join-tokens/{id}", tag = "join-tokens", operation_id = "get_join_token", security(("admin" = [])),
+    get, path = "/v1/clusters/{cluster}/join-tokens/{id}", tag = "join-tokens", operation_id = "get_join_token", security(("viewer" = []), ("admin" = [])),
     params(("cluster" = String, Path, description = "The cluster's name"), ("id" = String, Path, pattern = "^[a-z2-7]{16}$", description = "The token's id")),
     responses(
         (status = OK, body = TokenView, description = "The join token"),
@@ -181,7 +182,7 @@ pub(super) async fn create(
     )
 )]
 pub(super) async fn get(
-    _: Admin,
+    _: Reader,
     State(app): State<App>,
     Path((cluster, id)): Path<(String, String)>,
 ) -> Result<Json<TokenView>, Problem> {
@@ -199,11 +200,11 @@ pub(super) async fn get(
     )
 )]
 pub(super) async fn revoke(
-    _: Admin,
+    Admin(actor): Admin,
     State(app): State<App>,
     Path((cluster, id)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
-    app.service.revoke_token(UnixMs::now(), &cluster, parse_id(&id)?).await?;
+    app.service.revoke_token(UnixMs::now(), &actor, &cluster, parse_id(&id)?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

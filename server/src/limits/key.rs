@@ -25,6 +25,8 @@ pub(crate) enum Key {
     Source(Source),
     /// Whoever bears the admin token.
     Admin,
+    /// Whoever bears the viewer token.
+    Viewer,
     /// A node that has signed with its key.
     Node(NodeId),
     /// The digest of whatever was presented: the mistake that a test shows the price of.

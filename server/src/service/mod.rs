@@ -3,6 +3,7 @@
 //! Deliberately absent: HTTP, and presence, which only the broker knows.
 
 mod admit;
+pub(crate) mod audit;
 mod error;
 mod registry;
 mod relay;
@@ -16,6 +17,8 @@ use meetpoint_proto::wire::StunServer;
 use meetpoint_proto::{ClusterName, ClusterNetwork, EffectiveNetwork};
 
 pub(crate) use admit::{Admission, CERTIFICATE_LIFETIME_S};
+pub(crate) use audit::{Action, Actor, note};
+pub use audit::{AuditError, verify_audit};
 pub(crate) use error::ServiceError;
 pub(crate) use registry::establish_cluster;
 pub(crate) use relay::{
@@ -24,6 +27,7 @@ pub(crate) use relay::{
 };
 pub(crate) use tokens::{MAX_LABEL_LEN, NewToken};
 
+use crate::events::Hub;
 use crate::store::Store;
 use crate::store::clusters::ClusterId;
 
@@ -65,12 +69,13 @@ pub(crate) struct Service {
     stun: Vec<StunServer>,
     /// Mints and checks STUN and TURN credentials.
     keyring: Keyring,
+    events: Hub,
 }
 
 impl Service {
     pub(crate) fn new(store: Store, clusters: Vec<Cluster>, stun: Vec<StunServer>, keyring: Keyring) -> Self {
         let clusters = clusters.into_iter().map(|cluster| (cluster.name.clone(), cluster)).collect();
-        Self { store, clusters, stun, keyring }
+        Self { store, clusters, stun, keyring, events: Hub::new() }
     }
 
     /// The clusters as the broker needs them.
@@ -84,6 +89,11 @@ impl Service {
             admit_relayed: false,
             stun: self.stun.clone(),
         })
+    }
+
+    /// What happens, for those who watch.
+    pub(crate) fn events(&self) -> &Hub {
+        &self.events
     }
 
     /// All clusters, by name.

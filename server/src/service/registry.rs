@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 
 use ed25519_dalek::SigningKey;
 use meetpoint_proto::{ClusterName, ClusterNetwork, EffectiveNetwork, Evidence, NetworkClass, NodeId};
+use serde_json::json;
 
+use super::audit::{Action, Actor, record};
 use super::{Cluster, Service, ServiceError, UnixMs};
 use crate::seeds::Judged;
 use crate::store::clusters::{self, ClusterRow};
@@ -90,13 +92,24 @@ impl Service {
     }
 
     /// Removes a node from the registry. Its session is the broker's to end.
-    pub(crate) async fn remove_node(&self, cluster: &str, id: NodeId) -> Result<(), ServiceError> {
+    pub(crate) async fn remove_node(
+        &self,
+        now: UnixMs,
+        actor: &Actor,
+        cluster: &str,
+        id: NodeId,
+    ) -> Result<(), ServiceError> {
+        let (actor, target) = (*actor, format!("{cluster}/{id}"));
         let cluster = self.cluster(cluster)?.id;
-        let removed = self
-            .store
-            .write(move |tx| Box::pin(async move { nodes::delete(tx, cluster, &id).await }))
-            .await?;
-        if removed { Ok(()) } else { Err(ServiceError::UnknownNode) }
+        let removed = self.store.write(move |tx| {
+            Box::pin(async move {
+                let node = nodes::find(&mut *tx, cluster, &id).await?.ok_or(ServiceError::UnknownNode)?;
+                nodes::delete(tx, cluster, &id).await?;
+                let detail = json!({ "name": node.name.as_str() });
+                record(tx, now, &actor, Action::NodeRemove, &target, detail).await
+            })
+        });
+        removed.await
     }
 
     /// Notes a verdict, in the order of the calls.

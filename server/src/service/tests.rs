@@ -31,7 +31,7 @@ async fn service(effective: EffectiveNetwork) -> (Service, TempDir) {
 
 async fn token(service: &Service, expires_ms: Option<i64>, max_uses: Option<i64>) -> JoinToken {
     let new = NewToken { label: String::new(), expires_ms, max_uses };
-    service.create_token(NOW, CLUSTER, new, Fingerprint::from_bytes([3; 32])).await.unwrap().1
+    service.create_token(NOW, &Actor::SERVER, CLUSTER, new, Fingerprint::from_bytes([3; 32])).await.unwrap().1
 }
 
 fn request(key: u8, name: &str, token: &JoinToken) -> AdmitRequest {
@@ -201,10 +201,10 @@ async fn a_secret_is_accepted_as_long_as_it_is_needed() {
     mint(at(3), 8).await;
     assert_eq!(accepted(&service).await, [(1, 28)]);
 
-    service.add_relay_secret(at(4), None, 12 * 3600).await.unwrap();
+    service.add_relay_secret(at(4), &Actor::SERVER, None, 12 * 3600).await.unwrap();
     assert_eq!(accepted(&service).await, [(2, 4), (1, 28)]);
     assert_ne!(mint(NOW, 24).await.1, first.1, "the new one mints");
-    service.add_relay_secret(at(5), None, 40 * 3600).await.unwrap();
+    service.add_relay_secret(at(5), &Actor::SERVER, None, 40 * 3600).await.unwrap();
     assert_eq!(accepted(&service).await, [(3, 5), (2, 45), (1, 28)]);
 
     for (hours, left) in
@@ -231,7 +231,7 @@ async fn the_secret_in_the_file_is_the_current_one() {
     std::fs::remove_file(&file).unwrap();
     open(at(0)).await.unwrap();
     assert_eq!(std::fs::read_to_string(&file).unwrap().trim(), current);
-    service.add_relay_secret(at(1), None, 3600).await.unwrap();
+    service.add_relay_secret(at(1), &Actor::SERVER, None, 3600).await.unwrap();
     std::fs::write(&file, &current).unwrap();
     open(at(1)).await.unwrap();
     let second = service.relay_secrets().await[0].secret.clone();
@@ -248,9 +248,9 @@ async fn the_secret_in_the_file_is_the_current_one() {
     std::fs::remove_file(&file).unwrap();
 
     // A refused change leaves the file as it was.
-    service.add_relay_secret(at(1), None, 3600).await.unwrap();
+    service.add_relay_secret(at(1), &Actor::SERVER, None, 3600).await.unwrap();
     let before = std::fs::read_to_string(&file).unwrap();
-    let full = service.add_relay_secret(at(1), None, 3600).await;
+    let full = service.add_relay_secret(at(1), &Actor::SERVER, None, 3600).await;
     assert!(matches!(full.err(), Some(ServiceError::RelayFull(_))));
     assert_eq!(std::fs::read_to_string(&file).unwrap(), before);
 }
