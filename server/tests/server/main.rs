@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+mod audit;
 mod client;
 mod config;
 mod contract;
 mod control;
+mod events;
 mod lifecycle;
 mod limits;
 mod names;
@@ -15,4 +17,5 @@ mod relay;
 mod relay_keys;
 mod rest;
 mod running;
+mod schema;
 mod stun;

@@ -1,6 +1,6 @@
 //! A node that speaks the control channel by hand.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
@@ -12,7 +12,7 @@ use meetpoint_proto::wire::{
 };
 use meetpoint_proto::{Code, JoinToken, NodeId, PublicKey};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -38,7 +38,17 @@ impl Control {
 
     /// With these headers, as a proxy would add them.
     pub(crate) async fn open_with(server: SocketAddr, headers: &[(&'static str, &str)]) -> Self {
-        let stream = TcpStream::connect(server).await.unwrap();
+        Self::open_over(TcpStream::connect(server).await.unwrap(), server, headers).await
+    }
+
+    /// From an address of this machine.
+    pub(crate) async fn open_from(source: Ipv4Addr, server: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((source, 0).into()).unwrap();
+        Self::open_over(socket.connect(server).await.unwrap(), server, &[]).await
+    }
+
+    async fn open_over(stream: TcpStream, server: SocketAddr, headers: &[(&'static str, &str)]) -> Self {
         let mut request = format!("ws://{server}/v1/control").into_client_request().unwrap();
         for (name, value) in headers {
             request.headers_mut().append(*name, value.parse().unwrap());
@@ -195,5 +205,12 @@ impl Node {
             Err(refusal) => refusal.code,
             Ok(_) => panic!("{} was admitted", self.name),
         }
+    }
+
+    /// Tries to join, and is refused before it is challenged.
+    pub(crate) async fn is_refused_at_once(&self, server: SocketAddr) -> Code {
+        let mut control = Control::open(server).await;
+        control.send(&ClientMessage::Hello(Box::new(self.hello()))).await;
+        control.refused().await.code
     }
 }
