@@ -10,6 +10,7 @@
 //! * `udp` is the one task that holds the STUN server;
 //! * `stream` carries STUN and TURN over TCP and TLS to it;
 //! * `identity` is the certificate of all listeners, and is reloaded while they run;
+//! * `events` is the ring of what happened lately, and who reads along;
 //! * `service` has the use cases, `store` the SQL and the one task that writes.
 //!
 //! Tasks talk by bounded channels. The unexpected end of any of them ends the server with an error.
@@ -18,12 +19,15 @@
 //! the handling of signals (both are the binary's).
 
 mod blocklist;
+mod chain;
 mod clock;
 mod config;
 mod data_dir;
+mod events;
 mod http;
 mod identity;
 mod listen;
+mod pace;
 mod rendezvous;
 mod secrets;
 mod seeds;
@@ -34,6 +38,7 @@ mod stream;
 mod udp;
 mod warning;
 
+pub use chain::{AuditBroken, AuditChain, AuditEntry, AuditHash, AuditHead, ParseHashError, canonical_json};
 pub use config::{
     AccessArgs, ClusterArgs, ConfigError, ForeignCluster, ListenArgs, MAX_ADMIN_TOKEN_LEN,
     MIN_ADMIN_TOKEN_LEN, PortRange, QuotaArgs, RelayArgs, RelaySettings, Secret, ServeArgs, ServeConfig,
@@ -43,6 +48,7 @@ pub use data_dir::DataError;
 pub use identity::{IdentityError, Reload};
 pub use secrets::SecretsError;
 pub use server::{Info, RunError, Server, StartError};
+pub use service::{AuditError, verify_audit};
 pub use store::OpenError;
 pub use udp::StunError;
 pub use warning::Warning;

@@ -22,7 +22,9 @@ use tracing::{debug, info, warn};
 
 use crate::blocklist::Blocklist;
 use crate::clock;
-use crate::service::{Admission, CERTIFICATE_LIFETIME_S, InForce, Service, ServiceError, UnixMs};
+use crate::events::{self, Sender};
+use crate::pace::Pace;
+use crate::service::{Actor, Admission, CERTIFICATE_LIFETIME_S, InForce, Service, ServiceError, UnixMs};
 use crate::udp::{Observed, WALL_INTERVAL};
 
 /// Requests that wait for the broker. A full queue slows the senders down: their sockets are read later.
@@ -38,6 +40,12 @@ const PAIR_LIFETIME: Duration = Duration::from_secs(CERTIFICATE_LIFETIME_S);
 /// What waits for the STUN server beyond its channel: the ends of all sessions of a full server at
 /// once, and introductions between them. Some 2 MB.
 const MAX_WAITING_FOR_STUN: usize = 1 << 15;
+
+/// Refused joins that the audit log takes in one go. Strangers cause them, so their number must be bounded;
+/// what is left out is counted in the next one.
+const NOTED_REFUSALS: u32 = 20;
+/// And how often one more: some 400 KB a day at most.
+const NOTED_REFUSAL_EVERY: Duration = Duration::from_secs(60);
 
 /// What the STUN and TURN server is asked to do or has to know. In its order: a pair whose session has
 /// ended must not be heard of again.
@@ -197,6 +205,7 @@ struct Outbound {
 struct Answer {
     conn: ConnId,
     who: (ClusterName, NodeId),
+    source: IpAddr,
     ephemeral: bool,
     result: Result<Admission, ServiceError>,
 }
@@ -219,6 +228,8 @@ pub(crate) struct Rendezvous {
     /// Joins the registry works on: their nodes must not be forgotten meanwhile.
     joining: BTreeSet<(ClusterName, NodeId, ConnId)>,
     failures: Arc<Mutex<Blocklist>>,
+    /// Refused joins in the audit log.
+    noted_refusals: Pace,
 }
 
 /// The ends of the channels to the STUN task.
@@ -259,6 +270,7 @@ impl Rendezvous {
             connections: BTreeMap::new(),
             joining: BTreeSet::new(),
             failures,
+            noted_refusals: Pace::new(NOTED_REFUSALS, NOTED_REFUSAL_EVERY),
         };
         (rendezvous, handle)
     }
@@ -340,7 +352,7 @@ impl Rendezvous {
     }
 
     fn answered(&mut self, answer: Answer) {
-        let Answer { conn, who: (cluster, node), ephemeral, result } = answer;
+        let Answer { conn, who: (cluster, node), source, ephemeral, result } = answer;
         self.joining.remove(&(cluster.clone(), node, conn));
         let input = match result {
             Ok(Admission { not_after_unix_s, credential, session_token }) => {
@@ -352,6 +364,9 @@ impl Rendezvous {
             }
             Err(error) => {
                 let code = error.code();
+                if is_guess(code) {
+                    self.note_refusal(Actor::node(node, source), &cluster, &error);
+                }
                 if code == Code::Storage {
                     warn!(%cluster, %node, %error, "a join could not be stored");
                     Input::Refused { conn, code, detail: None }
@@ -396,7 +411,7 @@ impl Rendezvous {
 
     /// Asks the registry, beside the loop.
     fn admit(&mut self, request: AdmitRequest) {
-        let (conn, ephemeral) = (request.conn, request.ephemeral);
+        let (conn, source, ephemeral) = (request.conn, request.source, request.ephemeral);
         // A guesser may have opened all his connections before he failed for the first time.
         if wait(&self.failures, Instant::now(), request.source).is_some() {
             let refused = Input::Refused { conn, code: Code::RateLimited, detail: None };
@@ -408,7 +423,7 @@ impl Rendezvous {
         self.tasks.spawn(async move {
             let result = service.admit(UnixMs::now(), request).await;
             // The loop has ended: nobody is left to be welcomed.
-            let _ = answers.send(Answer { conn, who, ephemeral, result }).await;
+            let _ = answers.send(Answer { conn, who, source, ephemeral, result }).await;
         });
     }
 
@@ -470,26 +485,49 @@ impl Rendezvous {
         match event {
             Event::Joined { session, cluster, node, name } => {
                 info!(%cluster, %node, %name, %session, "joined");
+                let announce = events::Event::NodeAnnounce { node, name, session };
+                self.publish(&cluster, Sender::Node(node), &announce);
             }
             Event::Left { session, cluster, node, graceful } => {
                 self.tell_stun(StunRequest::Ended { session });
                 info!(%cluster, %node, graceful, "left");
                 self.service.note_seen(now, &cluster, node);
+                self.publish(&cluster, Sender::Node(node), &events::Event::NodeLeave { node, graceful });
             }
             Event::Rejected { source, code } => self.rejected(source, code),
             Event::Classified { cluster, node, class, evidence, observed } => {
                 let seen_as = observed.map(tracing::field::display);
                 info!(%cluster, %node, %class, %evidence, seen_as, "classified");
                 self.service.note_class(now, &cluster, node, (class, evidence, observed));
+                let judged = events::Event::NodeClass { node, class, evidence, observed };
+                self.publish(&cluster, Sender::Server, &judged);
             }
             Event::Introduced { cluster, ticket, from, to, sessions: [a, b] } => {
                 self.tell_stun(StunRequest::Introduced { a, b, until: Instant::now() + PAIR_LIFETIME });
                 info!(%cluster, %ticket, %from, %to, "introduced");
+                let status = events::Event::NodeStatus {
+                    node: from,
+                    status: "introduced",
+                    peer: Some(to),
+                    reason: None,
+                };
+                self.publish(&cluster, Sender::Node(from), &status);
             }
             Event::TicketEnded { cluster, ticket, direct_after } => {
                 let direct_after_ms = direct_after.map(|after| after.as_secs_f64() * 1000.0);
                 info!(%cluster, %ticket, direct_after_ms, "introduction ended");
             }
+        }
+    }
+
+    fn publish(&self, cluster: &ClusterName, sender: Sender, event: &events::Event) {
+        self.service.events().publish(cluster, sender, event);
+    }
+
+    /// Puts a refused join into the audit log, unless there were many.
+    fn note_refusal(&mut self, actor: Actor, cluster: &ClusterName, error: &ServiceError) {
+        if let Some(left_out) = self.noted_refusals.pass(Instant::now()) {
+            self.service.note_refusal(UnixMs::now(), actor, cluster.to_string(), error, left_out);
         }
     }
 

@@ -1,5 +1,5 @@
-//! The server's two tokens: the one nodes join with, the one the operator administers with. And the
-//! file of the secret that credentials are minted with.
+//! The server's tokens: the one nodes join with, the one the operator administers with, and the one that
+//! lets others look on. And the file of the secret that credentials are minted with.
 
 use meetpoint_proto::id::Fingerprint;
 use meetpoint_proto::{JoinToken, token};
@@ -11,10 +11,9 @@ use crate::config::{MIN_ADMIN_TOKEN_LEN, Secret, ServeConfig};
 use crate::data_dir::{DataDir, DataError};
 
 const JOIN_FILE: &str = "join-token";
-const ADMIN_FILE: &str = "admin-token";
 const CREDENTIAL_FILE: &str = "credential-secret";
-const ADMIN_PREFIX: &str = "mpa1";
-const ADMIN_SECRET_LEN: usize = 20;
+/// Random bytes of a token of the REST interface: 160 bits, in as few characters as a person can copy.
+const API_SECRET_LEN: usize = 20;
 
 /// Why a token can't be made or read.
 #[derive(Debug, Error)]
@@ -26,11 +25,17 @@ pub enum SecretsError {
     /// The stored join token is none.
     #[error("{JOIN_FILE} in the data directory: {0}; remove the file to have a new one made")]
     JoinToken(#[from] token::ParseTokenError),
-    /// The stored admin token is none.
+    /// The stored admin or viewer token is none.
     #[error(
-        "{ADMIN_FILE} in the data directory has fewer than {MIN_ADMIN_TOKEN_LEN} characters; remove the file to have a new one made"
+        "{file} in the data directory has fewer than {MIN_ADMIN_TOKEN_LEN} characters; remove the file to have a new one made"
     )]
-    AdminToken,
+    ApiToken {
+        /// The file.
+        file: &'static str,
+    },
+    /// Whoever may only look on could do everything.
+    #[error("the viewer token is the admin token; give another one")]
+    SameToken,
     /// The stored credential secret is none.
     #[error("{CREDENTIAL_FILE} in the data directory: {0}; remove the file to have a new one made")]
     Credential(#[from] meetpoint_turn::SecretError),
@@ -94,28 +99,39 @@ pub(crate) fn write_credential_secret(data: &DataDir, secret: &str) -> Result<()
     Ok(())
 }
 
-/// Checks the operator's token. Only its digest is kept.
-pub(crate) struct AdminToken([u8; 32]);
+/// Which token of the REST interface.
+struct ApiTokenKind {
+    file: &'static str,
+    prefix: &'static str,
+}
 
-impl AdminToken {
+/// It may do everything.
+const ADMIN: ApiTokenKind = ApiTokenKind { file: "admin-token", prefix: "mpa1" };
+/// It may read.
+const VIEWER: ApiTokenKind = ApiTokenKind { file: "viewer-token", prefix: "mpv1" };
+
+/// Checks a token of the REST interface. Only its digest is kept.
+pub(crate) struct ApiToken([u8; 32]);
+
+impl ApiToken {
     /// The token given, the one stored, or a new one, which is stored and returned.
-    pub(crate) fn establish(
-        config: &ServeConfig,
+    fn establish(
+        kind: &ApiTokenKind,
+        given: Option<&Secret>,
         data: &DataDir,
     ) -> Result<(Self, Option<Secret>), SecretsError> {
-        if let Some(given) = &config.admin_token {
+        if let Some(given) = given {
             return Ok((Self::of(given.reveal()), None));
         }
-        if let Some(stored) = data.read(ADMIN_FILE)? {
+        if let Some(stored) = data.read(kind.file)? {
             if stored.len() < MIN_ADMIN_TOKEN_LEN {
-                return Err(SecretsError::AdminToken);
+                return Err(SecretsError::ApiToken { file: kind.file });
             }
             return Ok((Self::of(&stored), None));
         }
         let id = Fingerprint::from_bytes(random()?).to_string();
-        // The text form of 20 random bytes: 160 bits, as short as a person can copy.
-        let text = format!("{ADMIN_PREFIX}{}", &id[..ADMIN_SECRET_LEN * 8 / 5]);
-        data.write_secret(ADMIN_FILE, &format!("{text}\n"))?;
+        let text = format!("{}{}", kind.prefix, &id[..API_SECRET_LEN * 8 / 5]);
+        data.write_secret(kind.file, &format!("{text}\n"))?;
         let made = text.parse().unwrap_or_else(|never: std::convert::Infallible| match never {});
         Ok((Self::of(&text), Some(made)))
     }
@@ -127,5 +143,26 @@ impl AdminToken {
     /// In constant time: digests have one length, and their comparison does not stop early.
     pub(crate) fn matches(&self, presented: &str) -> bool {
         self.0.ct_eq(&Self::of(presented).0).into()
+    }
+}
+
+/// The tokens of the REST interface.
+pub(crate) struct ApiTokens {
+    pub(crate) admin: ApiToken,
+    pub(crate) viewer: ApiToken,
+}
+
+impl ApiTokens {
+    /// Both, and the admin token if it is a new one.
+    pub(crate) fn establish(
+        config: &ServeConfig,
+        data: &DataDir,
+    ) -> Result<(Self, Option<Secret>), SecretsError> {
+        let (admin, made) = ApiToken::establish(&ADMIN, config.admin_token.as_ref(), data)?;
+        let (viewer, _) = ApiToken::establish(&VIEWER, config.viewer_token.as_ref(), data)?;
+        if admin.0 == viewer.0 {
+            return Err(SecretsError::SameToken);
+        }
+        Ok((Self { admin, viewer }, made))
     }
 }

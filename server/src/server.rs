@@ -7,8 +7,11 @@ use std::time::Duration;
 use ed25519_dalek::SigningKey;
 use meetpoint_proto::id::Fingerprint;
 use meetpoint_proto::wire::StunServer;
-use meetpoint_proto::{AddressClass, ClusterNetwork, EffectiveNetwork, JoinToken, TokenScope, addr};
+use meetpoint_proto::{
+    AddressClass, ClusterNetwork, EffectiveNetwork, JoinToken, SeedAddr, TokenScope, addr,
+};
 use meetpoint_turn::{ListenerId, ListenerRole};
+use serde_json::json;
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -18,28 +21,29 @@ use tracing::{info, warn};
 
 use crate::config::{ConfigError, ForeignCluster, Secret, ServeConfig};
 use crate::data_dir::{DataDir, DataError};
+use crate::events::{Event, Hub, Sender};
 use crate::http::serve::Listener;
 use crate::http::{self, App};
 use crate::identity::{Identity, IdentityError, Reload, Reloader};
 use crate::listen::{Sockets, listening_ips, machine_ips};
 use crate::rendezvous::{Rendezvous, StunChannels};
-use crate::secrets::{self, AdminToken, SecretsError};
-use crate::seeds::{self, Here, Verdict};
+use crate::secrets::{self, ApiTokens, SecretsError};
+use crate::seeds::{self, Here, Judged, Verdict};
 use crate::service::{
-    self, Cluster, DEFAULT_CLUSTER, Foreign, Keyring, NewToken, Service, ServiceError, UnixMs,
+    self, Action, Actor, Cluster, DEFAULT_CLUSTER, Foreign, Keyring, NewToken, Service, ServiceError, UnixMs,
 };
 use crate::store::{self, OpenError, Store};
 use crate::stream::{StreamKind, Streams, Surroundings};
 use crate::udp::{RelayHandle, Setup, Stun, StunError, relay_config};
 use crate::warning::Warning;
 
-/// The registry's file in the data directory.
-const DATABASE: &str = "meetpoint.db";
 /// Observations and requests that wait between the STUN and the broker task: a second's worth of a
 /// busy server. What is observed beyond it is repeated by the nodes.
 const STUN_QUEUE: usize = 4096;
 /// How long nodes and requests may take to part in peace.
 const DRAIN: Duration = Duration::from_secs(5);
+/// How long the registry may take to note the end.
+const NOTE_STOP: Duration = Duration::from_secs(5);
 /// How long the tasks may take to end after that, the registry's last commit included.
 const HALT: Duration = Duration::from_secs(10);
 /// Ephemeral nodes of an earlier run have this long to come back before they are forgotten.
@@ -189,14 +193,15 @@ impl Server {
         let data = Arc::new(DataDir::open(&config.data)?);
         let identity = Arc::new(given_identity.map_or_else(|| Identity::load_or_make(&data), Ok)?);
         let tasks = Tasks::new();
-        let (store, writer_ended) = Store::open(&data.file(DATABASE), &tasks.core).await?;
+        let (store, writer_ended) = Store::open(&data.file(store::FILE), &tasks.core).await?;
         let started = UnixMs::now();
+        note_start(&store, started, &config, kind, &verdict).await?;
         let announces_hashes = config.relay.as_ref().is_some_and(|relay| relay.username_anonymity);
         let keyring = Keyring::open(&store, Arc::clone(&data), started, announces_hashes).await?;
         let service = open_service(&config, &sockets, &store, (kind, &verdict), keyring).await?;
         let join_token = secrets::join_token(&config, &data, identity.fingerprint())?;
         let is_usable = register_join_token(&service, started, &join_token).await?;
-        let (admin, new_admin_token) = AdminToken::establish(&config, &data)?;
+        let (api_tokens, new_admin_token) = ApiTokens::establish(&config, &data)?;
         let info = Info {
             http: sockets.http_addr,
             http_ips: reachable_ips(&sockets),
@@ -211,7 +216,7 @@ impl Server {
             new_admin_token,
             warnings: warnings(&config, &sockets, &verdict, is_usable),
         };
-        let core = Core { store, writer_ended, service, admin, identity, started };
+        let core = Core { store, writer_ended, service, api_tokens, identity, started };
         Self::assemble(&config, sockets, info, core, tasks, data)
     }
 
@@ -223,7 +228,7 @@ impl Server {
         tasks: Tasks,
         data: Arc<DataDir>,
     ) -> Result<Self, StartError> {
-        let Core { store, writer_ended, service, admin, identity, started } = core;
+        let Core { store, writer_ended, service, api_tokens, identity, started } = core;
         let stun_probe = probe_address(&sockets);
         let (observer, observations) = mpsc::channel(STUN_QUEUE);
         let (requests, stun_requests) = mpsc::channel(STUN_QUEUE);
@@ -250,7 +255,7 @@ impl Server {
             service: Arc::clone(&service),
             rendezvous: handle,
             relay: config.relay.is_some().then(|| RelayHandle::new(stun.inboxes())),
-            admin,
+            api_tokens,
             identity: Arc::clone(&identity),
             warnings: info.warnings.clone(),
             tasks: tasks.work.clone(),
@@ -348,6 +353,7 @@ impl Server {
         hard.cancel();
         prune.abort();
         retire.abort();
+        note_stop(&service, &outcome).await;
         // The writer ends with the last hold on the registry.
         drop((app, service));
         store.close().await;
@@ -364,7 +370,7 @@ struct Core {
     store: Store,
     writer_ended: store::Ended,
     service: Arc<Service>,
-    admin: AdminToken,
+    api_tokens: ApiTokens,
     identity: Arc<Identity>,
     started: UnixMs,
 }
@@ -398,7 +404,7 @@ async fn decide(config: &ServeConfig, sockets: &Sockets) -> Result<(ClusterNetwo
 }
 
 async fn stored_kind(config: &ServeConfig) -> Result<Option<ClusterNetwork>, StartError> {
-    let path = config.data.join(DATABASE);
+    let path = config.data.join(store::FILE);
     if !path.exists() {
         return Ok(None);
     }
@@ -422,16 +428,63 @@ async fn open_service(
     let row = service::establish_cluster(store, UnixMs::now(), name, kind, key, seeds).await?;
     let cluster = Cluster::new(row, verdict.effective, config.open_join);
     let stun = sockets.stun_servers(config.external_ip);
-    let foreign = foreign_clusters(config, verdict.effective)?;
-    Ok(Arc::new(Service::new(store.clone(), vec![cluster], stun, keyring).with_foreign(foreign)))
+    let foreign = config.foreign_clusters.iter().map(|given| foreign(given, verdict.effective));
+    let foreign = foreign.collect::<Result<_, getrandom::Error>>()?;
+    let service = Service::new(store.clone(), vec![cluster], stun, keyring).with_foreign(foreign);
+    tell_of_start(service.events(), kind, verdict);
+    Ok(Arc::new(service))
 }
 
-fn foreign_clusters(config: &ServeConfig, effective: EffectiveNetwork) -> Result<Vec<Foreign>, StartError> {
-    let foreign = |given: &ForeignCluster| {
-        let key = SigningKey::from_bytes(&secrets::random()?);
-        Ok(Foreign { name: given.name.clone(), home: given.public_key, effective, key })
+fn foreign(given: &ForeignCluster, effective: EffectiveNetwork) -> Result<Foreign, getrandom::Error> {
+    let key = SigningKey::from_bytes(&secrets::random()?);
+    Ok(Foreign { name: given.name.clone(), home: given.public_key, effective, key })
+}
+
+/// The first entry of this run in the audit log, with the flags that decide who is let in.
+async fn note_start(
+    store: &Store,
+    now: UnixMs,
+    config: &ServeConfig,
+    kind: ClusterNetwork,
+    verdict: &Verdict,
+) -> Result<(), ServiceError> {
+    let seeds: Vec<String> = verdict.seeds.iter().map(|judged| judged.seed.to_string()).collect();
+    let detail = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "type": kind.as_str(),
+        "effective": verdict.effective.as_str(),
+        "seeds": seeds,
+        "open_join": config.open_join,
+    });
+    service::note(store, now, Actor::SERVER, Action::ServerStart, DEFAULT_CLUSTER.to_owned(), detail).await
+}
+
+/// The last one. A registry that does not take it any more keeps the server from ending no longer.
+async fn note_stop(service: &Service, outcome: &Result<(), RunError>) {
+    let detail = match outcome {
+        Ok(()) => json!({ "asked": true }),
+        Err(error) => json!({ "asked": false, "error": error.to_string() }),
     };
-    config.foreign_clusters.iter().map(foreign).collect()
+    let target = DEFAULT_CLUSTER.to_owned();
+    let noted = service.note(UnixMs::now(), Actor::SERVER, Action::ServerStop, target, detail);
+    match timeout(NOTE_STOP, noted).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!(%error, "the audit log does not tell of this end"),
+        Err(_) => warn!("the audit log may not tell of this end: the registry does not answer"),
+    }
+}
+
+/// The first events: what the cluster `default` amounts to, and by which seeds.
+fn tell_of_start(events: &Hub, kind: ClusterNetwork, verdict: &Verdict) {
+    let Ok(cluster) = DEFAULT_CLUSTER.parse() else { return };
+    for Judged { seed, .. } in &verdict.seeds {
+        let status = if verdict.unresolved.contains(seed) { "unresolved" } else { "registered" };
+        let SeedAddr { name, host, port } = seed.clone();
+        let seed = Event::SeedStatus { name, host: host.to_string(), port, status, reason: None };
+        events.publish(&cluster, Sender::Server, &seed);
+    }
+    let state = Event::ClusterState { kind, effective: verdict.effective, reason: Some("start") };
+    events.publish(&cluster, Sender::Server, &state);
 }
 
 /// False if the operator has revoked it.
@@ -443,7 +496,7 @@ async fn register_join_token(service: &Service, now: UnixMs, token: &JoinToken) 
         expires_ms: None,
         max_uses: None,
     };
-    let row = service.register_token(now, DEFAULT_CLUSTER, new, token).await?;
+    let row = service.register_token(now, &Actor::SERVER, DEFAULT_CLUSTER, new, token).await?;
     Ok(row.revoked_ms.is_none())
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use meetpoint_proto::NetworkType;
-use meetpoint_server::ServeArgs;
+use meetpoint_server::{AuditHead, ServeArgs};
 
 /// Lets nodes that cannot reach each other meet.
 #[derive(Debug, Parser)]
@@ -49,6 +49,8 @@ pub(crate) enum Command {
     Revocations(RevocationsArgs),
     /// Show and change who may use a server's relay, and what goes through it.
     Relay(RelayArgs),
+    /// Check the server's audit log.
+    Audit(AuditArgs),
     /// Show a server's state.
     Status(StatusArgs),
 }
@@ -140,6 +142,9 @@ pub(crate) struct ServerArgs {
         value_name = "FILE"
     )]
     pub(crate) admin_token_file: PathBuf,
+    /// File with the viewer token. With it, commands that only read use no other.
+    #[arg(long, env = "MEETPOINT_VIEWER_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) viewer_token_file: Option<PathBuf>,
     /// The fingerprint of the server's certificate (`meetpoint status` on the server shows it), for
     /// https to a self-signed server.
     #[arg(long, env = "MEETPOINT_FINGERPRINT", value_name = "FINGERPRINT")]
@@ -388,6 +393,30 @@ pub(crate) struct NodesArgs {
     /// Cluster.
     #[arg(long, env = "MEETPOINT_CLUSTER", default_value = "default")]
     pub(crate) cluster: String,
+}
+
+/// The audit log.
+#[derive(Debug, Args)]
+pub(crate) struct AuditArgs {
+    #[command(subcommand)]
+    pub(crate) command: AuditCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// Check that nothing in the audit log was changed, taken out or put in. Shows its head: note it
+    /// elsewhere, and give it as --head later, to find also that the end was cut off or that the whole log was
+    /// made anew. Exit code 1 if it is not whole.
+    Verify {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// A server's data directory, or a copy of one, whose database file is read instead of asking a server.
+        #[arg(long, env = "MEETPOINT_DATA", value_name = "DIR")]
+        data: Option<PathBuf>,
+        /// A head that was noted earlier.
+        #[arg(long, value_name = "NUMBER:HASH")]
+        head: Option<AuditHead>,
+    },
 }
 
 /// Status.

@@ -42,6 +42,7 @@ fn main() -> ExitCode {
             Command::Revocations(args) => operator::identity::revocations(args).await,
             Command::Nodes(args) => operator::nodes(args).await,
             Command::Relay(args) => operator::relay(args).await,
+            Command::Audit(args) => operator::audit(args).await,
             Command::Status(args) => operator::status(args).await,
         }
     });

@@ -5,12 +5,14 @@ use serde_json::{Value, json};
 use crate::args::{NodesArgs, ServerArgs, StatusArgs, TokensArgs, TokensCommand};
 use crate::exit::Failure;
 
+mod audit;
 mod client;
 pub(crate) mod identity;
 mod relay;
 mod table;
 
-use client::Client;
+pub(crate) use audit::audit;
+use client::{Access, Client};
 pub(crate) use relay::relay;
 use table::Table;
 
@@ -28,16 +30,16 @@ pub(crate) async fn tokens(args: TokensArgs) -> Result<(), Failure> {
                 "expires_in_s": expires_in,
                 "max_uses": max_uses,
             });
-            let made = Client::new(&server, true)?.post(&tokens_path(&cluster), &body).await?;
+            let made = Client::new(&server, Access::Change)?.post(&tokens_path(&cluster), &body).await?;
             show(&server, &made, || text(&made, "secret"));
         }
         TokensCommand::List { server, cluster } => {
-            let list = Client::new(&server, true)?.list(&tokens_path(&cluster), PAGE).await?;
+            let list = Client::new(&server, Access::Read)?.list(&tokens_path(&cluster), PAGE).await?;
             show(&server, &Value::Array(list.clone()), || token_table(&list));
         }
         TokensCommand::Revoke { server, cluster, id } => {
             let path = format!("{}/{}", tokens_path(&cluster), client::segment(&id));
-            Client::new(&server, true)?.delete(&path).await?;
+            Client::new(&server, Access::Change)?.delete(&path).await?;
             show(&server, &json!({ "id": id, "revoked": true }), || format!("revoked {id}"));
         }
     }
@@ -47,14 +49,14 @@ pub(crate) async fn tokens(args: TokensArgs) -> Result<(), Failure> {
 /// `meetpoint nodes`.
 pub(crate) async fn nodes(args: NodesArgs) -> Result<(), Failure> {
     let path = format!("/v1/clusters/{}/nodes", client::segment(&args.cluster));
-    let list = Client::new(&args.server, true)?.list(&path, PAGE).await?;
+    let list = Client::new(&args.server, Access::Read)?.list(&path, PAGE).await?;
     show(&args.server, &Value::Array(list.clone()), || node_table(&list));
     Ok(())
 }
 
 /// `meetpoint status`.
 pub(crate) async fn status(args: StatusArgs) -> Result<(), Failure> {
-    let status = Client::new(&args.server, false)?.get("/v1/status").await?;
+    let status = Client::new(&args.server, Access::Public)?.get("/v1/status").await?;
     show(&args.server, &status, || status_text(&status));
     Ok(())
 }

@@ -84,8 +84,19 @@ fn secrets_in_the_environment_do_not_show() {
 #[test]
 fn exit_codes_and_commands_are_documented() {
     let text = help(&[]);
-    for part in ["Exit codes", "serve", "node", "demo", "tokens", "secrets", "revocations", "nodes", "relay", "status", "MEETPOINT_LOG"]
-    {
+    for part in [
+        "Exit codes",
+        "serve",
+        "node",
+        "demo",
+        "tokens",
+        "secrets",
+        "revocations",
+        "nodes",
+        "relay",
+        "status",
+        "MEETPOINT_LOG",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
 }

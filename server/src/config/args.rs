@@ -180,6 +180,11 @@ pub struct AccessArgs {
     /// File that holds the admin token.
     #[arg(long, env = "MEETPOINT_ADMIN_TOKEN_FILE", value_name = "FILE")]
     pub admin_token_file: Option<PathBuf>,
+    /// File that holds the viewer token, 16 to 256 visible characters, which reads the REST interface and
+    /// the events and changes nothing. Without it the first start makes one and writes it to
+    /// DIR/viewer-token.
+    #[arg(long, env = "MEETPOINT_VIEWER_TOKEN_FILE", value_name = "FILE")]
+    pub viewer_token_file: Option<PathBuf>,
 }
 
 /// A cluster whose home is another server.

@@ -69,6 +69,8 @@ pub struct ServeConfig {
     pub foreign_clusters: Vec<ForeignCluster>,
     /// The admin token given.
     pub admin_token: Option<Secret>,
+    /// The viewer token given.
+    pub viewer_token: Option<Secret>,
     /// Certificate and key, if given.
     pub tls: Option<TlsFiles>,
     /// Where everything is kept.
@@ -178,9 +180,9 @@ pub enum ConfigError {
     /// Not a join token.
     #[error("--join-token: {0}")]
     JoinToken(#[from] ParseTokenError),
-    /// Not an admin token.
+    /// Not a token of the REST interface.
     #[error(
-        "{flag}: an admin token has {MIN_ADMIN_TOKEN_LEN} to {MAX_ADMIN_TOKEN_LEN} visible ASCII characters, this one has {len} characters"
+        "{flag}: this token has {MIN_ADMIN_TOKEN_LEN} to {MAX_ADMIN_TOKEN_LEN} visible ASCII characters, the one given has {len} characters"
     )]
     AdminToken {
         /// Where it came from.
@@ -299,6 +301,7 @@ impl ServeArgs {
             open_join: self.access.open_join,
             foreign_clusters: self.access.foreign_clusters,
             admin_token: admin_token(self.access.admin_token, self.access.admin_token_file)?,
+            viewer_token: token_file("--viewer-token-file", self.access.viewer_token_file)?,
             tls,
             data: self.data,
             limits: meetpoint_broker::Limits {
@@ -392,8 +395,11 @@ fn admin_token(given: Option<Secret>, file: Option<PathBuf>) -> Result<Option<Se
     if let Some(secret) = given {
         return checked_admin_token("--admin-token", secret).map(Some);
     }
+    token_file("--admin-token-file", file)
+}
+
+fn token_file(flag: &'static str, file: Option<PathBuf>) -> Result<Option<Secret>, ConfigError> {
     let Some(path) = file else { return Ok(None) };
-    let flag = "--admin-token-file";
     let text = read_file(flag, &path)?;
     let secret = text.trim().parse().unwrap_or_else(|never: std::convert::Infallible| match never {});
     checked_admin_token(flag, secret).map(Some)

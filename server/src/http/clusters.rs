@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::App;
-use super::extract::{Admin, Path};
+use super::extract::{Path, Reader};
 use super::problem::Problem;
 use crate::service::Cluster;
 
@@ -44,13 +44,13 @@ pub(super) struct ClusterList {
 
 /// Lists the clusters.
 #[utoipa::path(
-    get, path = "/v1/clusters", tag = "clusters", operation_id = "list_clusters", security(("admin" = [])),
+    get, path = "/v1/clusters", tag = "clusters", operation_id = "list_clusters", security(("viewer" = []), ("admin" = [])),
     responses(
         (status = OK, body = ClusterList, description = "The clusters"),
         (status = "default", body = Problem, content_type = "application/problem+json", description = "Refused")
     )
 )]
-pub(super) async fn list(_: Admin, State(app): State<App>) -> Result<Json<ClusterList>, Problem> {
+pub(super) async fn list(_: Reader, State(app): State<App>) -> Result<Json<ClusterList>, Problem> {
     let mut items = Vec::new();
     for cluster in app.service.clusters() {
         items.push(view(&app, cluster).await?);
@@ -60,7 +60,7 @@ pub(super) async fn list(_: Admin, State(app): State<App>) -> Result<Json<Cluste
 
 /// Shows a cluster.
 #[utoipa::path(
-    get, path = "/v1/clusters/{cluster}", tag = "clusters", operation_id = "get_cluster", security(("admin" = [])),
+    get, path = "/v1/clusters/{cluster}", tag = "clusters", operation_id = "get_cluster", security(("viewer" = []), ("admin" = [])),
     params(("cluster" = String, Path, description = "The cluster's name")),
     responses(
         (status = OK, body = ClusterView, description = "The cluster"),
@@ -68,7 +68,7 @@ pub(super) async fn list(_: Admin, State(app): State<App>) -> Result<Json<Cluste
     )
 )]
 pub(super) async fn get(
-    _: Admin,
+    _: Reader,
     State(app): State<App>,
     Path(cluster): Path<String>,
 ) -> Result<Json<ClusterView>, Problem> {

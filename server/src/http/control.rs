@@ -68,7 +68,7 @@ pub(super) async fn door(
 }
 
 /// The request does not ask for a WebSocket.
-pub(super) struct NoUpgrade(String);
+pub(super) struct NoUpgrade(pub(super) String);
 
 impl IntoResponse for NoUpgrade {
     fn into_response(self) -> Response {

@@ -14,6 +14,8 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 use super::App;
 
 const CONTRACT_PATH: &str = "/openapi.yaml";
+/// The events' contract, written by hand and held true by a test.
+const EVENTS_CONTRACT: &str = include_str!("../../../asyncapi.yaml");
 /// Swagger UI sets styles from its scripts and has images in them.
 const UI_POLICY: &str =
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'";
@@ -33,6 +35,8 @@ const UI_POLICY: &str =
         (name = "clusters", description = "Clusters and their seeds."),
         (name = "nodes", description = "Registered nodes, and which of them are present."),
         (name = "join-tokens", description = "The right to join a cluster."),
+        (name = "events", description = "What happens, as it happens. `/asyncapi.yaml` describes the events."),
+        (name = "audit", description = "Who did what, when, from where."),
         (name = "relay", description = "TURN: credentials, and what is relayed. Nothing without --relay-ip.")
     )
 )]
@@ -41,12 +45,15 @@ struct Head;
 /// The contract before its routes.
 pub(super) fn contract_head() -> utoipa::openapi::OpenApi {
     let mut contract = Head::openapi();
-    let bearer = HttpBuilder::new()
-        .scheme(HttpAuthScheme::Bearer)
-        .description(Some("The admin token: `admin-token` in the server's data directory."))
-        .build();
     let components = contract.components.get_or_insert_default();
-    components.add_security_scheme("admin", SecurityScheme::Http(bearer));
+    let schemes = [
+        ("admin", "The admin token, which may do everything: `admin-token` in the server's data directory."),
+        ("viewer", "The viewer token, which may read: `viewer-token` in the server's data directory."),
+    ];
+    for (name, description) in schemes {
+        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(description)).build();
+        components.add_security_scheme(name, SecurityScheme::Http(bearer));
+    }
     contract
 }
 
@@ -56,14 +63,16 @@ pub(super) fn yaml(contract: &utoipa::openapi::OpenApi) -> String {
     contract.to_yaml().expect("the contract serialises")
 }
 
-/// `/`, `/openapi.yaml` and `/docs`.
+/// `/`, `/openapi.yaml`, `/asyncapi.yaml` and `/docs`.
 pub(super) fn routes(contract: &utoipa::openapi::OpenApi) -> Router<App> {
     let text = yaml(contract);
     let media_type = [(CONTENT_TYPE, HeaderValue::from_static("application/yaml"))];
+    let events = (media_type.clone(), EVENTS_CONTRACT);
     let config = Config::new([CONTRACT_PATH]).validator_url("none").display_request_duration(true);
     let policy = HeaderValue::from_static(UI_POLICY);
     Router::from(SwaggerUi::new("/docs").config(config))
         .layer(SetResponseHeaderLayer::if_not_present(CONTENT_SECURITY_POLICY, policy))
         .route(CONTRACT_PATH, get(move || std::future::ready((media_type, text))))
+        .route("/asyncapi.yaml", get(move || std::future::ready(events)))
         .route("/", get(|| std::future::ready(Redirect::to("/docs/"))))
 }

@@ -1,15 +1,19 @@
 //! Extractors whose refusals are problem details, and who may ask.
 
-use axum::extract::{FromRequest, FromRequestParts};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use axum::extract::{ConnectInfo, FromRequest, FromRequestParts};
 use axum::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use meetpoint_proto::addr;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::App;
 use super::problem::{Problem, ProblemCode};
+use crate::service::Actor;
 
 /// Entries of a page if the request does not say.
 const DEFAULT_LIMIT: u32 = 100;
@@ -44,6 +48,11 @@ pub(super) struct PageQuery {
 }
 
 impl PageQuery {
+    /// For queries that ask for more than a page.
+    pub(super) fn new(limit: Option<u32>, after: Option<String>) -> Self {
+        Self { limit, after }
+    }
+
     /// Reads limit and cursor.
     pub(super) fn parse<T: std::str::FromStr>(&self) -> Result<(Option<T>, u32), Problem> {
         let limit = self.limit.unwrap_or(DEFAULT_LIMIT);
@@ -57,34 +66,75 @@ impl PageQuery {
     }
 }
 
-/// The request bears the admin token.
-pub(super) struct Admin;
+/// The request bears the admin token. Who asks, and from where, is for the audit log.
+pub(super) struct Admin(pub(super) Actor);
+
+/// The request bears the viewer token, or the admin token.
+pub(super) struct Reader;
 
 /// It does not.
-pub(super) struct Unauthorized(&'static str);
+pub(super) enum Denied {
+    /// It bears none.
+    Unauthorized(&'static str),
+    /// It bears one that does not suffice.
+    Forbidden,
+}
 
 impl FromRequestParts<App> for Admin {
-    type Rejection = Unauthorized;
+    type Rejection = Denied;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Unauthorized> {
-        let header =
-            parts.headers.get(AUTHORIZATION).ok_or(Unauthorized("there is no Authorization header"))?;
-        let text = header.to_str().unwrap_or_default();
-        let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return Err(Unauthorized("the Authorization header has another scheme than Bearer"));
-        }
-        if app.admin.matches(token.trim()) {
-            Ok(Self)
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Denied> {
+        let token = bearer(&parts.headers)?;
+        if app.api_tokens.admin.matches(token) {
+            Ok(Self(Actor::admin(source(parts))))
+        } else if app.api_tokens.viewer.matches(token) {
+            Err(Denied::Forbidden)
         } else {
-            Err(Unauthorized("the token is not the admin token"))
+            Err(UNKNOWN)
         }
     }
 }
 
-impl IntoResponse for Unauthorized {
+impl FromRequestParts<App> for Reader {
+    type Rejection = Denied;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Denied> {
+        let token = bearer(&parts.headers)?;
+        let is_known = app.api_tokens.admin.matches(token) || app.api_tokens.viewer.matches(token);
+        if is_known { Ok(Self) } else { Err(UNKNOWN) }
+    }
+}
+
+const UNKNOWN: Denied = Denied::Unauthorized("the token is neither the admin token nor the viewer token");
+
+fn bearer(headers: &HeaderMap) -> Result<&str, Denied> {
+    let header = headers.get(AUTHORIZATION);
+    let header = header.ok_or(Denied::Unauthorized("there is no Authorization header"))?;
+    let text = header.to_str().unwrap_or_default();
+    let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
+    if scheme.eq_ignore_ascii_case("bearer") {
+        Ok(token.trim())
+    } else {
+        Err(Denied::Unauthorized("the Authorization header has another scheme than Bearer"))
+    }
+}
+
+/// Where the request comes from.
+fn source(parts: &Parts) -> IpAddr {
+    let connected = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+    connected.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |info| addr::unmap(info.0).ip())
+}
+
+impl IntoResponse for Denied {
     fn into_response(self) -> Response {
-        let mut response = Problem::new(ProblemCode::Unauthorized, self.0).into_response();
+        let detail = match self {
+            Self::Unauthorized(detail) => detail,
+            Self::Forbidden => {
+                return Problem::new(ProblemCode::Forbidden, "the viewer token does not suffice")
+                    .into_response();
+            }
+        };
+        let mut response = Problem::new(ProblemCode::Unauthorized, detail).into_response();
         debug_assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
         response
             .headers_mut()

@@ -3,9 +3,11 @@
 //! A handler extracts, authorises and maps; what is decided is decided in the service or the broker.
 //! One list of routes makes both the router and the contract.
 
+mod audit;
 mod clusters;
 mod control;
 mod docs;
+mod events;
 mod extract;
 mod gate;
 mod health;
@@ -47,15 +49,15 @@ use utoipa_axum::routes;
 
 use crate::identity::Identity;
 use crate::rendezvous::Handle;
-use crate::secrets::AdminToken;
+use crate::secrets::ApiTokens;
 use crate::service::Service;
 use crate::udp::RelayHandle;
 
 /// Largest request body. The largest there is, a new join token, has under 1 KiB.
 const MAX_BODY_BYTES: usize = 64 * 1024;
-/// From the request's head to the response's. A handler takes milliseconds; the rest is a slow sender.
+/// From the request's head to the response's: event streams, whose bodies last, are not cut. A handler takes milliseconds; the rest is a slow sender.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
-/// Requests at once. They are short; what is beyond is refused at once instead of queueing up.
+/// Requests at once, each until its response begins. They are short; what is beyond is refused at once instead of queueing up.
 const MAX_REQUESTS: usize = 512;
 
 /// What handlers share.
@@ -68,7 +70,7 @@ pub(crate) struct AppState {
     pub(crate) rendezvous: Handle,
     /// Nothing if this server does not relay.
     pub(crate) relay: Option<RelayHandle>,
-    pub(crate) admin: AdminToken,
+    pub(crate) api_tokens: ApiTokens,
     pub(crate) identity: Arc<Identity>,
     pub(crate) warnings: Vec<crate::Warning>,
     pub(crate) started: Instant,
@@ -79,6 +81,7 @@ pub(crate) struct AppState {
     /// Control connections end, whatever they do.
     pub(crate) halt: CancellationToken,
     pub(crate) stun_probe: std::net::SocketAddr,
+    streams: events::Streams,
     readiness: health::Readiness,
     gate: Arc<gate::Gate>,
 }
@@ -88,7 +91,7 @@ pub(crate) struct Parts {
     pub(crate) service: Arc<Service>,
     pub(crate) rendezvous: Handle,
     pub(crate) relay: Option<RelayHandle>,
-    pub(crate) admin: AdminToken,
+    pub(crate) api_tokens: ApiTokens,
     pub(crate) identity: Arc<Identity>,
     pub(crate) warnings: Vec<crate::Warning>,
     pub(crate) tasks: TaskTracker,
@@ -104,7 +107,7 @@ impl App {
             service,
             rendezvous,
             relay,
-            admin,
+            api_tokens,
             identity,
             warnings,
             tasks,
@@ -116,7 +119,7 @@ impl App {
             service,
             rendezvous,
             relay,
-            admin,
+            api_tokens,
             identity,
             warnings,
             started: Instant::now(),
@@ -124,6 +127,7 @@ impl App {
             shutdown,
             halt,
             stun_probe,
+            streams: events::Streams::new(),
             readiness: health::Readiness::default(),
             gate: Arc::new(gate::Gate::new()),
         }))
@@ -138,7 +142,8 @@ impl std::ops::Deref for App {
     }
 }
 
-/// The contract's routes. All but those of `health` and `status` want the admin token.
+/// The contract's routes. All but those of `health` and `status` want a token: to read the viewer token
+/// suffices, all else wants the admin token.
 fn api() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(docs::contract_head())
         .routes(routes!(health::healthz))
@@ -157,6 +162,9 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(tokens::get, tokens::revoke))
         .routes(routes!(secrets::list, secrets::add))
         .routes(routes!(secrets::remove))
+        .routes(routes!(events::watch))
+        .routes(routes!(events::create_ticket))
+        .routes(routes!(audit::list))
         .routes(routes!(relay::create_credentials))
         .routes(routes!(relay::users::list))
         .routes(routes!(relay::users::put, relay::users::remove))
@@ -176,12 +184,6 @@ pub(crate) fn contract() -> String {
 pub(crate) fn router(app: App) -> Router {
     let (api, contract) = api().split_for_parts();
     let api = api.layer(header(CACHE_CONTROL, "no-store"));
-    let inner = ServiceBuilder::new()
-        .layer(HandleErrorLayer::new(problem::overloaded))
-        .load_shed()
-        .layer(GlobalConcurrencyLimitLayer::new(MAX_REQUESTS))
-        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT))
-        .layer(RequestBodyLimitLayer::new(MAX_BODY_BYTES));
     let outer = ServiceBuilder::new()
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
         .layer(TraceLayer::new_for_http().make_span_with(span))
@@ -192,11 +194,20 @@ pub(crate) fn router(app: App) -> Router {
         .layer(header(CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"))
         .layer(from_fn(problem::normalise))
         .layer(CatchPanicLayer::custom(problem::panicked));
-    api.merge(docs::routes(&contract))
-        .route(CONTROL_PATH, any(control::door))
-        .layer(inner)
-        .layer(outer)
-        .with_state(app)
+    let routes = api.merge(docs::routes(&contract)).route(CONTROL_PATH, any(control::door));
+    bounded(routes, MAX_REQUESTS, REQUEST_TIMEOUT).layer(outer).with_state(app)
+}
+
+/// Bounds what a request takes until its response begins. A body that lasts, or what a connection is
+/// upgraded to, is not cut: it has bounds of its own.
+fn bounded<S: Clone + Send + Sync + 'static>(router: Router<S>, at_once: usize, time: Duration) -> Router<S> {
+    let bounds = ServiceBuilder::new()
+        .layer(HandleErrorLayer::new(problem::overloaded))
+        .load_shed()
+        .layer(GlobalConcurrencyLimitLayer::new(at_once))
+        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, time))
+        .layer(RequestBodyLimitLayer::new(MAX_BODY_BYTES));
+    router.layer(bounds)
 }
 
 /// Sets a header that a handler has not set itself.
@@ -214,5 +225,46 @@ fn span(request: &Request) -> tracing::Span {
 impl FromRef<App> for Arc<Service> {
     fn from_ref(app: &App) -> Self {
         Arc::clone(&app.service)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, Bytes};
+    use axum::http::StatusCode;
+    use axum::routing::get;
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_lasts_is_neither_cut_nor_counted() {
+        const TIME: Duration = Duration::from_secs(15);
+        let ticks = || async {
+            let ticks = futures_util::stream::unfold((), |()| async {
+                tokio::time::sleep(TIME * 2).await;
+                Some((Ok::<_, std::convert::Infallible>(Bytes::from_static(b"tick")), ()))
+            });
+            Body::from_stream(ticks)
+        };
+        let slow = || tokio::time::sleep(TIME * 2);
+        let router = Router::new().route("/ticks", get(ticks)).route("/slow", get(slow));
+        let router = bounded(router, 1, TIME);
+        let ask = |path| router.clone().oneshot(Request::get(path).body(Body::empty()).unwrap());
+        let mut streams = Vec::new();
+        for _ in 0..3 {
+            streams.push(ask("/ticks").await.unwrap().into_body());
+        }
+        for stream in &mut streams {
+            for _ in 0..3 {
+                let frame = stream.frame().await.unwrap().unwrap();
+                assert_eq!(frame.into_data().unwrap(), "tick");
+            }
+        }
+        // What has no beginning is both.
+        let (slow, beside) = tokio::join!(ask("/slow"), ask("/ticks"));
+        assert_eq!(slow.unwrap().status(), StatusCode::REQUEST_TIMEOUT);
+        assert_eq!(beside.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
     }
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::App;
-use super::extract::{Admin, PageQuery, Path, Query};
+use super::extract::{Admin, PageQuery, Path, Query, Reader};
 use super::problem::{Problem, ProblemCode};
 use crate::service::UnixMs;
 use crate::store::nodes::NodeRow;
@@ -127,7 +127,7 @@ impl Presence {
 
 /// Lists a cluster's nodes, present or not.
 #[utoipa::path(
-    get, path = "/v1/clusters/{cluster}/nodes", tag = "nodes", operation_id = "list_nodes", security(("admin" = [])),
+    get, path = "/v1/clusters/{cluster}/nodes", tag = "nodes", operation_id = "list_nodes", security(("viewer" = []), ("admin" = [])),
     params(("cluster" = String, Path, description = "The cluster's name"), PageQuery),
     responses(
         (status = OK, body = NodePage, description = "A page of nodes"),
@@ -135,7 +135,7 @@ impl Presence {
     )
 )]
 pub(super) async fn list(
-    _: Admin,
+    _: Reader,
     State(app): State<App>,
     Path(cluster): Path<String>,
     Query(page): Query<PageQuery>,
@@ -159,7 +159,7 @@ pub(super) async fn list(
 
 /// Shows a node.
 #[utoipa::path(
-    get, path = "/v1/clusters/{cluster}/nodes/{id}", tag = "nodes", operation_id = "get_node", security(("admin" = [])),
+    get, path = "/v1/clusters/{cluster}/nodes/{id}", tag = "nodes", operation_id = "get_node", security(("viewer" = []), ("admin" = [])),
     params(("cluster" = String, Path, description = "The cluster's name"), ("id" = String, Path, description = "The node's id")),
     responses(
         (status = OK, body = NodeView, description = "The node"),
@@ -167,7 +167,7 @@ pub(super) async fn list(
     )
 )]
 pub(super) async fn get(
-    _: Admin,
+    _: Reader,
     State(app): State<App>,
     Path((cluster, id)): Path<(String, String)>,
 ) -> Result<Json<NodeView>, Problem> {
@@ -189,13 +189,13 @@ pub(super) async fn get(
     )
 )]
 pub(super) async fn remove(
-    _: Admin,
+    Admin(actor): Admin,
     State(app): State<App>,
     Path((cluster, id)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     let name = app.service.cluster(&cluster)?.name.clone();
     let id = parse_id(&id)?;
-    let until_unix_s = app.service.remove_node(UnixMs::now(), &cluster, id).await?;
+    let until_unix_s = app.service.remove_node(UnixMs::now(), &actor, &cluster, id).await?;
     app.rendezvous.revoke(name, id, until_unix_s).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -210,13 +210,13 @@ pub(super) async fn remove(
     )
 )]
 pub(super) async fn end_session(
-    _: Admin,
+    Admin(actor): Admin,
     State(app): State<App>,
     Path((cluster, id)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     let name = app.service.cluster(&cluster)?.name.clone();
     let id = parse_id(&id)?;
-    app.service.end_session(&cluster, id).await?;
+    app.service.end_session(UnixMs::now(), &actor, &cluster, id).await?;
     app.rendezvous.end_session(name, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

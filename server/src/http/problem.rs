@@ -49,9 +49,11 @@ problems! {
     BadQuery = BAD_REQUEST, "bad_query", "compare the query parameters with /openapi.yaml";
     BadLimit = BAD_REQUEST, "bad_limit", "give a limit from 1 to 500";
     BadCursor = BAD_REQUEST, "bad_cursor", "give `after` exactly as `next` of the page before, or leave it out";
+    BadEventId = BAD_REQUEST, "bad_event_id", "give `after` or Last-Event-ID as the `id` or the `seq` of an event, or leave it out";
     BadNodeId = BAD_REQUEST, "bad_node_id", "a node id has 52 characters of lower-case base32";
     BadTokenId = BAD_REQUEST, "bad_token_id", "a token id has 16 characters of lower-case base32; it is not the token itself";
-    Unauthorized = UNAUTHORIZED, "unauthorized", "send `Authorization: Bearer TOKEN` with the admin token; the operator finds it in the server's data directory";
+    Unauthorized = UNAUTHORIZED, "unauthorized", "send `Authorization: Bearer TOKEN` with the admin token or, to read, the viewer token; the operator finds them in the server's data directory";
+    Forbidden = FORBIDDEN, "forbidden", "the viewer token reads and changes nothing: send the admin token";
     NotFound = NOT_FOUND, "not_found", "compare the path with /openapi.yaml";
     UnknownCluster = NOT_FOUND, "unknown_cluster", "GET /v1/status lists the server's clusters";
     UnknownNode = NOT_FOUND, "unknown_node", "GET /v1/clusters/{cluster}/nodes lists the registered nodes";
@@ -67,6 +69,7 @@ problems! {
     RelayFull = CONFLICT, "relay_full", "DELETE one of /v1/relay/users or /v1/relay/secrets that is no longer needed";
     RelayOff = CONFLICT, "relay_off", "start the server with --relay-ip";
     MethodNotAllowed = METHOD_NOT_ALLOWED, "method_not_allowed", "the Allow header lists the methods of this path";
+    NotAcceptable = NOT_ACCEPTABLE, "not_acceptable", "accept text/event-stream, or upgrade to a WebSocket";
     Timeout = REQUEST_TIMEOUT, "timeout", "send the request faster, or try again later";
     ClusterFull = CONFLICT, "cluster_full", "the cluster has as many of these as it may; remove some";
     TooLarge = PAYLOAD_TOO_LARGE, "body_too_large", "keep the body under 64 KiB";
@@ -205,6 +208,7 @@ fn by_status(status: StatusCode) -> ProblemCode {
     match status {
         StatusCode::NOT_FOUND => ProblemCode::NotFound,
         StatusCode::METHOD_NOT_ALLOWED => ProblemCode::MethodNotAllowed,
+        StatusCode::NOT_ACCEPTABLE => ProblemCode::NotAcceptable,
         StatusCode::REQUEST_TIMEOUT => ProblemCode::Timeout,
         StatusCode::PAYLOAD_TOO_LARGE => ProblemCode::TooLarge,
         StatusCode::UNSUPPORTED_MEDIA_TYPE => ProblemCode::UnsupportedMediaType,

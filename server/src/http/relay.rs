@@ -8,12 +8,13 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use meetpoint_turn::{Traffic, Transport};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use utoipa::ToSchema;
 
 use super::App;
-use super::extract::{Admin, Body, PageQuery, Path, Query};
+use super::extract::{Admin, Body, PageQuery, Path, Query, Reader};
 use super::problem::{Problem, ProblemCode};
-use crate::service::{DEFAULT_LIFETIME_S, MAX_LIFETIME_S, MAX_MINTED_USER_LEN, ServiceError, UnixMs};
+use crate::service::{Action, DEFAULT_LIFETIME_S, MAX_LIFETIME_S, MAX_MINTED_USER_LEN, ServiceError, UnixMs};
 use crate::udp::{RelayHandle, SessionInfo};
 
 /// For whom credentials are to be.
@@ -117,7 +118,7 @@ impl From<SessionInfo> for SessionView {
     )
 )]
 pub(super) async fn create_credentials(
-    _: Admin,
+    Admin(actor): Admin,
     State(app): State<App>,
     Body(body): Body<NewCredentials>,
 ) -> Result<Json<Credentials>, Problem> {
@@ -138,14 +139,14 @@ pub(super) async fn create_credentials(
     }
     let now = UnixMs::now();
     let expires_unix_s = now.unsigned() / 1000 + lifetime_s;
-    let (username, password) = app.service.mint(now, &body.user, expires_unix_s).await?;
+    let (username, password) = app.service.mint_for_operator(now, actor, &body.user, expires_unix_s).await?;
     let expires_unix_ms = i64::try_from(expires_unix_s * 1000).unwrap_or(i64::MAX);
     Ok(Json(Credentials { username, password, expires_unix_ms }))
 }
 
 /// Lists the allocations there are.
 #[utoipa::path(
-    get, path = "/v1/relay/sessions", tag = "relay", operation_id = "list_relay_sessions", security(("admin" = [])),
+    get, path = "/v1/relay/sessions", tag = "relay", operation_id = "list_relay_sessions", security(("viewer" = []), ("admin" = [])),
     params(PageQuery),
     responses(
         (status = OK, body = SessionPage, description = "A page of allocations"),
@@ -153,7 +154,7 @@ pub(super) async fn create_credentials(
     )
 )]
 pub(super) async fn list(
-    _: Admin,
+    _: Reader,
     State(app): State<App>,
     Query(page): Query<PageQuery>,
 ) -> Result<Json<SessionPage>, Problem> {
@@ -177,20 +178,20 @@ pub(super) async fn list(
     )
 )]
 pub(super) async fn end(
-    _: Admin,
+    Admin(actor): Admin,
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
     let relay = relay(&app)?;
-    let is_ended = match id.parse() {
-        Ok(id) => relay.end(id).await.ok_or_else(going_away)?,
-        Err(_) => false,
-    };
-    if is_ended {
-        Ok(StatusCode::NO_CONTENT)
-    } else {
-        Err(Problem::new(ProblemCode::UnknownRelaySession, "there is no such allocation"))
-    }
+    let unknown = || Problem::new(ProblemCode::UnknownRelaySession, "there is no such allocation");
+    let id: u64 = id.parse().map_err(|_| unknown())?;
+    let found = relay.sessions(id.checked_sub(1), 1).await.ok_or_else(going_away)?;
+    let session = found.into_iter().find(|session| session.id == id).ok_or_else(unknown)?;
+    // Noted first: an allocation that ends by itself meanwhile does less harm than an end that nobody
+    // can explain.
+    let detail = json!({ "user": session.user, "client": session.client.to_string() });
+    app.service.note(UnixMs::now(), actor, Action::RelaySessionEnd, id.to_string(), detail).await?;
+    if relay.end(id).await.ok_or_else(going_away)? { Ok(StatusCode::NO_CONTENT) } else { Err(unknown()) }
 }
 
 fn relay(app: &App) -> Result<&RelayHandle, Problem> {

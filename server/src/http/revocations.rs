@@ -8,8 +8,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::App;
-use super::extract::{Admin, PageQuery, Path, Query};
+use super::extract::{Admin, PageQuery, Path, Query, Reader};
 use super::problem::{Problem, ProblemCode};
+use crate::service::UnixMs;
 use crate::store::revocations::RevocationRow;
 
 /// A node that was removed and may not come back.
@@ -48,7 +49,7 @@ impl From<RevocationRow> for RevocationView {
 
 /// Lists the nodes that were removed and may not come back.
 #[utoipa::path(
-    get, path = "/v1/clusters/{cluster}/revocations", tag = "nodes", operation_id = "list_revocations", security(("admin" = [])),
+    get, path = "/v1/clusters/{cluster}/revocations", tag = "nodes", operation_id = "list_revocations", security(("viewer" = []), ("admin" = [])),
     params(("cluster" = String, Path, description = "The cluster's name"), PageQuery),
     responses(
         (status = OK, body = RevocationPage, description = "A page of removed nodes"),
@@ -56,7 +57,7 @@ impl From<RevocationRow> for RevocationView {
     )
 )]
 pub(super) async fn list(
-    _: Admin,
+    _: Reader,
     State(app): State<App>,
     Path(cluster): Path<String>,
     Query(page): Query<PageQuery>,
@@ -80,14 +81,14 @@ pub(super) async fn list(
     )
 )]
 pub(super) async fn lift(
-    _: Admin,
+    Admin(actor): Admin,
     State(app): State<App>,
     Path((cluster, id)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     let name = app.service.cluster(&cluster)?.name.clone();
     let id: NodeId =
         id.parse().map_err(|error| Problem::new(ProblemCode::BadNodeId, format!("node id: {error}")))?;
-    app.service.restore_node(&cluster, id).await?;
+    app.service.restore_node(UnixMs::now(), &actor, &cluster, id).await?;
     app.rendezvous.restore(name, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

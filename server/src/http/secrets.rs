@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::App;
-use super::extract::{Admin, Body, Path};
+use super::extract::{Admin, Body, Path, Reader};
 use super::problem::{Problem, ProblemCode};
 use crate::service::{ServiceError, UnixMs};
 use crate::store::cluster_secrets::ClusterSecretRow;
@@ -55,7 +55,7 @@ impl From<&ClusterSecretRow> for ClusterSecretView {
 
 /// Lists the cluster secrets in use, without what they say.
 #[utoipa::path(
-    get, path = "/v1/clusters/{cluster}/secrets", tag = "cluster-secrets", operation_id = "list_cluster_secrets", security(("admin" = [])),
+    get, path = "/v1/clusters/{cluster}/secrets", tag = "cluster-secrets", operation_id = "list_cluster_secrets", security(("viewer" = []), ("admin" = [])),
     params(("cluster" = String, Path, description = "The cluster's name")),
     responses(
         (status = OK, body = ClusterSecretList, description = "The cluster secrets"),
@@ -63,7 +63,7 @@ impl From<&ClusterSecretRow> for ClusterSecretView {
     )
 )]
 pub(super) async fn list(
-    _: Admin,
+    _: Reader,
     State(app): State<App>,
     Path(cluster): Path<String>,
 ) -> Result<Json<ClusterSecretList>, Problem> {
@@ -83,7 +83,7 @@ pub(super) async fn list(
     )
 )]
 pub(super) async fn add(
-    _: Admin,
+    Admin(actor): Admin,
     State(app): State<App>,
     Path(cluster): Path<String>,
     Body(body): Body<NewClusterSecret>,
@@ -91,7 +91,7 @@ pub(super) async fn add(
     let given = body.secret.as_deref().map(str::parse::<ClusterSecret>).transpose();
     let given = given.map_err(|error| Problem::new(ProblemCode::Invalid, format!("secret: {error}")))?;
     let is_made_here = given.is_none();
-    let (row, secret) = app.service.add_secret(UnixMs::now(), &cluster, given).await?;
+    let (row, secret) = app.service.add_secret(UnixMs::now(), &actor, &cluster, given).await?;
     let value = is_made_here.then(|| secret.reveal());
     Ok((StatusCode::CREATED, Json(CreatedClusterSecret { secret: (&row).into(), value })))
 }
@@ -106,11 +106,11 @@ pub(super) async fn add(
     )
 )]
 pub(super) async fn remove(
-    _: Admin,
+    Admin(actor): Admin,
     State(app): State<App>,
     Path((cluster, id)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     let id = id.parse().map_err(|_| Problem::from(ServiceError::UnknownSecret))?;
-    app.service.drop_secret(&cluster, id).await?;
+    app.service.drop_secret(UnixMs::now(), &actor, &cluster, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

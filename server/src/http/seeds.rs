@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::App;
-use super::extract::{Admin, Path};
+use super::extract::{Path, Reader};
 use super::problem::Problem;
 use crate::store::seeds::SeedRow;
 
@@ -49,7 +49,7 @@ impl From<SeedRow> for SeedView {
 
 /// Lists a cluster's seeds.
 #[utoipa::path(
-    get, path = "/v1/clusters/{cluster}/seeds", tag = "clusters", operation_id = "list_seeds", security(("admin" = [])),
+    get, path = "/v1/clusters/{cluster}/seeds", tag = "clusters", operation_id = "list_seeds", security(("viewer" = []), ("admin" = [])),
     params(("cluster" = String, Path, description = "The cluster's name")),
     responses(
         (status = OK, body = SeedList, description = "The seeds"),
@@ -57,7 +57,7 @@ impl From<SeedRow> for SeedView {
     )
 )]
 pub(super) async fn list(
-    _: Admin,
+    _: Reader,
     State(app): State<App>,
     Path(cluster): Path<String>,
 ) -> Result<Json<SeedList>, Problem> {
@@ -67,7 +67,7 @@ pub(super) async fn list(
 
 /// Shows a seed.
 #[utoipa::path(
-    get, path = "/v1/clusters/{cluster}/seeds/{name}", tag = "clusters", operation_id = "get_seed", security(("admin" = [])),
+    get, path = "/v1/clusters/{cluster}/seeds/{name}", tag = "clusters", operation_id = "get_seed", security(("viewer" = []), ("admin" = [])),
     params(("cluster" = String, Path, description = "The cluster's name"), ("name" = String, Path, description = "The seed's name")),
     responses(
         (status = OK, body = SeedView, description = "The seed"),
@@ -75,7 +75,7 @@ pub(super) async fn list(
     )
 )]
 pub(super) async fn get(
-    _: Admin,
+    _: Reader,
     State(app): State<App>,
     Path((cluster, name)): Path<(String, String)>,
 ) -> Result<Json<SeedView>, Problem> {

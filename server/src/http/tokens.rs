@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::App;
-use super::extract::{Admin, Body, PageQuery, Path, Query};
+use super::extract::{Admin, Body, PageQuery, Path, Query, Reader};
 use super::problem::{Problem, ProblemCode};
 use crate::service::{MAX_LABEL_LEN, NewToken, UnixMs};
 use crate::store::tokens::TokenRow;
@@ -143,7 +143,7 @@ impl NewTokenBody {
 
 /// Lists a cluster's join tokens.
 #[utoipa::path(
-    get, path = "/v1/clusters/{cluster}/join-tokens", tag = "join-tokens", operation_id = "list_join_tokens", security(("admin" = [])),
+    get, path = "/v1/clusters/{cluster}/join-tokens", tag = "join-tokens", operation_id = "list_join_tokens", security(("viewer" = []), ("admin" = [])),
     params(("cluster" = String, Path, description = "The cluster's name"), PageQuery),
     responses(
         (status = OK, body = TokenPage, description = "A page of join tokens"),
@@ -151,7 +151,7 @@ impl NewTokenBody {
     )
 )]
 pub(super) async fn list(
-    _: Admin,
+    _: Reader,
     State(app): State<App>,
     Path(cluster): Path<String>,
     Query(page): Query<PageQuery>,
@@ -177,14 +177,15 @@ pub(super) async fn list(
     )
 )]
 pub(super) async fn create(
-    _: Admin,
+    Admin(actor): Admin,
     State(app): State<App>,
     Path(cluster): Path<String>,
     Body(body): Body<NewTokenBody>,
 ) -> Result<(StatusCode, [(HeaderName, String); 1], Json<CreatedToken>), Problem> {
     let now = UnixMs::now();
     let fingerprint = app.identity.fingerprint();
-    let (row, token) = app.service.create_token(now, &cluster, body.check(now)?, fingerprint).await?;
+    let new = body.check(now)?;
+    let (row, token) = app.service.create_token(now, &actor, &cluster, new, fingerprint).await?;
     let location = [(LOCATION, format!("/v1/clusters/{cluster}/join-tokens/{}", row.id))];
     let created = CreatedToken { token: TokenView::new(row, now), secret: token.reveal().to_owned() };
     Ok((StatusCode::CREATED, location, Json(created)))
@@ -192,7 +193,7 @@ pub(super) async fn create(
 
 /// Shows a join token, without its secret.
 #[utoipa::path(
-    get, path = "/v1/clusters/{cluster}/join-tokens/{id}", tag = "join-tokens", operation_id = "get_join_token", security(("admin" = [])),
+    get, path = "/v1/clusters/{cluster}/join-tokens/{id}", tag = "join-tokens", operation_id = "get_join_token", security(("viewer" = []), ("admin" = [])),
     params(("cluster" = String, Path, description = "The cluster's name"), ("id" = String, Path, description = "The token's id")),
     responses(
         (status = OK, body = TokenView, description = "The join token"),
@@ -200,7 +201,7 @@ pub(super) async fn create(
     )
 )]
 pub(super) async fn get(
-    _: Admin,
+    _: Reader,
     State(app): State<App>,
     Path((cluster, id)): Path<(String, String)>,
 ) -> Result<Json<TokenView>, Problem> {
@@ -218,11 +219,11 @@ pub(super) async fn get(
     )
 )]
 pub(super) async fn revoke(
-    _: Admin,
+    Admin(actor): Admin,
     State(app): State<App>,
     Path((cluster, id)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
-    app.service.revoke_token(UnixMs::now(), &cluster, parse_id(&id)?).await?;
+    app.service.revoke_token(UnixMs::now(), &actor, &cluster, parse_id(&id)?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -3,7 +3,9 @@
 use meetpoint_proto::ClusterSecret;
 use meetpoint_proto::id::SecretId;
 use meetpoint_proto::wire::MAX_SECRETS;
+use serde_json::json;
 
+use super::audit::{Action, Actor, record};
 use super::{Service, ServiceError, UnixMs};
 use crate::secrets;
 use crate::store::cluster_secrets::{self, ClusterSecretRow};
@@ -13,6 +15,7 @@ impl Service {
     pub(crate) async fn add_secret(
         &self,
         now: UnixMs,
+        actor: &Actor,
         cluster: &str,
         given: Option<ClusterSecret>,
     ) -> Result<(ClusterSecretRow, ClusterSecret), ServiceError> {
@@ -22,6 +25,7 @@ impl Service {
         };
         let cluster = self.cluster(cluster)?;
         let (id, name) = (cluster.id, &cluster.name);
+        let (actor, target) = (*actor, format!("{name}/{}", secret.id(name)));
         let row = ClusterSecretRow { id: secret.id(name), key: secret.key(name), created_ms: now.0 };
         let stored = self.store.write(move |tx| {
             Box::pin(async move {
@@ -33,6 +37,7 @@ impl Service {
                     return Err(ServiceError::ClusterFull);
                 }
                 cluster_secrets::insert(tx, id, &row).await?;
+                record(tx, now, &actor, Action::SecretAdd, &target, json!({})).await?;
                 Ok(row)
             })
         });
@@ -46,11 +51,23 @@ impl Service {
     }
 
     /// Drops a secret. Nodes that joined by it stay members, and come back by their sessions.
-    pub(crate) async fn drop_secret(&self, cluster: &str, id: SecretId) -> Result<(), ServiceError> {
+    pub(crate) async fn drop_secret(
+        &self,
+        now: UnixMs,
+        actor: &Actor,
+        cluster: &str,
+        id: SecretId,
+    ) -> Result<(), ServiceError> {
+        let (actor, target) = (*actor, format!("{cluster}/{id}"));
         let cluster = self.cluster(cluster)?.id;
-        let work = self
-            .store
-            .write(move |tx| Box::pin(async move { cluster_secrets::delete(tx, cluster, &id).await }));
-        if work.await? { Ok(()) } else { Err(ServiceError::UnknownSecret) }
+        let work = self.store.write(move |tx| {
+            Box::pin(async move {
+                if !cluster_secrets::delete(tx, cluster, &id).await? {
+                    return Err(ServiceError::UnknownSecret);
+                }
+                record(tx, now, &actor, Action::SecretDrop, &target, json!({})).await
+            })
+        });
+        work.await
     }
 }

@@ -3,6 +3,7 @@
 //! Deliberately absent: HTTP, and presence, which only the broker knows.
 
 mod admit;
+pub(crate) mod audit;
 mod cluster_secrets;
 mod error;
 mod foreign;
@@ -19,6 +20,8 @@ use meetpoint_proto::wire::StunServer;
 use meetpoint_proto::{ClusterName, ClusterNetwork, EffectiveNetwork};
 
 pub(crate) use admit::{Admission, CERTIFICATE_LIFETIME_S};
+pub(crate) use audit::{Action, Actor, note};
+pub use audit::{AuditError, verify_audit};
 pub(crate) use error::ServiceError;
 pub(crate) use foreign::Foreign;
 pub(crate) use registry::establish_cluster;
@@ -29,6 +32,7 @@ pub(crate) use relay::{
 pub(crate) use revocations::InForce;
 pub(crate) use tokens::{MAX_LABEL_LEN, NewToken};
 
+use crate::events::Hub;
 use crate::store::Store;
 use crate::store::clusters::ClusterId;
 
@@ -72,12 +76,13 @@ pub(crate) struct Service {
     stun: Vec<StunServer>,
     /// Mints and checks STUN and TURN credentials.
     keyring: Keyring,
+    events: Hub,
 }
 
 impl Service {
     pub(crate) fn new(store: Store, clusters: Vec<Cluster>, stun: Vec<StunServer>, keyring: Keyring) -> Self {
         let clusters = clusters.into_iter().map(|cluster| (cluster.name.clone(), cluster)).collect();
-        Self { store, clusters, foreign: BTreeMap::new(), stun, keyring }
+        Self { store, clusters, foreign: BTreeMap::new(), stun, keyring, events: Hub::new() }
     }
 
     /// The clusters as the broker needs them.
@@ -94,6 +99,11 @@ impl Service {
             stun: self.stun.clone(),
         });
         own.chain(self.foreign.values().map(|foreign| foreign.config(self.stun.clone())))
+    }
+
+    /// What happens, for those who watch.
+    pub(crate) fn events(&self) -> &Hub {
+        &self.events
     }
 
     /// All clusters, by name.

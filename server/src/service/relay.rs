@@ -12,10 +12,12 @@ use meetpoint_proto::stun::REALM;
 use meetpoint_turn::credentials::MAX_SECRETS;
 use meetpoint_turn::users::MAX_USERS;
 use meetpoint_turn::{LongTermKeys, MAX_LIFETIME, Secret, Secrets, User, Users};
+use serde_json::json;
 use sqlx::SqliteConnection;
 use tokio::sync::{Mutex, watch};
 use tracing::{info, warn};
 
+use super::audit::{Action, Actor, record};
 use super::{Service, ServiceError, UnixMs};
 use crate::data_dir::DataDir;
 use crate::secrets;
@@ -89,8 +91,12 @@ impl Keyring {
                         // Others may have minted with it.
                         let needed_until = after(now, MAX_LIFETIME_S);
                         install(tx, now, given, needed_until, DEFAULT_LIFETIME_S).await?;
+                        record_added(tx, now, &Actor::SERVER, "file").await?;
                     }
-                    None if known.is_empty() => install(tx, now, made, now.0, 0).await?,
+                    None if known.is_empty() => {
+                        install(tx, now, made, now.0, 0).await?;
+                        record_added(tx, now, &Actor::SERVER, "made").await?;
+                    }
                     _ => {}
                 }
                 let users = relay::users(&mut *tx).await?;
@@ -162,6 +168,21 @@ impl Service {
         Ok(self.keyring.keys.borrow().secrets.mint(user, expires_unix_s))
     }
 
+    /// Mints credentials for an operator. They are noted, outside the lock under which secrets change:
+    /// those of many callers go into one commit.
+    pub(crate) async fn mint_for_operator(
+        &self,
+        now: UnixMs,
+        actor: Actor,
+        user: &str,
+        expires_unix_s: u64,
+    ) -> Result<(String, String), ServiceError> {
+        let credentials = self.mint(now, user, expires_unix_s).await?;
+        let detail = json!({ "expires_unix_s": expires_unix_s });
+        self.note(now, actor, Action::CredentialsCreate, user.to_owned(), detail).await?;
+        Ok(credentials)
+    }
+
     /// The accepted secrets, the current one first.
     pub(crate) async fn relay_secrets(&self) -> Vec<SecretRow> {
         self.keyring.secrets.lock().await.clone()
@@ -173,9 +194,11 @@ impl Service {
     pub(crate) async fn add_relay_secret(
         &self,
         now: UnixMs,
+        actor: &Actor,
         given: Option<String>,
         overlap_s: u64,
     ) -> Result<SecretRow, ServiceError> {
+        let (actor, origin) = (*actor, if given.is_some() { "given" } else { "made" });
         let secret = given.map_or_else(secrets::long_text, Ok)?;
         Secret::new(secret.as_bytes())?;
         let mut rows = self.keyring.secrets.lock().await;
@@ -188,6 +211,7 @@ impl Service {
             Box::pin(async move {
                 relay::delete_unneeded_secrets(tx, now.0).await?;
                 install(tx, now, secret, now.0, overlap_s).await?;
+                record_added(tx, now, &actor, origin).await?;
                 Ok::<_, ServiceError>(relay::secrets(tx).await?)
             })
         });
@@ -209,7 +233,13 @@ impl Service {
     }
 
     /// Drops a secret at once, and with it all credentials that were minted with it.
-    pub(crate) async fn drop_relay_secret(&self, id: i64) -> Result<(), ServiceError> {
+    pub(crate) async fn drop_relay_secret(
+        &self,
+        now: UnixMs,
+        actor: &Actor,
+        id: i64,
+    ) -> Result<(), ServiceError> {
+        let actor = *actor;
         let mut rows = self.keyring.secrets.lock().await;
         match rows.iter().position(|row| row.id == id) {
             None => return Err(ServiceError::UnknownRelaySecret),
@@ -217,7 +247,10 @@ impl Service {
             Some(_) => {}
         }
         let dropped = self.store.write::<_, ServiceError, _>(move |tx| {
-            Box::pin(async move { Ok(relay::delete_secret(tx, id).await?) })
+            Box::pin(async move {
+                relay::delete_secret(tx, id).await?;
+                record(tx, now, &actor, Action::RelaySecretDrop, &id.to_string(), json!({})).await
+            })
         });
         dropped.await?;
         rows.retain(|row| row.id != id);
@@ -246,6 +279,7 @@ impl Service {
     pub(crate) async fn put_relay_user(
         &self,
         now: UnixMs,
+        actor: &Actor,
         name: &str,
         password: Option<&str>,
     ) -> Result<ChangedUser, ServiceError> {
@@ -261,9 +295,14 @@ impl Service {
         if is_new && users.as_slice().len() >= MAX_USERS {
             return Err(ServiceError::RelayFull("static users"));
         }
-        let stored = user.clone();
+        let (actor, stored) = (*actor, user.clone());
         let row = self.store.write::<_, ServiceError, _>(move |tx| {
-            Box::pin(async move { Ok(relay::upsert_user(tx, stored.name(), stored.keys(), now.0).await?) })
+            Box::pin(async move {
+                let row = relay::upsert_user(tx, stored.name(), stored.keys(), now.0).await?;
+                let detail = json!({ "is_new": is_new });
+                record(tx, now, &actor, Action::RelayUserPut, stored.name(), detail).await?;
+                Ok(row)
+            })
         });
         let row = row.await?;
         info!(user = row.name, is_new, "a static user may use the relay");
@@ -284,15 +323,23 @@ impl Service {
     }
 
     /// Removes a static user. What it was granted lasts until it would have to be refreshed.
-    pub(crate) async fn remove_relay_user(&self, name: String) -> Result<(), ServiceError> {
+    pub(crate) async fn remove_relay_user(
+        &self,
+        now: UnixMs,
+        actor: &Actor,
+        name: String,
+    ) -> Result<(), ServiceError> {
         let _one_at_a_time = self.keyring.secrets.lock().await;
-        let key = name.clone();
-        let removed = self.store.write::<_, ServiceError, _>(move |tx| {
-            Box::pin(async move { Ok(relay::delete_user(tx, &key).await?) })
+        let (actor, key) = (*actor, name.clone());
+        let removed = self.store.write(move |tx| {
+            Box::pin(async move {
+                if !relay::delete_user(tx, &key).await? {
+                    return Err(ServiceError::UnknownRelayUser);
+                }
+                record(tx, now, &actor, Action::RelayUserRemove, &key, json!({})).await
+            })
         });
-        if !removed.await? {
-            return Err(ServiceError::UnknownRelayUser);
-        }
+        removed.await?;
         info!(user = name, "a static user is removed");
         self.keyring.publish_users(|list| list.retain(|user| **user.name() != *name))
     }
@@ -317,6 +364,18 @@ async fn install(
         relay::need_secret(tx, before.id, after(now, overlap_s)).await?;
     }
     Ok(relay::insert_secret(tx, &secret, needed_until_ms, now.0).await?)
+}
+
+/// Notes that a secret was added: the one that is current now.
+async fn record_added(
+    tx: &mut SqliteConnection,
+    now: UnixMs,
+    actor: &Actor,
+    origin: &'static str,
+) -> Result<(), ServiceError> {
+    let rows = relay::secrets(&mut *tx).await?;
+    let id = rows.first().ok_or(StoreError::Corrupt("relay_secrets"))?.id.to_string();
+    record(tx, now, actor, Action::RelaySecretAdd, &id, json!({ "origin": origin })).await
 }
 
 /// Whether another secret can be accepted next to these.

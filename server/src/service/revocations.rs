@@ -1,7 +1,9 @@
 //! Nodes are removed, and let in again.
 
 use meetpoint_proto::{ClusterName, NodeId};
+use serde_json::json;
 
+use super::audit::{Action, Actor, record};
 use super::{CERTIFICATE_LIFETIME_S, Service, ServiceError, UnixMs};
 use crate::store::nodes;
 use crate::store::revocations::{self, RevocationRow};
@@ -26,9 +28,11 @@ impl Service {
     pub(crate) async fn remove_node(
         &self,
         now: UnixMs,
+        actor: &Actor,
         cluster: &str,
         id: NodeId,
     ) -> Result<u64, ServiceError> {
+        let (actor, target) = (*actor, format!("{cluster}/{id}"));
         let cluster = self.cluster(cluster)?.id;
         let until_unix_s = now.unsigned() / 1000 + CERTIFICATE_LIFETIME_S;
         let work = self.store.write(move |tx| {
@@ -44,7 +48,9 @@ impl Service {
                     revoked_ms: now.0,
                     until_s: i64::try_from(until_unix_s).unwrap_or(i64::MAX),
                 };
-                Ok(revocations::put(tx, cluster, &row).await?)
+                revocations::put(tx, cluster, &row).await?;
+                record(tx, now, &actor, Action::NodeRemove, &target, json!({ "name": row.name.as_str() }))
+                    .await
             })
         });
         work.await?;
@@ -52,11 +58,24 @@ impl Service {
     }
 
     /// Lets a removed node join again, by a right to join like any other.
-    pub(crate) async fn restore_node(&self, cluster: &str, id: NodeId) -> Result<(), ServiceError> {
+    pub(crate) async fn restore_node(
+        &self,
+        now: UnixMs,
+        actor: &Actor,
+        cluster: &str,
+        id: NodeId,
+    ) -> Result<(), ServiceError> {
+        let (actor, target) = (*actor, format!("{cluster}/{id}"));
         let cluster = self.cluster(cluster)?.id;
-        let work =
-            self.store.write(move |tx| Box::pin(async move { revocations::delete(tx, cluster, &id).await }));
-        if work.await? { Ok(()) } else { Err(ServiceError::UnknownRevocation) }
+        let work = self.store.write(move |tx| {
+            Box::pin(async move {
+                if !revocations::delete(tx, cluster, &id).await? {
+                    return Err(ServiceError::UnknownRevocation);
+                }
+                record(tx, now, &actor, Action::NodeRestore, &target, json!({})).await
+            })
+        });
+        work.await
     }
 
     /// At most `limit` removed nodes with an id above `after`.
@@ -83,10 +102,23 @@ impl Service {
 
     /// Takes a node's session away: to come back it has to show a right to join. Ending the present
     /// connection is the broker's.
-    pub(crate) async fn end_session(&self, cluster: &str, id: NodeId) -> Result<(), ServiceError> {
+    pub(crate) async fn end_session(
+        &self,
+        now: UnixMs,
+        actor: &Actor,
+        cluster: &str,
+        id: NodeId,
+    ) -> Result<(), ServiceError> {
+        let (actor, target) = (*actor, format!("{cluster}/{id}"));
         let cluster = self.cluster(cluster)?.id;
-        let work =
-            self.store.write(move |tx| Box::pin(async move { nodes::end_session(tx, cluster, &id).await }));
-        if work.await? { Ok(()) } else { Err(ServiceError::UnknownNode) }
+        let work = self.store.write(move |tx| {
+            Box::pin(async move {
+                if !nodes::end_session(tx, cluster, &id).await? {
+                    return Err(ServiceError::UnknownNode);
+                }
+                record(tx, now, &actor, Action::NodeSessionEnd, &target, json!({})).await
+            })
+        });
+        work.await
     }
 }

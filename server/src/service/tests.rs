@@ -37,7 +37,7 @@ async fn service(effective: EffectiveNetwork) -> (Service, TempDir) {
 
 async fn token(service: &Service, expires_ms: Option<i64>, max_uses: Option<i64>) -> JoinToken {
     let new = NewToken { expires_ms, max_uses, ..NEW_TOKEN };
-    service.create_token(NOW, CLUSTER, new, Fingerprint::from_bytes([3; 32])).await.unwrap().1
+    service.create_token(NOW, &Actor::SERVER, CLUSTER, new, Fingerprint::from_bytes([3; 32])).await.unwrap().1
 }
 
 fn request(key: u8, name: &str, token: &JoinToken) -> AdmitRequest {
@@ -132,7 +132,11 @@ async fn uses_are_counted_once_for_each_new_node() {
 async fn a_token_admits_what_it_is_for() {
     let (service, _dir) = service(EffectiveNetwork::Private).await;
     let make = async |new| {
-        service.create_token(NOW, CLUSTER, new, Fingerprint::from_bytes([3; 32])).await.unwrap().1
+        service
+            .create_token(NOW, &Actor::SERVER, CLUSTER, new, Fingerprint::from_bytes([3; 32]))
+            .await
+            .unwrap()
+            .1
     };
     let web = make(NewToken { names: Some("web-*".parse().unwrap()), ..NEW_TOKEN }).await;
     let seed = make(NewToken { scope: TokenScope::Seed, ..NEW_TOKEN }).await;
@@ -168,7 +172,7 @@ async fn a_session_outlives_the_right_that_began_it() {
     let (service, dir) = service(EffectiveNetwork::Private).await;
     let token = token(&service, Some(NOW.0 + 1000), Some(1)).await;
     let session = join(&service, NOW, request(1, "a", &token)).await.unwrap().session_token.unwrap();
-    service.revoke_token(NOW, CLUSTER, token.id()).await.unwrap();
+    service.revoke_token(NOW, &Actor::SERVER, CLUSTER, token.id()).await.unwrap();
     let day = SESSION_LIFETIME_MS;
     let at = |ms| UnixMs(NOW.0 + ms);
     // Each return puts the end off by a day; so does a renewal.
@@ -187,8 +191,11 @@ async fn a_session_outlives_the_right_that_began_it() {
     let expired = code(&restarted, at(4 * day - 3), returns(1, "a", session)).await.unwrap_err();
     assert_eq!(expired.0, Code::TokenRequired);
     // Whoever still has a right is not held up by a session that has ended.
-    let other =
-        restarted.create_token(NOW, CLUSTER, NEW_TOKEN, Fingerprint::from_bytes([3; 32])).await.unwrap().1;
+    let other = restarted
+        .create_token(NOW, &Actor::SERVER, CLUSTER, NEW_TOKEN, Fingerprint::from_bytes([3; 32]))
+        .await
+        .unwrap()
+        .1;
     let mut both = request(1, "a", &other);
     both.admission.as_mut().unwrap().resume = Some(session);
     let fresh = join(&restarted, at(4 * day - 3), both).await.unwrap().session_token.unwrap();
@@ -197,7 +204,7 @@ async fn a_session_outlives_the_right_that_began_it() {
         Code::TokenRequired
     );
     join(&restarted, at(4 * day), returns(1, "a", fresh)).await.unwrap();
-    restarted.end_session(CLUSTER, node).await.unwrap();
+    restarted.end_session(NOW, &Actor::SERVER, CLUSTER, node).await.unwrap();
     assert_eq!(
         code(&restarted, at(4 * day), returns(1, "a", fresh)).await.unwrap_err().0,
         Code::TokenRequired
@@ -260,7 +267,7 @@ async fn a_removed_node_stays_out_until_it_is_let_in() {
     let token = token(&service, None, None).await;
     let session = join(&service, NOW, request(1, "a", &token)).await.unwrap().session_token.unwrap();
     let node = NodeId::from(&SigningKey::from_bytes(&[1; 32]));
-    let until_unix_s = service.remove_node(NOW, CLUSTER, node).await.unwrap();
+    let until_unix_s = service.remove_node(NOW, &Actor::SERVER, CLUSTER, node).await.unwrap();
     assert_eq!(until_unix_s, NOW.unsigned() / 1000 + CERTIFICATE_LIFETIME_S);
     let late = UnixMs(NOW.0 + 10 * SESSION_LIFETIME_MS);
     for now in [NOW, late] {
@@ -275,8 +282,11 @@ async fn a_removed_node_stays_out_until_it_is_let_in() {
     assert_eq!(service.revocations_in_force(NOW).await.unwrap(), told);
     assert_eq!(service.revocations_in_force(late).await.unwrap(), []);
     assert_eq!(service.revocations(CLUSTER, None, 10).await.unwrap()[0].name.as_str(), "a");
-    service.restore_node(CLUSTER, node).await.unwrap();
-    assert!(matches!(service.restore_node(CLUSTER, node).await, Err(ServiceError::UnknownRevocation)));
+    service.restore_node(NOW, &Actor::SERVER, CLUSTER, node).await.unwrap();
+    assert!(matches!(
+        service.restore_node(NOW, &Actor::SERVER, CLUSTER, node).await,
+        Err(ServiceError::UnknownRevocation)
+    ));
     code(&service, NOW, returns(1, "a", session)).await.expect_err("its session went with it");
     code(&service, NOW, request(1, "a", &token)).await.unwrap();
 }
@@ -298,15 +308,15 @@ fn shows(key: u8, name: &str, secrets: &[&ClusterSecret], lies: bool) -> AdmitRe
 #[tokio::test]
 async fn cluster_secrets_are_a_keyring() {
     let (service, dir) = service(EffectiveNetwork::Private).await;
-    let (old_row, old) = service.add_secret(NOW, CLUSTER, None).await.unwrap();
+    let (old_row, old) = service.add_secret(NOW, &Actor::SERVER, CLUSTER, None).await.unwrap();
     let given = ClusterSecret::from_bytes([5; 32]);
     let wrong = Err((Code::BadSecret, "none of the node's cluster secrets is in use".to_owned()));
     assert_eq!(code(&service, NOW, shows(1, "a", &[&given], false)).await, wrong);
     assert_eq!(code(&service, NOW, shows(1, "a", &[&old], true)).await, wrong);
     code(&service, NOW, shows(1, "a", &[&old], false)).await.unwrap();
     // Both are in use for a while; a node may hold either, or both in any order.
-    service.add_secret(UnixMs(NOW.0 + 1), CLUSTER, Some(given.clone())).await.unwrap();
-    let again = service.add_secret(NOW, CLUSTER, Some(given.clone())).await;
+    service.add_secret(UnixMs(NOW.0 + 1), &Actor::SERVER, CLUSTER, Some(given.clone())).await.unwrap();
+    let again = service.add_secret(NOW, &Actor::SERVER, CLUSTER, Some(given.clone())).await;
     assert!(matches!(again, Err(ServiceError::KnownSecret)));
     let listed: Vec<_> = service.secrets(CLUSTER).await.unwrap().into_iter().map(|row| row.id).collect();
     assert_eq!(listed, [given.id(&CLUSTER.parse().unwrap()), old_row.id]);
@@ -314,8 +324,11 @@ async fn cluster_secrets_are_a_keyring() {
     {
         code(&service, NOW, shows(key, &format!("n{key}"), &held, false)).await.unwrap();
     }
-    service.drop_secret(CLUSTER, old_row.id).await.unwrap();
-    assert!(matches!(service.drop_secret(CLUSTER, old_row.id).await, Err(ServiceError::UnknownSecret)));
+    service.drop_secret(NOW, &Actor::SERVER, CLUSTER, old_row.id).await.unwrap();
+    assert!(matches!(
+        service.drop_secret(NOW, &Actor::SERVER, CLUSTER, old_row.id).await,
+        Err(ServiceError::UnknownSecret)
+    ));
     assert_eq!(code(&service, NOW, shows(6, "b", &[&old], false)).await, wrong);
     code(&service, NOW, shows(6, "b", &[&old, &given], false)).await.unwrap();
     // The registry holds what checks a proof, not the secret.
@@ -323,7 +336,7 @@ async fn cluster_secrets_are_a_keyring() {
         let bytes = std::fs::read(dir.path().join(file)).unwrap();
         assert!(!bytes.windows(32).any(|window| window == [5; 32]), "{file}");
     }
-    while service.add_secret(NOW, CLUSTER, None).await.is_ok() {}
+    while service.add_secret(NOW, &Actor::SERVER, CLUSTER, None).await.is_ok() {}
     assert_eq!(service.secrets(CLUSTER).await.unwrap().len(), meetpoint_proto::wire::MAX_SECRETS);
 }
 
@@ -417,10 +430,10 @@ async fn a_secret_is_accepted_as_long_as_it_is_needed() {
     mint(at(3), 8).await;
     assert_eq!(accepted(&service).await, [(1, 28)]);
 
-    service.add_relay_secret(at(4), None, 12 * 3600).await.unwrap();
+    service.add_relay_secret(at(4), &Actor::SERVER, None, 12 * 3600).await.unwrap();
     assert_eq!(accepted(&service).await, [(2, 4), (1, 28)]);
     assert_ne!(mint(NOW, 24).await.1, first.1, "the new one mints");
-    service.add_relay_secret(at(5), None, 40 * 3600).await.unwrap();
+    service.add_relay_secret(at(5), &Actor::SERVER, None, 40 * 3600).await.unwrap();
     assert_eq!(accepted(&service).await, [(3, 5), (2, 45), (1, 28)]);
 
     for (hours, left) in
@@ -447,7 +460,7 @@ async fn the_secret_in_the_file_is_the_current_one() {
     std::fs::remove_file(&file).unwrap();
     open(at(0)).await.unwrap();
     assert_eq!(std::fs::read_to_string(&file).unwrap().trim(), current);
-    service.add_relay_secret(at(1), None, 3600).await.unwrap();
+    service.add_relay_secret(at(1), &Actor::SERVER, None, 3600).await.unwrap();
     std::fs::write(&file, &current).unwrap();
     open(at(1)).await.unwrap();
     let second = service.relay_secrets().await[0].secret.clone();
@@ -464,9 +477,9 @@ async fn the_secret_in_the_file_is_the_current_one() {
     std::fs::remove_file(&file).unwrap();
 
     // A refused change leaves the file as it was.
-    service.add_relay_secret(at(1), None, 3600).await.unwrap();
+    service.add_relay_secret(at(1), &Actor::SERVER, None, 3600).await.unwrap();
     let before = std::fs::read_to_string(&file).unwrap();
-    let full = service.add_relay_secret(at(1), None, 3600).await;
+    let full = service.add_relay_secret(at(1), &Actor::SERVER, None, 3600).await;
     assert!(matches!(full.err(), Some(ServiceError::RelayFull(_))));
     assert_eq!(std::fs::read_to_string(&file).unwrap(), before);
 }

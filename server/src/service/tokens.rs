@@ -2,7 +2,9 @@
 
 use meetpoint_proto::id::{Fingerprint, TokenId};
 use meetpoint_proto::{JoinToken, NamePattern, TokenScope};
+use serde_json::json;
 
+use super::audit::{Action, Actor, record};
 use super::{Service, ServiceError, UnixMs};
 use crate::secrets;
 use crate::store::tokens::{self, TokenRow};
@@ -28,12 +30,13 @@ impl Service {
     pub(crate) async fn create_token(
         &self,
         now: UnixMs,
+        actor: &Actor,
         cluster: &str,
         new: NewToken,
         fingerprint: Fingerprint,
     ) -> Result<(TokenRow, JoinToken), ServiceError> {
         let token = JoinToken::mint(secrets::random()?, fingerprint);
-        let row = self.register_token(now, cluster, new, &token).await?;
+        let row = self.register_token(now, actor, cluster, new, &token).await?;
         Ok((row, token))
     }
 
@@ -41,10 +44,12 @@ impl Service {
     pub(crate) async fn register_token(
         &self,
         now: UnixMs,
+        actor: &Actor,
         cluster: &str,
         new: NewToken,
         token: &JoinToken,
     ) -> Result<TokenRow, ServiceError> {
+        let (actor, target) = (*actor, format!("{cluster}/{}", token.id()));
         let cluster = self.cluster(cluster)?.id;
         let row = TokenRow {
             id: token.id(),
@@ -67,6 +72,14 @@ impl Service {
                     return Err(ServiceError::ClusterFull);
                 }
                 tokens::insert(tx, cluster, &row).await?;
+                let detail = json!({
+                    "label": row.label,
+                    "scope": row.scope.as_str(),
+                    "name_pattern": row.names.as_ref().map(NamePattern::as_str),
+                    "expires_unix_ms": row.expires_ms,
+                    "max_uses": row.max_uses,
+                });
+                record(tx, now, &actor, Action::TokenCreate, &target, detail).await?;
                 Ok(row)
             })
         });
@@ -94,14 +107,20 @@ impl Service {
     pub(crate) async fn revoke_token(
         &self,
         now: UnixMs,
+        actor: &Actor,
         cluster: &str,
         id: TokenId,
     ) -> Result<(), ServiceError> {
+        let (actor, target) = (*actor, format!("{cluster}/{id}"));
         let cluster = self.cluster(cluster)?.id;
-        let revoked = self
-            .store
-            .write(move |tx| Box::pin(async move { tokens::revoke(tx, cluster, &id, now.0).await }))
-            .await?;
-        if revoked { Ok(()) } else { Err(ServiceError::UnknownToken) }
+        let revoked = self.store.write(move |tx| {
+            Box::pin(async move {
+                if !tokens::revoke(tx, cluster, &id, now.0).await? {
+                    return Err(ServiceError::UnknownToken);
+                }
+                record(tx, now, &actor, Action::TokenRevoke, &target, json!({})).await
+            })
+        });
+        revoked.await
     }
 }

@@ -3,6 +3,7 @@
 //! Reads go through a small pool; every write goes through the one [`writer`] task. Both see the
 //! same write-ahead log, so a read that starts after an answered write sees it.
 
+pub(crate) mod audit;
 pub(crate) mod cluster_secrets;
 pub(crate) mod clusters;
 pub(crate) mod nodes;
@@ -28,6 +29,8 @@ use tokio_util::task::TaskTracker;
 pub(crate) use writer::Ended;
 use writer::Writer;
 
+/// The registry's file in the data directory.
+pub(crate) const FILE: &str = "meetpoint.db";
 /// Readers at once. A read takes well under a millisecond; a few keep joins from waiting behind the
 /// operator's pages.
 const READERS: u32 = 4;
@@ -173,19 +176,28 @@ async fn check_version(conn: &mut SqliteConnection) -> Result<(), OpenError> {
 
 /// Opens a connection that is not the writer's, to look at a registry before it is taken into use.
 pub(crate) async fn peek_kind(path: &Path, cluster: &str) -> Result<Option<String>, OpenError> {
-    let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(BUSY_TIMEOUT);
-    let mut conn = options.connect().await?;
-    let has_schema: i64 = sqlx::query_scalar("SELECT count(*) FROM sqlite_schema WHERE name = 'clusters'")
-        .fetch_one(&mut conn)
-        .await?;
-    if has_schema == 0 {
-        return Ok(None);
-    }
+    let Some(mut conn) = peek(path, "clusters").await? else { return Ok(None) };
     let kind = sqlx::query_scalar!("SELECT kind FROM clusters WHERE name = ?", cluster)
         .fetch_optional(&mut conn)
         .await?;
     conn.close().await?;
     Ok(kind)
+}
+
+/// Opens a connection that can only read, to look at an audit log without taking the registry into use.
+/// `None` if it has no such log.
+pub(crate) async fn peek_audit(path: &Path) -> Result<Option<SqliteConnection>, OpenError> {
+    peek(path, "audit").await
+}
+
+async fn peek(path: &Path, table: &str) -> Result<Option<SqliteConnection>, OpenError> {
+    let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(BUSY_TIMEOUT);
+    let mut conn = options.connect().await?;
+    let has_table: i64 = sqlx::query_scalar("SELECT count(*) FROM sqlite_schema WHERE name = ?")
+        .bind(table)
+        .fetch_one(&mut conn)
+        .await?;
+    Ok((has_table > 0).then_some(conn))
 }
 
 /// Reads a fixed-size blob.

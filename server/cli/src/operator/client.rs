@@ -1,6 +1,7 @@
 //! A REST client over the SDK's way to a server: the same TLS rules, the same refusals.
 
 use std::fmt::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
@@ -19,6 +20,17 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// Larger than any page.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
 
+/// What a call needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// No token.
+    Public,
+    /// The viewer token, if one is given, else the admin token.
+    Read,
+    /// The admin token.
+    Change,
+}
+
 /// One server and the right to ask it.
 pub(crate) struct Client {
     server: ServerUrl,
@@ -28,13 +40,19 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Reads the admin token if the call needs one.
-    pub(crate) fn new(args: &ServerArgs, admin: bool) -> Result<Self, Failure> {
+    /// Reads the token that the call needs.
+    pub(crate) fn new(args: &ServerArgs, access: Access) -> Result<Self, Failure> {
         let server = args
             .server
             .parse()
             .map_err(|error| Failure::usage(format!("--server {}: {error}", args.server)))?;
-        let token = if admin { Some(read_token(args)?) } else { None };
+        let token = match (access, &args.viewer_token_file) {
+            (Access::Public, _) => None,
+            (Access::Read, Some(file)) => Some(read_token("--viewer-token-file", file)?),
+            (Access::Read, None) | (Access::Change, _) => {
+                Some(read_token("--admin-token-file", &args.admin_token_file)?)
+            }
+        };
         Ok(Self { server, fingerprint: args.fingerprint, insecure_http: args.insecure_http, token })
     }
 
@@ -118,11 +136,10 @@ impl Client {
     }
 }
 
-fn read_token(args: &ServerArgs) -> Result<String, Failure> {
-    let file = &args.admin_token_file;
+fn read_token(flag: &str, file: &Path) -> Result<String, Failure> {
     let token = std::fs::read_to_string(file).map_err(|error| {
         Failure::usage(format!(
-            "--admin-token-file {}: {error}; the server keeps its admin token in DATA/admin-token",
+            "{flag} {}: {error}; the server keeps its tokens in DATA/admin-token and DATA/viewer-token",
             file.display()
         ))
     })?;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::client::{Client, segment};
+use super::client::{Access, Client, segment};
 use super::relay::read_line;
 use super::table::Table;
 use super::{PAGE, show, text};
@@ -15,20 +15,21 @@ pub(crate) async fn secrets(args: ClusterSecretsArgs) -> Result<(), Failure> {
         ClusterSecretsCommand::Create { server, cluster, secret_file } => {
             let secret = read_line("--secret-file", secret_file.as_deref())?;
             let path = path(&cluster, "secrets");
-            let added = Client::new(&server, true)?.post(&path, &json!({ "secret": secret })).await?;
+            let added =
+                Client::new(&server, Access::Change)?.post(&path, &json!({ "secret": secret })).await?;
             show(&server, &added, || match added["value"].as_str() {
                 Some(made) => made.to_owned(),
                 None => format!("in use: {}", text(&added["secret"], "id")),
             });
         }
         ClusterSecretsCommand::List { server, cluster } => {
-            let list = Client::new(&server, true)?.get(&path(&cluster, "secrets")).await?;
+            let list = Client::new(&server, Access::Read)?.get(&path(&cluster, "secrets")).await?;
             let list = list["items"].clone();
             show(&server, &list, || table(&list, &["ID", "CREATED_UNIX_MS"], ["id", "created_unix_ms"]));
         }
         ClusterSecretsCommand::Remove { server, cluster, id } => {
             let path = format!("{}/{}", path(&cluster, "secrets"), segment(&id));
-            Client::new(&server, true)?.delete(&path).await?;
+            Client::new(&server, Access::Change)?.delete(&path).await?;
             show(&server, &json!({ "id": id, "removed": true }), || format!("removed {id}"));
         }
     }
@@ -39,19 +40,19 @@ pub(crate) async fn secrets(args: ClusterSecretsArgs) -> Result<(), Failure> {
 pub(crate) async fn revocations(args: RevocationsArgs) -> Result<(), Failure> {
     match args.command {
         RevocationsCommand::List { server, cluster } => {
-            let list = Client::new(&server, true)?.list(&path(&cluster, "revocations"), PAGE).await?;
+            let list = Client::new(&server, Access::Read)?.list(&path(&cluster, "revocations"), PAGE).await?;
             let list = Value::Array(list);
             let fields = ["name", "revoked_unix_ms", "id"];
             show(&server, &list, || table(&list, &["NAME", "REVOKED_UNIX_MS", "ID"], fields));
         }
         RevocationsCommand::Add { server, cluster, id } => {
             let path = format!("{}/{}", path(&cluster, "nodes"), segment(&id));
-            Client::new(&server, true)?.delete(&path).await?;
+            Client::new(&server, Access::Change)?.delete(&path).await?;
             show(&server, &json!({ "id": id, "removed": true }), || format!("removed {id}"));
         }
         RevocationsCommand::Lift { server, cluster, id } => {
             let path = format!("{}/{}", path(&cluster, "revocations"), segment(&id));
-            Client::new(&server, true)?.delete(&path).await?;
+            Client::new(&server, Access::Change)?.delete(&path).await?;
             show(&server, &json!({ "id": id, "lifted": true }), || format!("{id} may join again"));
         }
     }

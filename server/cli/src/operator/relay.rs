@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::client::{Client, segment};
+use super::client::{Access, Client, segment};
 use super::table::Table;
 use super::{PAGE, show, text};
 use crate::args::{RelayArgs, RelayCommand, SecretsCommand, SessionsCommand, UsersCommand};
@@ -26,21 +26,21 @@ pub(crate) async fn relay(args: RelayArgs) -> Result<(), Failure> {
 async fn users(command: UsersCommand) -> Result<(), Failure> {
     match command {
         UsersCommand::List { server } => {
-            let list = Client::new(&server, true)?.list(USERS, PAGE).await?;
+            let list = Client::new(&server, Access::Read)?.list(USERS, PAGE).await?;
             show(&server, &Value::Array(list.clone()), || user_table(&list));
         }
         UsersCommand::Set { server, password_file, name } => {
             let password = read_line("--password-file", password_file.as_deref())?;
             let path = format!("{USERS}/{}", segment(&name));
             let body = json!({ "password": password });
-            let set = Client::new(&server, true)?.put(&path, &body).await?;
+            let set = Client::new(&server, Access::Change)?.put(&path, &body).await?;
             show(&server, &set, || match set["password"].as_str() {
                 Some(made) => made.to_owned(),
                 None => format!("set the password of {name}"),
             });
         }
         UsersCommand::Remove { server, name } => {
-            Client::new(&server, true)?.delete(&format!("{USERS}/{}", segment(&name))).await?;
+            Client::new(&server, Access::Change)?.delete(&format!("{USERS}/{}", segment(&name))).await?;
             show(&server, &json!({ "name": name, "removed": true }), || format!("removed {name}"));
         }
     }
@@ -50,18 +50,18 @@ async fn users(command: UsersCommand) -> Result<(), Failure> {
 async fn secrets(command: SecretsCommand) -> Result<(), Failure> {
     match command {
         SecretsCommand::List { server } => {
-            let list = Client::new(&server, true)?.get(SECRETS).await?;
+            let list = Client::new(&server, Access::Read)?.get(SECRETS).await?;
             let list = list["items"].clone();
             show(&server, &list, || secret_table(&list));
         }
         SecretsCommand::Add { server, secret_file, overlap } => {
             let secret = read_line("--secret-file", secret_file.as_deref())?;
             let body = json!({ "secret": secret, "overlap_s": overlap });
-            let added = Client::new(&server, true)?.post(SECRETS, &body).await?;
+            let added = Client::new(&server, Access::Change)?.post(SECRETS, &body).await?;
             show(&server, &added, || text(&added, "value"));
         }
         SecretsCommand::Drop { server, id } => {
-            Client::new(&server, true)?.delete(&format!("{SECRETS}/{}", segment(&id))).await?;
+            Client::new(&server, Access::Change)?.delete(&format!("{SECRETS}/{}", segment(&id))).await?;
             show(&server, &json!({ "id": id, "dropped": true }), || format!("dropped {id}"));
         }
     }
@@ -71,11 +71,11 @@ async fn secrets(command: SecretsCommand) -> Result<(), Failure> {
 async fn sessions(command: SessionsCommand) -> Result<(), Failure> {
     match command {
         SessionsCommand::List { server } => {
-            let list = Client::new(&server, true)?.list(SESSIONS, PAGE).await?;
+            let list = Client::new(&server, Access::Read)?.list(SESSIONS, PAGE).await?;
             show(&server, &Value::Array(list.clone()), || session_table(&list));
         }
         SessionsCommand::End { server, id } => {
-            Client::new(&server, true)?.delete(&format!("{SESSIONS}/{}", segment(&id))).await?;
+            Client::new(&server, Access::Change)?.delete(&format!("{SESSIONS}/{}", segment(&id))).await?;
             show(&server, &json!({ "id": id, "ended": true }), || format!("ended {id}"));
         }
     }

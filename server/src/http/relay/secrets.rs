@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::{relay, to_the_end};
 use crate::http::App;
-use crate::http::extract::{Admin, Body, Path};
+use crate::http::extract::{Admin, Body, Path, Reader};
 use crate::http::problem::{Problem, ProblemCode};
 use crate::service::{DEFAULT_LIFETIME_S, MAX_LIFETIME_S, MAX_SECRET_LEN, UnixMs};
 use crate::store::relay::SecretRow;
@@ -75,13 +75,13 @@ impl SecretView {
 
 /// Lists the secrets in force, without what they say.
 #[utoipa::path(
-    get, path = "/v1/relay/secrets", tag = "relay", operation_id = "list_relay_secrets", security(("admin" = [])),
+    get, path = "/v1/relay/secrets", tag = "relay", operation_id = "list_relay_secrets", security(("viewer" = []), ("admin" = [])),
     responses(
         (status = OK, body = SecretList, description = "The secrets"),
         (status = "default", body = Problem, content_type = "application/problem+json", description = "Refused")
     )
 )]
-pub(in crate::http) async fn list(_: Admin, State(app): State<App>) -> Result<Json<SecretList>, Problem> {
+pub(in crate::http) async fn list(_: Reader, State(app): State<App>) -> Result<Json<SecretList>, Problem> {
     relay(&app)?;
     let rows = app.service.relay_secrets().await;
     let items = rows.iter().enumerate().map(|(at, row)| SecretView::new(row, at == 0)).collect();
@@ -99,7 +99,7 @@ pub(in crate::http) async fn list(_: Admin, State(app): State<App>) -> Result<Js
     )
 )]
 pub(in crate::http) async fn add(
-    _: Admin,
+    Admin(actor): Admin,
     State(app): State<App>,
     Body(body): Body<NewSecret>,
 ) -> Result<(StatusCode, Json<CreatedSecret>), Problem> {
@@ -117,7 +117,7 @@ pub(in crate::http) async fn add(
         return Err(Problem::new(ProblemCode::Invalid, "overlap_s: from 0 to 604800 (a week)"));
     }
     let service = Arc::clone(&app.service);
-    let change = async move { service.add_relay_secret(UnixMs::now(), body.secret, overlap_s).await };
+    let change = async move { service.add_relay_secret(UnixMs::now(), &actor, body.secret, overlap_s).await };
     let row = to_the_end(&app, change).await?;
     let created = CreatedSecret { secret: SecretView::new(&row, true), value: row.secret };
     Ok((StatusCode::CREATED, Json(created)))
@@ -134,7 +134,7 @@ pub(in crate::http) async fn add(
     )
 )]
 pub(in crate::http) async fn remove(
-    _: Admin,
+    Admin(actor): Admin,
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
@@ -142,6 +142,7 @@ pub(in crate::http) async fn remove(
     let unknown = |_| Problem::new(ProblemCode::UnknownRelaySecret, "there is no such secret");
     let id = id.parse().map_err(unknown)?;
     let service = Arc::clone(&app.service);
-    to_the_end(&app, async move { service.drop_relay_secret(id).await }).await?;
+    let change = async move { service.drop_relay_secret(UnixMs::now(), &actor, id).await };
+    to_the_end(&app, change).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::{relay, to_the_end};
 use crate::http::App;
-use crate::http::extract::{Admin, Body, PageQuery, Path, Query};
+use crate::http::extract::{Admin, Body, PageQuery, Path, Query, Reader};
 use crate::http::problem::{Problem, ProblemCode};
 use crate::service::{MAX_PASSWORD_LEN, MIN_PASSWORD_LEN, UnixMs};
 use crate::store::relay::UserRow;
@@ -63,7 +63,7 @@ impl From<UserRow> for UserView {
 
 /// Lists the static users.
 #[utoipa::path(
-    get, path = "/v1/relay/users", tag = "relay", operation_id = "list_relay_users", security(("admin" = [])),
+    get, path = "/v1/relay/users", tag = "relay", operation_id = "list_relay_users", security(("viewer" = []), ("admin" = [])),
     params(PageQuery),
     responses(
         (status = OK, body = UserPage, description = "A page of users"),
@@ -71,7 +71,7 @@ impl From<UserRow> for UserView {
     )
 )]
 pub(in crate::http) async fn list(
-    _: Admin,
+    _: Reader,
     State(app): State<App>,
     Query(page): Query<PageQuery>,
 ) -> Result<Json<UserPage>, Problem> {
@@ -98,7 +98,7 @@ pub(in crate::http) async fn list(
     )
 )]
 pub(in crate::http) async fn put(
-    _: Admin,
+    Admin(actor): Admin,
     State(app): State<App>,
     Path(name): Path<String>,
     Body(body): Body<PutUser>,
@@ -116,7 +116,7 @@ pub(in crate::http) async fn put(
     let service = Arc::clone(&app.service);
     let change = async move {
         let now = UnixMs::now();
-        service.put_relay_user(now, &name, body.password.as_deref()).await
+        service.put_relay_user(now, &actor, &name, body.password.as_deref()).await
     };
     let changed = to_the_end(&app, change).await?;
     let status = if changed.is_new { StatusCode::CREATED } else { StatusCode::OK };
@@ -135,12 +135,13 @@ pub(in crate::http) async fn put(
     )
 )]
 pub(in crate::http) async fn remove(
-    _: Admin,
+    Admin(actor): Admin,
     State(app): State<App>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
     relay(&app)?;
     let service = Arc::clone(&app.service);
-    to_the_end(&app, async move { service.remove_relay_user(name).await }).await?;
+    let change = async move { service.remove_relay_user(UnixMs::now(), &actor, name).await };
+    to_the_end(&app, change).await?;
     Ok(StatusCode::NO_CONTENT)
 }
