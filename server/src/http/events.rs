@@ -151,6 +151,7 @@ pub(super) async fn watch(
 /// A stream before it is known how it travels.
 struct Stream {
     events: Subscription,
+    has_begun: bool,
     pings: Interval,
     shutdown: CancellationToken,
     _place: OwnedSemaphorePermit,
@@ -158,14 +159,17 @@ struct Stream {
 
 impl Stream {
     fn new(app: &App, events: Subscription, place: OwnedSemaphorePermit) -> Self {
-        // The first one comes at once: it tells in which place the stream begins.
-        let mut pings = tokio::time::interval(PING_INTERVAL);
+        let mut pings = tokio::time::interval_at(tokio::time::Instant::now() + PING_INTERVAL, PING_INTERVAL);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { events, pings, shutdown: app.shutdown.clone(), _place: place }
+        Self { events, has_begun: false, pings, shutdown: app.shutdown.clone(), _place: place }
     }
 
     /// What is to be sent next; `None` when the server ends. Nothing is lost if the waiting is given up.
     async fn next(&mut self) -> Option<Frame> {
+        // The first ping comes at once: it tells in which place the stream begins.
+        if !std::mem::replace(&mut self.has_begun, true) {
+            return Some(self.events.say(&Event::Ping {}));
+        }
         tokio::select! {
             biased;
             () = self.shutdown.cancelled() => None,

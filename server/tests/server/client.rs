@@ -87,6 +87,11 @@ impl Call {
         self.bearer(&server.admin_token()).send(server.info.http).await
     }
 
+    /// Sends it with the server's viewer token.
+    pub(crate) async fn viewer(self, server: &Running) -> Reply {
+        self.bearer(&server.viewer_token()).send(server.info.http).await
+    }
+
     pub(crate) async fn send_over(
         self,
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,

@@ -40,7 +40,9 @@ async fn files_are_private() {
     let server = Running::start(config(&data, &[])).await.unwrap();
     assert_eq!(modes(parent.path())["data"], 0o700);
     let files = modes(&data);
-    for name in ["meetpoint.db", "meetpoint.db-wal", "meetpoint.db-shm", "join-token", "admin-token"] {
+    for name in
+        ["meetpoint.db", "meetpoint.db-wal", "meetpoint.db-shm", "join-token", "admin-token", "viewer-token"]
+    {
         assert_eq!(files.get(name), Some(&0o600), "{name}: {files:?}");
     }
     assert_eq!(files["tls"], 0o700);

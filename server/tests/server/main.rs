@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+mod audit;
 mod client;
 mod config;
 mod contract;
 mod control;
+mod events;
 mod identity;
 mod lifecycle;
 mod node;
@@ -15,5 +17,6 @@ mod relay_keys;
 mod rest;
 mod rotation;
 mod running;
+mod schema;
 mod stun;
 mod visitors;

@@ -1,6 +1,6 @@
 //! A node that speaks the control channel by hand.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
@@ -13,7 +13,7 @@ use meetpoint_proto::wire::{
 };
 use meetpoint_proto::{ClusterSecret, Code, JoinToken, NodeId, PublicKey};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -45,7 +45,17 @@ impl Challenge {
 
 impl Control {
     pub(crate) async fn open(server: SocketAddr) -> Self {
-        let stream = TcpStream::connect(server).await.unwrap();
+        Self::open_over(TcpStream::connect(server).await.unwrap(), server).await
+    }
+
+    /// From an address of this machine.
+    pub(crate) async fn open_from(source: Ipv4Addr, server: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((source, 0).into()).unwrap();
+        Self::open_over(socket.connect(server).await.unwrap(), server).await
+    }
+
+    async fn open_over(stream: TcpStream, server: SocketAddr) -> Self {
         let url = format!("ws://{server}/v1/control");
         let (socket, _) = tokio_tungstenite::client_async(url, stream).await.unwrap();
         Self { socket }
@@ -210,18 +220,18 @@ impl Node {
         control
     }
 
-    /// Says hello, and is refused for what it says.
-    pub(crate) async fn is_refused_early(&self, server: SocketAddr) -> Code {
-        let mut control = Control::open(server).await;
-        control.send(&ClientMessage::Hello(Box::new(self.hello()))).await;
-        control.refused().await.code
-    }
-
     /// Tries to join, and is refused.
     pub(crate) async fn is_refused(&self, server: SocketAddr) -> Code {
         match Control::open(server).await.join(self).await {
             Err(refusal) => refusal.code,
             Ok(_) => panic!("{} was admitted", self.name),
         }
+    }
+
+    /// Tries to join, and is refused before it is challenged.
+    pub(crate) async fn is_refused_at_once(&self, server: SocketAddr) -> Code {
+        let mut control = Control::open(server).await;
+        control.send(&ClientMessage::Hello(Box::new(self.hello()))).await;
+        control.refused().await.code
     }
 }

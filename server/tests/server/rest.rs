@@ -61,7 +61,7 @@ fn operations() -> Vec<(Method, String)> {
 }
 
 #[tokio::test]
-async fn all_but_the_public_operations_want_the_admin_token() {
+async fn all_but_the_public_operations_want_a_token() {
     let (server, _dir) = Running::fresh(&[]).await;
     let public = ["/healthz", "/readyz", "/v1/status"];
     let operations = operations();
@@ -78,8 +78,17 @@ async fn all_but_the_public_operations_want_the_admin_token() {
             reply.assert_problem(401, "unauthorized");
             assert!(reply.header("www-authenticate").starts_with("Bearer"), "{method} {path} {header:?}");
         }
-        let reply = call(method.clone(), path).admin(&server).await;
-        assert_ne!(reply.status.as_u16(), 401, "{method} {path}");
+        // Nobody who wants JSON gets a stream without end.
+        let with =
+            |token: &str| call(method.clone(), path).header("accept", "application/json").bearer(token);
+        let reply = with(&server.admin_token()).send(server.info.http).await;
+        assert!(![401, 403].contains(&reply.status.as_u16()), "{method} {path}");
+        let reply = with(&server.viewer_token()).send(server.info.http).await;
+        if method == Method::GET || path == "/v1/events/tickets" {
+            assert!(![401, 403].contains(&reply.status.as_u16()), "{method} {path}");
+        } else {
+            reply.assert_problem(403, "forbidden");
+        }
     }
     server.stop().await.unwrap();
 }
@@ -137,6 +146,22 @@ async fn bad_requests_are_problems() {
         (call(Method::DELETE, &format!("{TOKENS}/aaaaaaaaaaaaaaaa")), 404, "unknown_token"),
         (get(&format!("{TOKENS}?after=aaaa")), 400, "bad_cursor"),
         (get("/v1/control"), 426, "upgrade_required"),
+        (get("/v1/events").header("upgrade", "websocket"), 426, "upgrade_required"),
+        (get("/v1/events").header("accept", "application/json"), 406, "not_acceptable"),
+        (get("/v1/events?types=node:announce,node:x"), 400, "bad_query"),
+        (get("/v1/events?token=x"), 400, "bad_query"),
+        (get("/v1/events?after=x"), 400, "bad_event_id"),
+        (get("/v1/events").header("last-event-id", "-1"), 400, "bad_event_id"),
+        (get("/v1/events?cluster=nope"), 404, "unknown_cluster"),
+        (get("/v1/events?cluster=%00"), 404, "unknown_cluster"),
+        (call(Method::POST, "/v1/events"), 405, "method_not_allowed"),
+        (get("/v1/audit?limit=501"), 400, "bad_limit"),
+        (get("/v1/audit?after=x"), 400, "bad_cursor"),
+        (get("/v1/audit?after=-1"), 400, "bad_cursor"),
+        (get("/v1/audit?action=nope"), 400, "bad_query"),
+        (get("/v1/audit?since_unix_ms=x"), 400, "bad_query"),
+        (get("/v1/audit?colour=red"), 400, "bad_query"),
+        (call(Method::DELETE, "/v1/audit"), 405, "method_not_allowed"),
     ];
     for (request, status, code) in cases {
         request.admin(&server).await.assert_problem(status, code);

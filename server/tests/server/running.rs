@@ -1,6 +1,6 @@
 //! A server of the test's own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use meetpoint_server::{Info, Reload, RunError, ServeArgs, ServeConfig, Server, StartError};
@@ -35,17 +35,19 @@ pub(crate) fn config(data: &Path, flags: &[&str]) -> ServeConfig {
 pub(crate) struct Running {
     pub(crate) info: Info,
     pub(crate) reload: Reload,
+    data: PathBuf,
     stop: CancellationToken,
     task: JoinHandle<Result<(), RunError>>,
 }
 
 impl Running {
     pub(crate) async fn start(config: ServeConfig) -> Result<Self, StartError> {
+        let data = config.data.clone();
         let server = Server::bind(config).await?;
         let (info, reload) = (server.info().clone(), server.reload());
         let stop = CancellationToken::new();
         let task = tokio::spawn(server.run(stop.clone()));
-        Ok(Self { info, reload, stop, task })
+        Ok(Self { info, reload, data, stop, task })
     }
 
     /// In a fresh directory, which lives as long as what is returned.
@@ -61,6 +63,11 @@ impl Running {
 
     pub(crate) fn admin_token(&self) -> String {
         self.info.new_admin_token.as_ref().unwrap().reveal().to_owned()
+    }
+
+    pub(crate) fn viewer_token(&self) -> String {
+        let file = std::fs::read_to_string(self.data.join("viewer-token")).unwrap();
+        file.trim().to_owned()
     }
 
     /// Asks it to end, and waits.
