@@ -161,7 +161,7 @@ async fn bad_bodies_are_problems() {
 }
 
 #[tokio::test]
-async fn bad_bodies_are_problems() {
+async fn bad_requests_are_problems() {
     let (server, _dir) = Running::fresh(&[]).await;
     let node = "a".repeat(52);
     let cases = [
