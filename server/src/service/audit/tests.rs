@@ -67,7 +67,8 @@ async fn what_is_done_is_recorded_and_what_is_refused_is_not() {
         .map(|AuditRow { entry, .. }| (&*entry.actor, &*entry.action, &*entry.target, &*entry.detail))
         .collect();
     let token = format!("default/{token}");
-    let created = r#"{"expires_unix_ms":null,"label":"laptops","max_uses":3}"#;
+    let created =
+        r#"{"expires_unix_ms":null,"label":"laptops","max_uses":3,"name_pattern":null,"scope":"node"}"#;
     let expect = [
         ("server", "relay_secret.add", "1", r#"{"origin":"made"}"#),
         ("admin", "join_token.create", &*token, created),
