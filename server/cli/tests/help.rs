@@ -27,6 +27,7 @@ fn every_flag_of_the_contract_is_there_with_its_variable() {
         "open-join",
         "admin-token-file",
         "admin-token",
+        "viewer-token-file",
         "tls-cert",
         "tls-key",
         "relay-username-anonymity",
@@ -95,6 +96,7 @@ fn exit_codes_and_commands_are_documented() {
         "revocations",
         "nodes",
         "relay",
+        "audit",
         "status",
         "MEETPOINT_LOG",
     ] {

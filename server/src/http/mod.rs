@@ -21,6 +21,7 @@ mod secrets;
 mod seed_proof;
 mod seeds;
 pub(crate) mod serve;
+mod stall;
 mod status;
 mod tokens;
 mod turns;
