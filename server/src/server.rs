@@ -33,7 +33,8 @@ use crate::seeds::registrar::Registrar;
 use crate::seeds::verifier::Verifier;
 use crate::seeds::{self, Here, Verdict};
 use crate::service::{
-    self, Action, Actor, Cluster, DEFAULT_CLUSTER, Established, Foreign, Keyring, NewToken, Service, ServiceError, UnixMs,
+    self, Action, Actor, Cluster, DEFAULT_CLUSTER, Established, Foreign, Keyring, NewToken, Service,
+    ServiceError, UnixMs,
 };
 use crate::store::{self, OpenError, Store};
 use crate::stream::{StreamKind, Streams, Surroundings};

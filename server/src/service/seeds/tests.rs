@@ -418,7 +418,7 @@ async fn a_seed_is_written_by_its_key_or_the_operator() {
         }
         written
     };
-    assert_eq!(poison(Some(Defence::SeedOwner)).await, ["first", "b", "c"], "the attack works");
+    assert_eq!(poison(Some(Defence::Owner)).await, ["first", "b", "c"], "the attack works");
     assert!(poison(None).await.is_empty());
 }
 
