@@ -208,7 +208,8 @@ impl FromRequestParts<App> for Reader {
 
 const UNKNOWN: Denied = Denied::Unauthorized("the token is neither the admin token nor the viewer token");
 
-fn bearer(headers: &HeaderMap) -> Result<&str, Denied> {
+/// What is presented as a token.
+pub(super) fn bearer(headers: &HeaderMap) -> Result<&str, Denied> {
     let header = headers.get(AUTHORIZATION);
     let header = header.ok_or(Denied::Unauthorized("there is no Authorization header"))?;
     let text = header.to_str().unwrap_or_default();

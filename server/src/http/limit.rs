@@ -5,13 +5,14 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, RETRY_AFTER};
+use axum::http::header::{CACHE_CONTROL, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use meetpoint_proto::wire::CONTROL_PATH;
 
 use super::App;
+use super::extract::bearer;
 use super::problem::{Problem, ProblemCode};
 use crate::config::AccessLimits;
 use crate::limits::{Key, Limiter, Quota, Verdict};
@@ -93,7 +94,7 @@ pub(super) async fn rest(
 
 /// Whose request it is: that of a principal who has proven himself, else that of its source.
 fn key(app: &App, client: SocketAddr, headers: &HeaderMap) -> Key {
-    let Some(token) = bearer(headers) else { return Key::source(client.ip()) };
+    let Ok(token) = bearer(headers) else { return Key::source(client.ip()) };
     #[cfg(feature = "attack-tests")]
     if app.limiter.counts_presented_tokens {
         use sha2::Digest;
@@ -106,11 +107,6 @@ fn key(app: &App, client: SocketAddr, headers: &HeaderMap) -> Key {
     } else {
         Key::source(client.ip())
     }
-}
-
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 /// Refuses a request whose head is too long. The listener reads somewhat more than this, so that the

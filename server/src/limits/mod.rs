@@ -1,7 +1,7 @@
 //! How often is too often, for whom, and what follows.
 //!
-//! Events are counted by [`Key`]: the principal that has proven itself (a node by its signature, the
-//! operator by the admin token), else the source of a TCP connection, which can't be spoofed. What
+//! Events are counted by [`Key`]: the principal that has proven itself (a node by its signature, an
+//! operator by the admin or the viewer token), else the source of a TCP connection, which can't be spoofed. What
 //! somebody merely presents never makes a key: a guessed token counts against the address it came
 //! from, gets no allowance of its own, and takes nothing of anybody else's.
 //!

@@ -220,6 +220,7 @@ mod tests {
         let keys = [
             key(1),
             Key::Admin,
+            Key::Viewer,
             Key::Node(meetpoint_proto::NodeId::from_bytes([1; 32])),
             Key::Node(meetpoint_proto::NodeId::from_bytes([2; 32])),
         ];

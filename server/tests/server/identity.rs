@@ -102,7 +102,7 @@ async fn nodes_join_by_a_cluster_secret() {
     drop(by(2, "b", &[&given]).joins(addr).await);
     let stranger = ClusterSecret::from_bytes([8; 32]);
     assert_eq!(by(3, "c", &[&stranger]).is_refused(addr).await, Code::BadSecret);
-    assert_eq!(by(3, "c", &[&secret; 9]).is_refused_early(addr).await, Code::BadMessage);
+    assert_eq!(by(3, "c", &[&secret; 9]).is_refused_at_once(addr).await, Code::BadMessage);
     // A proof for another join, or fewer proofs than announced.
     let node = by(4, "d", &[&secret]);
     for cut in [false, true] {
@@ -237,5 +237,5 @@ async fn the_registry_shows_what_a_node_says_of_itself() {
 
 async fn refuses_profile(server: &Running, profile: Profile) {
     let node = Node { profile, ..Node::new(9, "mallory", &server.join_token()) };
-    assert_eq!(node.is_refused_early(server.info.http).await, Code::BadMessage, "{:?}", node.profile);
+    assert_eq!(node.is_refused_at_once(server.info.http).await, Code::BadMessage, "{:?}", node.profile);
 }

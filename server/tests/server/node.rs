@@ -229,13 +229,6 @@ impl Node {
         control
     }
 
-    /// Says hello, and is refused for what it says.
-    pub(crate) async fn is_refused_early(&self, server: SocketAddr) -> Code {
-        let mut control = Control::open(server).await;
-        control.send(&ClientMessage::Hello(Box::new(self.hello()))).await;
-        control.refused().await.code
-    }
-
     /// Tries to join, and is refused.
     pub(crate) async fn is_refused(&self, server: SocketAddr) -> Code {
         match Control::open(server).await.join(self).await {

@@ -122,19 +122,13 @@ async fn one_token_is_not_both() {
 }
 
 #[tokio::test]
-async fn bad_requests_are_problems() {
+async fn bad_bodies_are_problems() {
     let (server, _dir) = Running::fresh(&[]).await;
     let post = |body: &str| call(Method::POST, TOKENS).header("content-type", "application/json").body(body);
     let huge = format!("{{\"label\":\"{}\"}}", "a".repeat(70_000));
     let deep = format!("{{\"label\":{}", "[".repeat(30_000));
     let long_label = json!({ "label": "a".repeat(101) }).to_string();
-    let node = "a".repeat(52);
     let cases = [
-        (get("/nowhere"), 404, "not_found"),
-        (get("/v1/"), 404, "not_found"),
-        (get("/docs/nothing.js"), 404, "not_found"),
-        (call(Method::PUT, "/v1/status"), 405, "method_not_allowed"),
-        (call(Method::DELETE, TOKENS), 405, "method_not_allowed"),
         (post("{"), 400, "bad_json"),
         (post(""), 400, "bad_json"),
         (post("[]"), 422, "invalid"),
@@ -159,6 +153,23 @@ async fn bad_requests_are_problems() {
             415,
             "unsupported_media_type",
         ),
+    ];
+    for (request, status, code) in cases {
+        request.admin(&server).await.assert_problem(status, code);
+    }
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn bad_requests_are_problems() {
+    let (server, _dir) = Running::fresh(&[]).await;
+    let node = "a".repeat(52);
+    let cases = [
+        (get("/nowhere"), 404, "not_found"),
+        (get("/v1/"), 404, "not_found"),
+        (get("/docs/nothing.js"), 404, "not_found"),
+        (call(Method::PUT, "/v1/status"), 405, "method_not_allowed"),
+        (call(Method::DELETE, TOKENS), 405, "method_not_allowed"),
         (get("/v1/clusters/nope"), 404, "unknown_cluster"),
         (get("/v1/clusters/%00"), 404, "unknown_cluster"),
         (get("/v1/clusters/%ff"), 400, "bad_request"),

@@ -26,7 +26,7 @@ async fn a_member_visits_another_server() {
     let mut alice = Node::new(1, "alice", &home.join_token());
     let (_, welcome) = joins(&home, &mut alice).await;
     let stranger = Node { token: Some(away.join_token()), ..alice.clone() };
-    assert_eq!(stranger.is_refused_early(away.info.http).await, Code::NotHome);
+    assert_eq!(stranger.is_refused_at_once(away.info.http).await, Code::NotHome);
 
     alice.certificate = Some(welcome.certificate.clone());
     let (mut at_away, echoed) = joins(&away, &mut alice).await;

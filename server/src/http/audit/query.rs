@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 use utoipa::IntoParams;
+use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
 use crate::http::extract::PageQuery;
 use crate::http::problem::{Problem, ProblemCode};
@@ -17,9 +18,10 @@ pub(in crate::http) struct AuditQuery {
     #[param(minimum = 1, maximum = 500, default = 100)]
     limit: Option<u32>,
     /// `next` of the page before, or the number of an entry; leave it out for the first page.
+    #[param(pattern = "^[0-9]{1,19}$")]
     after: Option<String>,
     /// Only entries of this action.
-    #[param(example = "join_token.create")]
+    #[param(schema_with = action_schema)]
     action: Option<String>,
     /// Only entries that are not older.
     since_unix_ms: Option<i64>,
@@ -41,6 +43,10 @@ impl AuditQuery {
             until_ms: self.until_unix_ms,
         })
     }
+}
+
+fn action_schema() -> Object {
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(Action::WORDS.iter().copied())).build()
 }
 
 fn known_action(word: &str) -> Result<&'static str, Problem> {

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use meetpoint_proto::id::Fingerprint;
-use meetpoint_proto::{ClusterNetwork, EffectiveNetwork};
+use meetpoint_proto::{ClusterNetwork, EffectiveNetwork, TokenScope};
 use sqlx::AssertSqlSafe;
 use tempfile::TempDir;
 use tokio_util::task::TaskTracker;
@@ -33,7 +33,7 @@ async fn log(service: &Service) -> Vec<AuditRow> {
 }
 
 fn new_token(label: &str) -> NewToken {
-    let (scope, names) = (meetpoint_proto::TokenScope::Node, None);
+    let (scope, names) = (TokenScope::Node, Some("web-*".parse().unwrap()));
     NewToken { label: label.to_owned(), scope, names, expires_ms: None, max_uses: Some(3) }
 }
 
@@ -51,10 +51,16 @@ async fn what_is_done_is_recorded_and_what_is_refused_is_not() {
     service.drop_relay_secret(NOW, &ADMIN, 1).await.unwrap();
     service.mint_for_operator(NOW, ADMIN, "bob", 1_800_003_600).await.unwrap();
 
+    let secret = service.add_secret(NOW, &ADMIN, DEFAULT_CLUSTER, None).await.unwrap().0.id;
+    service.drop_secret(NOW, &ADMIN, DEFAULT_CLUSTER, secret).await.unwrap();
+
     let refused = [
         service.revoke_token(NOW, &ADMIN, DEFAULT_CLUSTER, "aaaaaaaaaaaaaaaa".parse().unwrap()).await,
         service.revoke_token(NOW, &ADMIN, "nope", token).await,
         service.remove_node(NOW, &ADMIN, DEFAULT_CLUSTER, NodeId::from_bytes([1; 32])).await.map(drop),
+        service.restore_node(NOW, &ADMIN, DEFAULT_CLUSTER, NodeId::from_bytes([1; 32])).await,
+        service.end_session(NOW, &ADMIN, DEFAULT_CLUSTER, NodeId::from_bytes([1; 32])).await,
+        service.drop_secret(NOW, &ADMIN, DEFAULT_CLUSTER, secret).await,
         service.remove_relay_user(NOW, &ADMIN, "alice".to_owned()).await,
         service.drop_relay_secret(NOW, &ADMIN, 1).await,
         service.drop_relay_secret(NOW, &ADMIN, 2).await,
@@ -68,7 +74,8 @@ async fn what_is_done_is_recorded_and_what_is_refused_is_not() {
         .collect();
     let token = format!("default/{token}");
     let created =
-        r#"{"expires_unix_ms":null,"label":"laptops","max_uses":3,"name_pattern":null,"scope":"node"}"#;
+        r#"{"expires_unix_ms":null,"label":"laptops","max_uses":3,"name_pattern":"web-*","scope":"node"}"#;
+    let secret = format!("default/{secret}");
     let expect = [
         ("server", "relay_secret.add", "1", r#"{"origin":"made"}"#),
         ("admin", "join_token.create", &*token, created),
@@ -79,13 +86,15 @@ async fn what_is_done_is_recorded_and_what_is_refused_is_not() {
         ("admin", "relay_secret.add", "2", r#"{"origin":"made"}"#),
         ("admin", "relay_secret.drop", "1", "{}"),
         ("admin", "relay_credentials.create", "bob", r#"{"expires_unix_s":1800003600}"#),
+        ("admin", "cluster_secret.add", &*secret, "{}"),
+        ("admin", "cluster_secret.drop", &*secret, "{}"),
     ];
     assert_eq!(short, expect);
     assert_eq!((log[0].entry.source.as_deref(), log[1].entry.source.as_deref()), (None, Some("20.0.0.7")));
     assert_eq!((log[1].entry.at_ms, log[2].entry.at_ms), (NOW.0, NOW.0 + 1));
 
     let head = verify_audit(dir.path(), None).await.unwrap();
-    assert_eq!(head, AuditHead { seq: 9, hash: log[8].hash });
+    assert_eq!(head, AuditHead { seq: 11, hash: log[10].hash });
 }
 
 #[tokio::test]
