@@ -1,20 +1,20 @@
-//! Which defences stand. Outside of tests all of them do, and asking costs nothing.
+//! Which defences of the seeds stand. Outside of tests all of them do, and asking costs nothing.
 
 /// A defence that a test can switch off, to show the attack it is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Defence {
     /// What a seed says of itself changes no entry but its own.
-    SeedOwner,
+    Owner,
     /// A seed's host is asked at most so often.
-    SeedPace,
+    Pace,
     /// A seed is asked only at addresses that befit its cluster, and one that named itself only where
     /// its message came from.
-    SeedAddresses,
+    Addresses,
     /// Whoever does not show a seed's key looks the same, whatever he does instead.
-    SeedSilence,
+    Silence,
 }
 
-/// The defences of a server.
+/// The defences of the seeds.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Defences {
     #[cfg(test)]

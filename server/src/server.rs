@@ -33,7 +33,8 @@ use crate::seeds::registrar::Registrar;
 use crate::seeds::verifier::Verifier;
 use crate::seeds::{self, Here, Verdict};
 use crate::service::{
-    self, Action, Actor, Cluster, DEFAULT_CLUSTER, Foreign, Keyring, NewToken, Service, ServiceError, UnixMs,
+    self, Action, Actor, Cluster, DEFAULT_CLUSTER, Established, Foreign, Keyring, NewToken, Service,
+    ServiceError, UnixMs,
 };
 use crate::store::{self, OpenError, Store};
 use crate::stream::{StreamKind, Streams, Surroundings};
@@ -200,11 +201,12 @@ impl Server {
         let tasks = Tasks::new();
         let (store, writer_ended) = Store::open(&data.file(store::FILE), &tasks.core).await?;
         let started = UnixMs::now();
+        let Established { row, effective, returned } = establish(&store, started, kind, &verdict).await?;
+        note_start(&store, started, &config, (kind, effective), &verdict).await?;
         let announces_hashes = config.relay.as_ref().is_some_and(|relay| relay.username_anonymity);
         let keyring = Keyring::open(&store, Arc::clone(&data), started, announces_hashes).await?;
-        let opened = open_service(&config, &sockets, &store, (kind, &verdict), keyring).await?;
-        let (service, effective, returned) = opened;
-        note_start(&store, started, &config, (kind, effective), &verdict).await?;
+        let cluster = Cluster::new(row, effective, config.open_join);
+        let service = open_service(&config, &sockets, &store, cluster, keyring).await?;
         let me = Arc::new(Me {
             key: secrets::seed_key(&data)?,
             http: sockets.http_addr,
@@ -461,28 +463,32 @@ async fn stored_kind(config: &ServeConfig) -> Result<Option<ClusterNetwork>, Sta
     kind.map(parse).transpose()
 }
 
-/// The service, what its cluster amounts to, and the seeds that came back although they had been deleted.
-type Opened = (Arc<Service>, EffectiveNetwork, Vec<SeedName>);
-
-async fn open_service(
-    config: &ServeConfig,
-    sockets: &Sockets,
+/// Registers the cluster `default` and the seeds of the flags.
+async fn establish(
     store: &Store,
-    (kind, verdict): (ClusterNetwork, &Verdict),
-    keyring: Keyring,
-) -> Result<Opened, StartError> {
+    now: UnixMs,
+    kind: ClusterNetwork,
+    verdict: &Verdict,
+) -> Result<Established, StartError> {
     let name = DEFAULT_CLUSTER.parse().map_err(|_| ServiceError::UnknownCluster)?;
-    let key = secrets::random()?;
     let seeds = verdict.seeds.clone();
-    let established = service::establish_cluster(store, UnixMs::now(), name, kind, key, seeds).await;
-    let established = established.map_err(|error| match error {
+    let established = service::establish_cluster(store, now, name, kind, secrets::random()?, seeds).await;
+    established.map_err(|error| match error {
         ServiceError::ClusterRule(code) => {
             let reason = "by the seeds of the flags and those registered over REST together".to_owned();
             ConfigError::Cluster { kind, code, reason }.into()
         }
         error => StartError::from(error),
-    })?;
-    let cluster = Cluster::new(established.row, established.effective, config.open_join);
+    })
+}
+
+async fn open_service(
+    config: &ServeConfig,
+    sockets: &Sockets,
+    store: &Store,
+    cluster: Cluster,
+    keyring: Keyring,
+) -> Result<Arc<Service>, StartError> {
     let stun = sockets.stun_servers(config.external_ip);
     let service = Service::new(store.clone(), vec![cluster], stun, keyring);
     let service = service.with_foreign(foreign_clusters(config)?);
@@ -490,7 +496,7 @@ async fn open_service(
         service.set_admit_relayed(UnixMs::now(), &Actor::SERVER, DEFAULT_CLUSTER, admit_relayed).await?;
     }
     service.tell_of_start().await?;
-    Ok((Arc::new(service), established.effective, established.returned))
+    Ok(Arc::new(service))
 }
 
 fn foreign_clusters(config: &ServeConfig) -> Result<Vec<Foreign>, StartError> {

@@ -236,7 +236,7 @@ impl Attempt {
         let asked =
             self.pace.lock().unwrap_or_else(PoisonError::into_inner).ask(Instant::now(), &seed.host, ip);
         match asked {
-            Err(later) if self.defences.stand(Defence::SeedPace) => return Outcome::Later(later),
+            Err(later) if self.defences.stand(Defence::Pace) => return Outcome::Later(later),
             _ => {}
         }
         let ends = tokio::time::Instant::now() + self.patience;
@@ -245,7 +245,7 @@ impl Attempt {
             Ok(key) => self.shown(key, ips),
             Err(Unproven::NotHere) => failed(Code::SeedNotHere),
             Err(Unproven::Silent) => {
-                if self.defences.stand(Defence::SeedSilence) {
+                if self.defences.stand(Defence::Silence) {
                     // A closed port says so at once, a filtered one never.
                     tokio::time::sleep_until(ends).await;
                 }
@@ -260,7 +260,7 @@ impl Attempt {
         if kind == ClusterNetwork::Private && class(ips) == AddressClass::Public {
             return Err(Checked::Refused(Code::PublicSeedInPrivateCluster));
         }
-        let guarded = self.defences.stand(Defence::SeedAddresses);
+        let guarded = self.defences.stand(Defence::Addresses);
         let fits = |ip: &&IpAddr| match addr::classify(**ip) {
             AddressClass::Public => true,
             AddressClass::Special => !guarded,

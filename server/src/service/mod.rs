@@ -27,7 +27,7 @@ use tokio::sync::{Mutex, Notify, watch};
 pub(crate) use admit::{Admission, CERTIFICATE_LIFETIME_S};
 pub(crate) use audit::{Action, Actor, note};
 pub use audit::{AuditError, verify_audit};
-pub(crate) use clusters::establish_cluster;
+pub(crate) use clusters::{Established, establish_cluster};
 pub(crate) use error::ServiceError;
 pub(crate) use foreign::Foreign;
 pub(crate) use relay::{

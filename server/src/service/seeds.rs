@@ -258,7 +258,7 @@ impl Service {
         self.check_signatures(&cluster, now, &signed).await?;
         // Nobody without a token makes this server ask a resolver.
         let ips = lookup(&signed.registration.seed).await;
-        let guarded = self.defences.stand(Defence::SeedOwner);
+        let guarded = self.defences.stand(Defence::Owner);
         let Registration { seed, public_key, .. } = &signed.registration;
         let actor = Actor::seed(*public_key, source);
         let act = Act { actor, action: Action::SeedRegister, seed: seed.name.clone() };

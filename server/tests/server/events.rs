@@ -195,6 +195,10 @@ async fn every_event_is_what_the_contract_says() {
     assert_eq!(served.header("content-type"), "application/yaml");
     let contract: Value = yaml_serde::from_str(&served.text).unwrap();
     let told = messages(&contract, "tell");
+    let seed = "/v1/clusters/default/seeds/passing";
+    let private = json!({ "host": "10.0.0.9", "port": 80 });
+    assert_eq!(call(Method::PUT, seed).json(&private).admin(&server).await.status.as_u16(), 201);
+    assert_eq!(call(Method::DELETE, seed).admin(&server).await.status.as_u16(), 200);
     meet(&server).await;
     for transport in BOTH {
         let mut seen = BTreeSet::new();

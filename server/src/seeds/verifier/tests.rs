@@ -98,7 +98,7 @@ async fn a_list_of_ports_is_asked_one_a_minute() {
         }
         count
     };
-    assert_eq!(reached(Some(Defence::SeedPace)).await, 4, "the attack works");
+    assert_eq!(reached(Some(Defence::Pace)).await, 4, "the attack works");
     assert_eq!(reached(None).await, 1);
 }
 
@@ -111,7 +111,7 @@ async fn private_addresses_are_not_asked_from_a_public_cluster() {
         let outcome = scan.ask(at).await;
         (was_reached(&listener).await, code(&outcome))
     };
-    let without = reached(Some(Defence::SeedAddresses), "127.0.0.1").await;
+    let without = reached(Some(Defence::Addresses), "127.0.0.1").await;
     assert_eq!(without, (true, Some(Code::SeedUnreachable)), "the attack works");
     for at in
         ["127.0.0.1", "[::ffff:127.0.0.1]", "0.0.0.0", "[64:ff9b::7f00:1]", "10.0.0.1", "169.254.169.254"]
@@ -130,7 +130,7 @@ async fn who_named_himself_is_asked_where_he_is() {
         (was_reached(&listener).await, code(&outcome))
     };
     let silent = (true, Some(Code::SeedUnreachable));
-    let without = reached(Some(Defence::SeedAddresses), Some("127.0.0.1"), false).await;
+    let without = reached(Some(Defence::Addresses), Some("127.0.0.1"), false).await;
     assert_eq!(without, silent, "the attack works");
     let not_asked = (false, Some(Code::SeedNotApproved));
     assert_eq!(reached(None, Some("127.0.0.1"), false).await, not_asked);
@@ -149,8 +149,8 @@ async fn a_closed_port_looks_like_a_silent_one() {
         let outcome = scan.ask(at).await;
         (code(&outcome), started.elapsed() >= scan.patience)
     };
-    let closed = asked(Some(Defence::SeedSilence), false).await;
-    let silent = asked(Some(Defence::SeedSilence), true).await;
+    let closed = asked(Some(Defence::Silence), false).await;
+    let silent = asked(Some(Defence::Silence), true).await;
     assert_ne!(closed, silent, "the attack works");
     assert_eq!(asked(None, false).await, silent);
     assert_eq!(asked(None, true).await, silent);

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
+use futures_util::FutureExt;
+use meetpoint_proto::JoinToken;
 use meetpoint_proto::id::Fingerprint;
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio_util::task::TaskTracker;
 
@@ -11,9 +14,9 @@ use super::super::tests::{CLUSTER, NOW};
 use super::super::{Keyring, NewToken, establish_cluster};
 use super::*;
 use crate::data_dir::DataDir;
+use crate::events::Filter;
 use crate::seeds::Judged;
 use crate::store::Store;
-use meetpoint_proto::JoinToken;
 
 const KIND: [ClusterNetwork; 3] = [ClusterNetwork::Private, ClusterNetwork::Public, ClusterNetwork::Dynamic];
 const ACTOR: &Actor = &Actor::SERVER;
@@ -112,6 +115,32 @@ async fn a_dynamic_cluster_is_lifted_by_a_public_seed_until_the_last_one_is_dele
         service.delete_seed(NOW, ACTOR, CLUSTER, "nobody").await,
         Err(ServiceError::UnknownSeed)
     ));
+}
+
+#[tokio::test]
+async fn whoever_watches_is_told() {
+    let (service, _dir) = fresh_service(ClusterNetwork::Dynamic).await;
+    let mut watch = service.events().subscribe(None, Filter::default());
+    let mut told = || {
+        let mut told = Vec::new();
+        while let Some(frame) = watch.next().now_or_never() {
+            let event: Value = serde_json::from_slice(&frame.json()).unwrap();
+            let data = &event["data"];
+            let words = [&event["type"], &data["name"], &data["status"], &data["effective"], &data["reason"]];
+            let words = words.into_iter().filter_map(Value::as_str);
+            told.push(words.collect::<Vec<_>>().join(" "));
+        }
+        told
+    };
+    put(&service, new_seed("b@20.0.0.2:80")).await.unwrap();
+    assert_eq!(told(), ["seed:status b unverified", "cluster:state PUBLIC seeds"]);
+    check(&service, "b", proven(7, "20.0.0.2")).await;
+    check(&service, "b", proven(7, "20.0.0.2")).await;
+    assert_eq!(told(), ["seed:status b up"], "what is as it was is told once");
+    check(&service, "b", Checked::Failed { code: Code::SeedUnreachable, is_down: true }).await;
+    assert_eq!(told(), ["seed:status b down seed_unreachable"]);
+    service.delete_seed(NOW, ACTOR, CLUSTER, "b").await.unwrap();
+    assert_eq!(told(), ["seed:status b deleted seed_unreachable", "cluster:state PRIVATE seeds"]);
 }
 
 #[tokio::test]
@@ -389,7 +418,7 @@ async fn a_seed_is_written_by_its_key_or_the_operator() {
         }
         written
     };
-    assert_eq!(poison(Some(Defence::SeedOwner)).await, ["first", "b", "c"], "the attack works");
+    assert_eq!(poison(Some(Defence::Owner)).await, ["first", "b", "c"], "the attack works");
     assert!(poison(None).await.is_empty());
 }
 
