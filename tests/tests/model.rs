@@ -15,7 +15,7 @@ use meetpoint_tests::sim::life::{Flaw, Life, LifeReport};
 const SEED_VARIABLE: &str = "MEETPOINT_SIM_SEED";
 /// How many lives `lives` plays; a longer run is one variable away.
 const CASES_VARIABLE: &str = "MEETPOINT_SIM_CASES";
-const DEFAULT_LIVES: u64 = 3_000;
+const DEFAULT_LIVES: u64 = 1_000;
 /// Lives in which each of the model's mistakes must be noticed.
 const FLAWED_LIVES: u64 = 150;
 

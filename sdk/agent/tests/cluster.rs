@@ -28,11 +28,10 @@ fn traffic(rig: &mut Rig) -> (Vec<String>, bool) {
 }
 
 fn hosts(rig: &Rig) -> Option<usize> {
-    let host = rig.log.iter().rev().find_map(|output| match output {
+    rig.log.iter().rev().find_map(|output| match output {
         Output::SendControl(ClientMessage::Candidates { host }) => Some(host.len()),
         _ => None,
-    });
-    host
+    })
 }
 
 #[test]
