@@ -228,6 +228,38 @@ fn the_operator_sees_nodes_and_handles_tokens() {
 }
 
 #[test]
+fn the_audit_log_is_checked_over_the_wire_and_on_disk() {
+    let data = tempfile::tempdir().expect("a directory");
+    let mut server = Server::on_loopback(&data.path().join("data"), &[]);
+    let (url, dir) = (format!("http://{}", server.http), server.data.clone());
+    let verify = |args: &[&str]| -> Output {
+        let mut command = Command::new(meetpoint());
+        command.args(["audit", "verify"]).args(args).output().expect("the binary runs")
+    };
+    let head = |args: &[&str]| -> String {
+        let output = verify(args);
+        assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+        let said = String::from_utf8(output.stdout).expect("UTF-8");
+        said.lines().find_map(|line| line.strip_prefix("head ")).expect("a head").to_owned()
+    };
+    let (viewer, dir) = (dir.join("viewer-token"), dir.to_str().expect("UTF-8"));
+    let served = ["--server", &url, "--viewer-token-file", viewer.to_str().expect("UTF-8")];
+    let noted = head(&served);
+    assert_eq!(head(&["--data", dir]), noted, "both look at the same log");
+    server.process.terminate().expect("a clean end");
+    let longer = head(&["--data", dir, "--head", &noted]);
+    assert_ne!(longer, noted);
+    let forged = format!("{}:{}", longer.split_once(':').expect("a number").0, "00".repeat(32));
+    let output = verify(&["--data", dir, "--head", &forged]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("was made anew"), "{}", stderr(&output));
+    assert_eq!(verify(&["--data", "/nowhere"]).status.code(), Some(1));
+    assert_eq!(verify(&["--data", dir, "--head", "x"]).status.code(), Some(2));
+    let output = verify(&served);
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+}
+
+#[test]
 fn no_server_is_exit_code_4() {
     let output = run(&["status", "--server", "http://127.0.0.1:1"]);
     assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));

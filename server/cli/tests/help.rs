@@ -26,6 +26,7 @@ fn every_flag_of_the_contract_is_there_with_its_variable() {
         "open-join",
         "admin-token-file",
         "admin-token",
+        "viewer-token-file",
         "tls-cert",
         "tls-key",
         "relay-username-anonymity",
@@ -73,8 +74,18 @@ fn secrets_in_the_environment_do_not_show() {
 #[test]
 fn exit_codes_and_commands_are_documented() {
     let text = help(&[]);
-    for part in ["Exit codes", "serve", "node", "demo", "tokens", "nodes", "relay", "status", "MEETPOINT_LOG"]
-    {
+    for part in [
+        "Exit codes",
+        "serve",
+        "node",
+        "demo",
+        "tokens",
+        "nodes",
+        "relay",
+        "audit",
+        "status",
+        "MEETPOINT_LOG",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
 }

@@ -18,6 +18,7 @@ mod problem;
 mod relay;
 mod seeds;
 pub(crate) mod serve;
+mod stall;
 mod status;
 mod tokens;
 

@@ -28,6 +28,7 @@ use tracing::{debug, trace, warn};
 
 use super::forwarded::TrustedProxies;
 use super::gate::Gate;
+use super::stall::Unstalled;
 
 /// Connections that speak HTTP at once: as many nodes as the broker takes may come back together, and the
 /// operator still gets through.
@@ -136,7 +137,7 @@ impl Shared {
             .header_read_timeout(self.head_timeout)
             .max_buf_size(MAX_HEAD_BYTES)
             .max_headers(MAX_HEADERS)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(TokioIo::new(Unstalled::new(stream)), service)
             .with_upgrades();
         tokio::pin!(connection);
         let served = tokio::select! {

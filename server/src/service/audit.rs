@@ -20,8 +20,8 @@ use crate::store::{self, OpenError, Store, StoreError};
 
 /// Longest target, in characters: two of the longest names and ids.
 const MAX_TARGET_LEN: usize = 256;
-/// Longest detail, in bytes. The largest there is, a server's start with all its seeds, has some 5 KB; a
-/// page of 500 such entries is still less than what a client takes.
+/// Longest detail, in bytes. A server's start with as many seeds as there may be has some 3 KB, if their
+/// names are of ordinary length; a page of 500 of the longest is still less than what a client takes.
 const MAX_DETAIL_BYTES: usize = 8 * 1024;
 /// Entries that are read in one go when a log is checked offline.
 const VERIFY_PAGE: u32 = 500;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::client::{call, get};
 use crate::node::Node;
-use crate::running::Running;
+use crate::running::{Running, config};
 
 const TOKENS: &str = "/v1/clusters/default/join-tokens";
 const NODES: &str = "/v1/clusters/default/nodes";
@@ -97,6 +97,24 @@ async fn all_but_the_public_operations_want_a_token() {
         }
     }
     server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn one_token_is_not_both() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    std::fs::write(&file, "twice-the-same-token\n").unwrap();
+    let file = file.to_str().unwrap();
+    let data = dir.path().join("data");
+    let flags = ["--admin-token-file", file, "--viewer-token-file", file];
+    let refused = Running::start(config(&data, &flags)).await.err().unwrap();
+    assert!(refused.to_string().contains("the viewer token is the admin token"), "{refused}");
+
+    let server = Running::start(config(&data, &["--viewer-token-file", file])).await.unwrap();
+    let asked = get("/v1/clusters").bearer("twice-the-same-token").send(server.info.http).await;
+    assert_eq!(asked.status.as_u16(), 200);
+    server.stop().await.unwrap();
+    assert!(!data.join("viewer-token").exists(), "one that is given is not written down again");
 }
 
 #[tokio::test]
