@@ -572,15 +572,17 @@ impl Rendezvous {
             Event::Rejected { source, code, member: None } => self.rejected(source, code),
             Event::Rejected { code, member: Some((cluster, node)), .. } => {
                 info!(%cluster, %node, %code, "rejected");
+                self.judged_unfit(&cluster, node, "rejected", code);
             }
             Event::OnProbation { cluster, node, code, row } => {
                 info!(%cluster, %node, %code, row, "on probation");
+                self.judged_unfit(&cluster, node, "on_probation", code);
             }
             Event::Classified { cluster, node, class, evidence, observed, relayed, row } => {
                 let seen_as = observed.map(tracing::field::display);
                 info!(%cluster, %node, %class, %evidence, seen_as, relayed, row, "classified");
                 self.service.note_class(now, &cluster, node, (class, evidence, observed));
-                let judged = events::Event::NodeClass { node, class, evidence, observed };
+                let judged = events::Event::NodeClass { node, class, evidence, observed, relayed, rule: row };
                 self.publish(&cluster, Sender::Server, &judged);
             }
             Event::Introduced { cluster, ticket, from, to, sessions: [a, b] } => {
@@ -599,6 +601,11 @@ impl Rendezvous {
                 info!(%cluster, %ticket, direct_after_ms, "introduction ended");
             }
         }
+    }
+
+    fn judged_unfit(&self, cluster: &ClusterName, node: NodeId, status: &'static str, code: Code) {
+        let status = events::Event::NodeStatus { node, status, peer: None, reason: Some(code.as_str()) };
+        self.publish(cluster, Sender::Server, &status);
     }
 
     fn publish(&self, cluster: &ClusterName, sender: Sender, event: &events::Event) {

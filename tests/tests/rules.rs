@@ -5,6 +5,8 @@
 #![cfg(target_os = "linux")]
 
 use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
 
 use meetpoint_cli::lab::{Host, Lab, NatKind, SERVER_ADDRS};
@@ -16,10 +18,6 @@ use meetpoint_tests::lab::lab_or_skip;
 const ELSEWHERE: &[(&str, &str)] = &[
     ("seed/unvouched", "a seed that registers itself: the server's tests of seeds"),
     ("stun/unsolicited", "takes ten minutes: `an_idle_open_node_is_met_unsolicited` in the simulator"),
-    (
-        "stun/relayed",
-        "`lives`, where clusters keep relayed nodes, and `relayed_nodes_are_kept_where_the_operator_says_so`",
-    ),
     (
         "impossible/lifted-private",
         "`cluster/private-with-public-seed` is refused, so there is no such cluster",
@@ -37,6 +35,8 @@ enum At {
     Seedless,
     /// PRIVATE, on a LAN.
     Lan,
+    /// DYNAMIC, with a public seed, and keeps nodes that can only be relayed.
+    Relaying,
 }
 
 /// Where a node runs.
@@ -76,6 +76,7 @@ type NodeCase = (&'static [&'static str], At, From, &'static [&'static str], Tol
 const NODES: &[NodeCase] = &[
     (&["stun/not-proven", "address/named"], At::Public, From::Home, &[NAMED], Rejected("unreachable")),
     (&["stun/no-answer"], At::Lifted, From::Blocked, &[], Rejected("unreachable")),
+    (&["stun/relayed"], At::Relaying, From::Blocked, &[], Classes(&[("Unreachable", "observed")])),
     (
         &["private/declared-public"],
         At::Lan,
@@ -208,7 +209,7 @@ struct Stage {
     blocked: Host,
     lan_server: Host,
     lan: Host,
-    servers: [(At, Server, String); 4],
+    servers: [(At, Server, String); 5],
 }
 
 impl Stage {
@@ -228,6 +229,7 @@ impl Stage {
         };
         let stun = |port: u16| [format!("{ip}:{port}"), format!("{alternate}:{port}")];
         let ([lifted, lifted_too], [public, public_too]) = (stun(3478), stun(3578));
+        let [relaying, _] = stun(3778);
         let lan_stun = format!("{}:3478", lan_server.addr());
         let lan_seed = format!("lan@{}:8083", lan_server.addr());
         let servers = [
@@ -249,6 +251,18 @@ impl Stage {
                     &format!("main@{ip}:8081"),
                     "--cluster-network-type=PUBLIC",
                     "--node-network-type=PUBLIC",
+                ],
+            ),
+            serve(
+                At::Relaying,
+                8084,
+                &[
+                    "--stun",
+                    &relaying,
+                    "--stun-alt-port=3779",
+                    "--seed",
+                    &format!("main@{ip}:8084"),
+                    "--admit-relayed",
                 ],
             ),
             serve(At::Seedless, 8082, &["--stun", "127.0.0.1:3678", "--stun-alt-port", "0"]),
@@ -341,6 +355,54 @@ fn every_row_by_the_real_binary() {
     for (node, case) in nodes.iter_mut().zip(NODES).rev() {
         check(node, case);
     }
+}
+
+/// Asks a server for something as its operator, from the machine it runs on; gives the status.
+fn operate(server: &Server, host: &Host, method: &str, path: &str, body: &str) -> String {
+    let token = std::fs::read_to_string(server.data.join("admin-token")).expect("an admin token");
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\nauthorization: Bearer {}\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        token.trim(),
+        body.len()
+    );
+    let port = server.http.port();
+    let ask = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+        stream.write_all(request.as_bytes())?;
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply)?;
+        Ok(reply)
+    };
+    let reply = host.run_in(ask).expect("the machine").expect("an answer");
+    reply.split(' ').nth(1).unwrap_or_default().to_owned()
+}
+
+/// A public seed comes and goes, and the members stay where they are: they are told, and judged again.
+#[test]
+fn a_cluster_is_lifted_under_its_members() {
+    let Some(mut lab) = lab_or_skip("a_cluster_is_lifted_under_its_members") else { return };
+    let data = tempfile::tempdir().expect("a directory");
+    let mut gateway = lab.gateway(NatKind::PortRestricted).expect("a gateway");
+    let [machine, host] = [(); 2].map(|()| lab.host_behind(&mut gateway).expect("a host"));
+    let (http, stun) = ("0.0.0.0:8080", format!("{}:3478", machine.addr()));
+    let args = ["--http", http, "--stun", &stun, "--stun-alt-port", "0"];
+    let server = Server::start(machine.command(meetpoint()), &data.path().join("data"), &args);
+    let url = format!("https://{}:8080", machine.addr());
+    let mut node = Node::start(host.command(meetpoint()), &url, "alice", Some(&server.join_token()), &[]);
+    assert_eq!(node.event("joined")["effective"], "PRIVATE");
+    assert_eq!(node.event("classified")["class"], "Private");
+    let path = "/v1/clusters/default/seeds/far";
+    let seed = r#"{"host": "20.0.0.1", "port": 8080, "network_type": "PUBLIC"}"#;
+    assert_eq!(operate(&server, &machine, "PUT", path, seed), "201");
+    assert_eq!(node.event("cluster_changed")["effective"], "PUBLIC");
+    let found = node.event("classified");
+    let observed = found["observed"].as_str().expect("an observed mapping");
+    assert!(observed.starts_with(&format!("{}:", host.addr())), "{found}");
+    assert_eq!(operate(&server, &machine, "DELETE", path, ""), "200");
+    assert_eq!(node.event("cluster_changed")["effective"], "PRIVATE");
+    assert_eq!(node.event("classified")["observed"], serde_json::Value::Null);
+    assert_eq!(node.process.terminate().expect("a clean end").code(), Some(0));
 }
 
 /// A row that is added without a case is noticed, and so is a case of a row that is gone.

@@ -44,6 +44,10 @@ pub(crate) enum Event {
         evidence: Evidence,
         /// The mapping that was observed.
         observed: Option<SocketAddr>,
+        /// It can only be met through a relay.
+        relayed: bool,
+        /// The row of the rules' tables that decided.
+        rule: &'static str,
     },
     /// A seed was added, verified, lost or removed.
     SeedStatus {
