@@ -60,9 +60,10 @@ pub(super) async fn door(
         .max_message_size(MAX_FRAME_BYTES);
     let (tasks, halt) = (app.tasks.clone(), app.halt.clone());
     Ok(upgrade.on_upgrade(move |socket| {
-        let served = halt.run_until_cancelled_owned(serve(socket, app, addr::unmap(source)));
+        // Each layer around a future may hold it twice: what lasts is boxed, once.
+        let served = Box::pin(serve(socket, app, addr::unmap(source)));
         tasks.track_future(async move {
-            served.await;
+            halt.run_until_cancelled_owned(served).await;
         })
     }))
 }
@@ -81,7 +82,8 @@ async fn serve(socket: WebSocket, app: App, source: SocketAddr) {
     let (sink, stream) = socket.split();
     let place = match enter(&app, source) {
         Ok(place) => place,
-        Err(refusal) => return turn_away(sink, stream, refusal).await,
+        // Boxed, so that those who stay do not hold its room.
+        Err(refusal) => return Box::pin(turn_away(sink, stream, refusal)).await,
     };
     let Ok(Connection { id, outbound, too_slow }) = app.rendezvous.open(source).await else { return };
     let mut writer = Writer { sink, place: Some(place) };

@@ -12,9 +12,9 @@ use sqlx::SqliteConnection;
 use super::{Service, ServiceError, UnixMs};
 use crate::secrets;
 use crate::store::clusters::ClusterId;
-use crate::store::nodes::{Holder, Join, Session};
+use crate::store::nodes::{Holder, Join, Session, Standing};
 use crate::store::tokens::TokenRow;
-use crate::store::{cluster_secrets, nodes, revocations, tokens};
+use crate::store::{cluster_secrets, nodes, tokens};
 
 /// How long a membership certificate holds. Peers take it without asking the server, so a removed
 /// node may be believed for so long by who was not told; a node that stays has it renewed.
@@ -140,9 +140,9 @@ impl Service {
         }
         match &claims.token {
             Some(proof) => {
-                let found = tokens::find(self.store.reads(), cluster, &proof.token).await?;
-                let token = found.ok_or(ServiceError::BadToken("is not known here"))?;
-                if claims.transcript.verify(Domain::Admission, &token.public_key, &proof.signature) {
+                let key = self.token_keys.get(&self.store, cluster, proof.token).await?;
+                let key = key.ok_or(ServiceError::BadToken("is not known here"))?;
+                if claims.transcript.verify(Domain::Admission, &key, &proof.signature) {
                     Ok(Right::Token(proof.token))
                 } else {
                     Err(ServiceError::BadToken("does not fit the signature"))
@@ -195,7 +195,8 @@ async fn store_join(
     right: Right,
     session: Session,
 ) -> Result<(), ServiceError> {
-    if revocations::is_revoked(tx, cluster, &request.node).await? {
+    let Standing { nodes: others, is_revoked } = nodes::standing(tx, cluster, &request.node).await?;
+    if is_revoked {
         return Err(ServiceError::Removed);
     }
     let holders = nodes::holders(tx, cluster, &request.node, &request.name).await?;
@@ -204,18 +205,19 @@ async fn store_join(
     if let Right::Session(hash) = right {
         check_session(own, request, &hash, now)?;
     }
-    if is_new && nodes::count(&mut *tx, cluster).await? >= MAX_NODES {
+    if is_new && others >= MAX_NODES {
         return Err(ServiceError::ClusterFull);
     }
     if let Right::Token(id) = right {
-        let token = tokens::find(&mut *tx, cluster, &id).await?;
+        let token = if is_new {
+            tokens::count_use(tx, cluster, &id).await?
+        } else {
+            tokens::find(&mut *tx, cluster, &id).await?
+        };
         let token = token.ok_or(ServiceError::BadToken("is not known here"))?;
         check_usable(&token, TokenScope::Node, now, is_new)?;
         if let Some(names) = token.names.filter(|names| !names.matches(&request.name)) {
             return Err(ServiceError::NameNotAllowed(names));
-        }
-        if is_new {
-            tokens::count_use(tx, cluster, &id).await?;
         }
     }
     let other = holders.iter().find(|holder| holder.name == request.name && holder.id != request.node);

@@ -13,6 +13,7 @@ mod registry;
 mod relay;
 mod revocations;
 mod seeds;
+mod token_keys;
 mod tokens;
 
 use std::collections::BTreeMap;
@@ -97,6 +98,7 @@ pub(crate) struct Service {
     pub(crate) seeds_changed: Notify,
     pub(crate) defences: Defences,
     notes: notes::Notes,
+    token_keys: token_keys::TokenKeys,
     events: Hub,
 }
 
@@ -114,6 +116,7 @@ impl Service {
             seeds_changed: Notify::new(),
             defences: Defences::default(),
             notes: notes::Notes::default(),
+            token_keys: token_keys::TokenKeys::default(),
             events: Hub::new(),
         }
     }

@@ -56,8 +56,10 @@ impl Notes {
                     std::mem::take(&mut waiting.notes)
                 };
                 let notes: Vec<_> = notes.into_iter().collect();
-                for some in notes.chunks(NOTES_PER_STATEMENT) {
-                    nodes::note(&mut *tx, some).await?;
+                for of_cluster in notes.chunk_by(|((a, _), _), ((b, _), _)| a == b) {
+                    for some in of_cluster.chunks(NOTES_PER_STATEMENT) {
+                        nodes::note(&mut *tx, some[0].0.0, some).await?;
+                    }
                 }
                 Ok(())
             })

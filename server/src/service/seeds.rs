@@ -270,7 +270,11 @@ impl Service {
                 let edit = |seeds: &mut Seeds| register(kind, seeds, signed, (&ips, source), guarded, now);
                 let ((seed, is_new), news) = apply(tx, id, kind, now, edit).await?;
                 act.record(tx, now, &name, &news).await?;
-                let row = tokens::find(&mut *tx, id, &token).await?;
+                let row = if is_new {
+                    tokens::count_use(tx, id, &token).await?
+                } else {
+                    tokens::find(&mut *tx, id, &token).await?
+                };
                 let row = row.ok_or(ServiceError::BadToken("is not known here"))?;
                 check_usable(&row, TokenScope::Seed, now, is_new)?;
                 // Names of seeds and of nodes are of one kind.
@@ -278,9 +282,6 @@ impl Service {
                 let fits = |names: &NamePattern| name.is_ok_and(|name| names.matches(&name));
                 if let Some(names) = row.names.filter(|names| !fits(names)) {
                     return Err(ServiceError::NameNotAllowed(names));
-                }
-                if is_new {
-                    tokens::count_use(tx, id, &token).await?;
                 }
                 Ok::<_, ServiceError>((seed, is_new, news))
             })

@@ -99,6 +99,38 @@ async fn a_token_ends_at_its_time() {
     assert_eq!(code(&service, UnixMs(NOW.0 + 1000), request(1, "a", &token)).await, expired);
 }
 
+/// However many there are, and whether or not a node is known: they are written by few statements.
+#[tokio::test]
+async fn notes_are_written_together() {
+    use meetpoint_proto::{Evidence, NetworkClass};
+    let (service, _dir) = service(EffectiveNetwork::Private).await;
+    let (token, cluster) = (token(&service, None, None).await, CLUSTER.parse().unwrap());
+    let id = |key: u8| NodeId::from(&SigningKey::from_bytes(&[key; 32]));
+    for (key, name) in [(1, "judged"), (2, "seen"), (3, "left")] {
+        let ephemeral = AdmitRequest { ephemeral: key == 3, ..request(key, name, &token) };
+        service.admit(NOW, ephemeral).await.unwrap();
+    }
+    let (later, observed) = (UnixMs(NOW.0 + 1000), "20.0.0.9:5000".parse().ok());
+    let verdict = (NetworkClass::PublicReachable, Evidence::Proven, observed);
+    service.note_class(later, &cluster, id(1), (NetworkClass::Private, Evidence::Observed, None));
+    service.note_class(later, &cluster, id(1), verdict);
+    service.note_seen(later, &cluster, id(2));
+    for key in 0..=u8::MAX {
+        // Most are nobody's, and only an ephemeral one goes.
+        service.forget(&cluster, id(key));
+        service.note_seen(later, &cluster, NodeId::from_bytes([key; 32]));
+    }
+    // The writer works in order: behind this one, the notes are stored.
+    service.probe(later).await.unwrap();
+    let judged = service.node(CLUSTER, &id(1)).await.unwrap();
+    let found = (judged.class.unwrap(), judged.evidence.unwrap(), judged.observed);
+    assert_eq!((found, judged.last_seen_ms), (verdict, later.0));
+    let seen = service.node(CLUSTER, &id(2)).await.unwrap();
+    assert_eq!((seen.class, seen.last_seen_ms), (None, later.0));
+    assert!(matches!(service.node(CLUSTER, &id(3)).await, Err(ServiceError::UnknownNode)));
+    assert_eq!(service.node_count(CLUSTER).await.unwrap(), 2);
+}
+
 #[tokio::test]
 async fn only_the_bearer_learns_what_is_wrong_with_a_token() {
     let (service, _dir) = service(EffectiveNetwork::Private).await;

@@ -157,6 +157,34 @@ pub(crate) async fn count(db: impl SqliteExecutor<'_>, cluster: ClusterId) -> Re
     Ok(count)
 }
 
+/// What has to be known of a cluster before a node joins it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Standing {
+    /// How many nodes it has.
+    pub(crate) nodes: i64,
+    /// The node was removed from it and may not come back.
+    pub(crate) is_revoked: bool,
+}
+
+/// See [`Standing`].
+pub(crate) async fn standing(
+    db: &mut SqliteConnection,
+    cluster: ClusterId,
+    id: &NodeId,
+) -> Result<Standing, StoreError> {
+    let id = id.as_bytes().as_slice();
+    let row = sqlx::query!(
+        r#"SELECT nodes, EXISTS (SELECT 1 FROM revocations r WHERE r.cluster_id = ?1 AND r.node_id = ?2)
+               AS "is_revoked: bool"
+           FROM node_counts WHERE cluster_id = ?1"#,
+        cluster.0,
+        id
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(Standing { nodes: row.nodes, is_revoked: row.is_revoked })
+}
+
 /// Who has this key, and who has this name: one node, two, or none.
 pub(crate) async fn holders(
     db: &mut SqliteConnection,
@@ -165,9 +193,13 @@ pub(crate) async fn holders(
     name: &NodeName,
 ) -> Result<Vec<Holder>, StoreError> {
     let (id, name) = (id.as_bytes().as_slice(), name.as_str());
+    // One look-up by each index: SQLite would go through the whole cluster for an OR.
     let rows = sqlx::query!(
         "SELECT node_id, name, ephemeral, session_hash, session_expires_ms FROM nodes
-         WHERE cluster_id = ?1 AND (node_id = ?2 OR name = ?3)",
+         WHERE cluster_id = ?1 AND node_id = ?2
+         UNION ALL
+         SELECT node_id, name, ephemeral, session_hash, session_expires_ms FROM nodes
+         WHERE cluster_id = ?1 AND name = ?3 AND node_id <> ?2",
         cluster.0,
         id,
         name
@@ -290,10 +322,11 @@ pub(crate) struct Note {
 /// Stores notes, all by the same statements. Nodes that are not registered are passed over.
 pub(crate) async fn note(
     db: &mut SqliteConnection,
+    cluster: ClusterId,
     notes: &[((ClusterId, NodeId), Note)],
 ) -> Result<(), StoreError> {
     let rows = |wanted: fn(&Note) -> bool| {
-        let rows = notes.iter().filter(|(_, note)| wanted(note)).map(|((cluster, id), note)| {
+        let rows = notes.iter().filter(|(_, note)| wanted(note)).map(|((_, id), note)| {
             let (class, evidence, observed) = note.verdict.map_or((None, None, None), |verdict| {
                 (Some(verdict.0.as_str()), Some(verdict.1.as_str()), verdict.2)
             });
@@ -320,8 +353,9 @@ pub(crate) async fn note(
     }
     if gone != NO_ROWS {
         sqlx::query!(
-            "DELETE FROM nodes WHERE ephemeral = 1 AND (cluster_id, node_id) IN
-                 (SELECT note.value ->> 'cluster', unhex(note.value ->> 'id') FROM json_each(?) AS note)",
+            "DELETE FROM nodes WHERE cluster_id = ? AND ephemeral = 1
+                 AND node_id IN (SELECT unhex(note.value ->> 'id') FROM json_each(?) AS note)",
+            cluster.0,
             gone
         )
         .execute(db)

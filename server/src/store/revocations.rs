@@ -16,23 +16,6 @@ pub(crate) struct RevocationRow {
     pub(crate) until_s: i64,
 }
 
-/// Whether a node was removed.
-pub(crate) async fn is_revoked(
-    db: &mut SqliteConnection,
-    cluster: ClusterId,
-    node: &NodeId,
-) -> Result<bool, StoreError> {
-    let node = node.as_bytes().as_slice();
-    let found = sqlx::query_scalar!(
-        "SELECT until_s FROM revocations WHERE cluster_id = ? AND node_id = ?",
-        cluster.0,
-        node
-    )
-    .fetch_optional(db)
-    .await?;
-    Ok(found.is_some())
-}
-
 /// At most `limit` of them with an id above `after`, by id.
 pub(crate) async fn page(
     db: impl SqliteExecutor<'_>,

@@ -131,21 +131,24 @@ pub(crate) async fn insert(
     Ok(())
 }
 
-/// Counts a use.
+/// Counts a use, and gives the token as it was before. Whoever then refuses it undoes this with his use case.
 pub(crate) async fn count_use(
     db: &mut SqliteConnection,
     cluster: ClusterId,
     id: &TokenId,
-) -> Result<(), StoreError> {
+) -> Result<Option<TokenRow>, StoreError> {
     let id = id.as_bytes().as_slice();
-    sqlx::query!(
-        "UPDATE join_tokens SET uses = uses + 1 WHERE cluster_id = ? AND token_id = ?",
+    let row = sqlx::query_as!(
+        Raw,
+        r#"UPDATE join_tokens SET uses = uses + 1 WHERE cluster_id = ? AND token_id = ?
+           RETURNING token_id AS "token_id!", public_key AS "public_key!", label AS "label!", scope AS "scope!",
+               name_pattern, created_ms AS "created_ms!", expires_ms, max_uses, uses - 1 AS "uses!", revoked_ms"#,
         cluster.0,
         id
     )
-    .execute(db)
+    .fetch_optional(db)
     .await?;
-    Ok(())
+    row.map(TokenRow::try_from).transpose()
 }
 
 /// Revokes one; a token that is revoked already keeps its time. False if there is none.

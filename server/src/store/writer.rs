@@ -161,10 +161,14 @@ impl Loop {
             Some(conn) => conn,
             None => self.conn.insert(self.options.connect().await?),
         };
-        execute(conn, "BEGIN IMMEDIATE").await?;
+        execute(conn, "BEGIN IMMEDIATE; SAVEPOINT use_case").await?;
         loop {
-            if let Some(job) = done.last_mut() {
-                in_savepoint(conn, job.as_mut()).await?;
+            let kept = match done.last_mut() {
+                Some(job) => job.run(conn).await,
+                None => true,
+            };
+            if !kept {
+                execute(conn, "ROLLBACK TO use_case").await?;
             }
             if done.len() >= BATCH || Instant::now() >= deadline {
                 break;
@@ -173,7 +177,9 @@ impl Loop {
                 Ok(job) => done.push(job),
                 Err(_) => break,
             }
+            execute(conn, "RELEASE use_case; SAVEPOINT use_case").await?;
         }
+        // Releases what is left of the savepoints too.
         execute(conn, "COMMIT").await
     }
 
@@ -186,14 +192,6 @@ impl Loop {
             self.conn = Some(conn);
         }
     }
-}
-
-async fn in_savepoint(conn: &mut SqliteConnection, job: &mut dyn Job) -> Result<(), StoreError> {
-    execute(conn, "SAVEPOINT use_case").await?;
-    if !job.run(conn).await {
-        execute(conn, "ROLLBACK TO use_case").await?;
-    }
-    execute(conn, "RELEASE use_case").await
 }
 
 async fn execute(conn: &mut SqliteConnection, sql: &'static str) -> Result<(), StoreError> {

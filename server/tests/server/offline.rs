@@ -57,3 +57,34 @@ async fn the_described_queries_fit_sources_and_schema() {
     }
     assert!(count > 15, "{count}");
 }
+
+/// A join must cost the same in a cluster of ten nodes and of a hundred thousand: where SQLite goes through all nodes
+/// of a cluster, this says so.
+#[tokio::test]
+async fn no_query_goes_through_all_nodes() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = SqliteConnectOptions::new().filename(dir.path().join("t.db")).create_if_missing(true);
+    let mut conn = options.connect().await.unwrap();
+    sqlx::migrate!("../migrations").run(&mut conn).await.unwrap();
+    let mut count = 0;
+    for entry in std::fs::read_dir(root().join(".sqlx")).unwrap() {
+        let described: Value =
+            serde_json::from_slice(&std::fs::read(entry.unwrap().path()).unwrap()).unwrap();
+        let query = described["query"].as_str().unwrap();
+        // Once, when the server starts.
+        if !query.contains("nodes")
+            || query.starts_with("DELETE FROM nodes WHERE ephemeral = 1 AND last_seen_ms < ?")
+        {
+            continue;
+        }
+        let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {query}"));
+        let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(explain).fetch_all(&mut conn).await.unwrap();
+        for (.., step) in plan {
+            let walks =
+                step.starts_with("SCAN nodes") || step.ends_with("nodes USING PRIMARY KEY (cluster_id=?)");
+            assert!(!walks, "{step}: {query}");
+            count += 1;
+        }
+    }
+    assert!(count > 30, "{count}");
+}
