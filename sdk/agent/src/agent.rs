@@ -34,7 +34,7 @@ const DIAL_BACK_WINDOW: Duration = Duration::from_secs(10);
 const MAX_DEFERRALS: u32 = 3;
 /// Longest time it may be put off for.
 const MAX_DEFERRAL: Duration = Duration::from_secs(60);
-/// Announced peers whose arrival is noticed; a server announces 256.
+/// Announced peers whose arrival is noticed; a server announces 100.
 const MAX_PRESENT: usize = 1_024;
 /// STUN servers taken of a welcome: one an address family is what the protocol has.
 const MAX_STUN_SERVERS: usize = 2;

@@ -39,7 +39,8 @@ pub struct Limits {
     /// A ticket's life.
     pub ticket_lifetime: Duration,
     /// Members announced to all others; beyond it peers are found by name. Keeps the fan-out
-    /// of joins linear in the cluster's size.
+    /// of joins linear in the cluster's size. With 256 of them a join cost the node half as much
+    /// again, which only counts when ten thousand come back at once.
     pub announced_peers: usize,
     /// Members of all clusters from one IPv4 address or IPv6 /64 (attack: one machine as a thousand
     /// nodes). Not below a large NAT's worth; this machine itself is not counted.
@@ -68,7 +69,7 @@ impl Default for Limits {
             tickets_per_asker: 64,
             tickets_per_target: 256,
             ticket_lifetime: Duration::from_secs(10),
-            announced_peers: 256,
+            announced_peers: 100,
             members_per_source: 1_024,
             revocations: 10_000,
             ephemeral_grace: Duration::from_secs(120),
