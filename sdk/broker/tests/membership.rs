@@ -66,6 +66,7 @@ fn nobody_leaves_for_another() {
 fn a_member_is_one_as_long_as_its_certificate_holds() {
     let mut rig = Rig::new(EffectiveNetwork::Public);
     let conn = rig.join(1, "20.0.0.11:5000", "10.0.1.2");
+    rig.observe(conn, "20.0.0.11:7000");
     // The rig's clock stands at 1,800,000,000 s and its first certificate ends at 1,900,000,000 s.
     rig.say(conn, ClientMessage::Renew);
     rig.say(conn, ClientMessage::Renew);
@@ -167,6 +168,7 @@ fn visitors_bring_their_membership() {
         _ => None,
     });
     assert_eq!(asked, Some((Some(1_800_000_030), true)), "nothing is to be stored");
+    rig.observe(conn, "20.0.0.11:7000");
     rig.say(conn, ClientMessage::Renew);
     assert!(!rig.log.iter().any(|output| matches!(output, Output::Renew { .. })));
     rig.pass(Duration::from_secs(30));
