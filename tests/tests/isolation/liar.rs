@@ -24,7 +24,7 @@ use stun_types::message::{
 use tokio_tungstenite::tungstenite::{self, WebSocket};
 
 /// From where the liar's machine sends checks besides its own address: any public address will do.
-pub const PUBLIC_SOURCE: Ipv4Addr = Ipv4Addr::new(20, 66, 66, 66);
+pub(crate) const PUBLIC_SOURCE: Ipv4Addr = Ipv4Addr::new(20, 66, 66, 66);
 
 /// Where the offered STUN server is, in each family.
 const STUN: [&str; 2] = ["20.77.0.1:3478", "[2600:77::1]:3478"];
@@ -39,13 +39,13 @@ const CANDIDATES: [(CandidateKind, &str); 5] = [
 ];
 
 /// What a node that believes the liar's introductions sends to.
-pub fn baits_of_introductions() -> Vec<IpAddr> {
+pub(crate) fn baits_of_introductions() -> Vec<IpAddr> {
     let candidates = CANDIDATES.iter().map(|(_, addr)| parse(addr).ip().to_canonical());
     candidates.chain([PUBLIC_SOURCE.into()]).collect()
 }
 
 /// What a node that believes in the liar's STUN servers sends to.
-pub fn baits_of_stun() -> Vec<IpAddr> {
+pub(crate) fn baits_of_stun() -> Vec<IpAddr> {
     STUN.iter().map(|addr| parse(addr).ip()).collect()
 }
 
@@ -54,7 +54,7 @@ fn parse(addr: &str) -> SocketAddr {
 }
 
 /// A credential for servers on public addresses.
-pub fn stun_access() -> StunAccess {
+pub(crate) fn stun_access() -> StunAccess {
     let server = |primary: &str| StunServer {
         primary: parse(primary),
         alternate: Some(parse("20.77.0.2:1").ip()),
@@ -65,13 +65,13 @@ pub fn stun_access() -> StunAccess {
 
 /// What the welcome claims.
 #[derive(Debug, Clone, Copy)]
-pub struct Claim {
-    pub kind: ClusterNetwork,
-    pub effective: EffectiveNetwork,
+pub(crate) struct Claim {
+    pub(crate) kind: ClusterNetwork,
+    pub(crate) effective: EffectiveNetwork,
 }
 
 /// The server, with the peer that it introduces.
-pub struct Liar {
+pub(crate) struct Liar {
     listener: TcpListener,
     key: SigningKey,
     /// The peer, at the machine's own address.
@@ -82,7 +82,7 @@ pub struct Liar {
 
 impl Liar {
     /// On a machine that [`PUBLIC_SOURCE`] is an address of.
-    pub fn new(host: &Host) -> Self {
+    pub(crate) fn new(host: &Host) -> Self {
         let own = host.addr();
         let bind = || -> std::io::Result<_> {
             let peer = UdpSocket::bind((own, 0))?;
@@ -94,7 +94,7 @@ impl Liar {
     }
 
     /// Where nodes find it.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.listener.local_addr().expect("an address"))
     }
 
@@ -112,7 +112,7 @@ impl Liar {
     }
 
     /// Lets the next node in, with a lie.
-    pub fn welcome(&self, claim: Claim) -> Session<'_> {
+    pub(crate) fn welcome(&self, claim: Claim) -> Session<'_> {
         let (stream, node_addr) = self.listener.accept().expect("a node");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         let mut socket = tungstenite::accept(stream).expect("a WebSocket");
@@ -140,7 +140,7 @@ impl Liar {
 }
 
 /// A node that was let in.
-pub struct Session<'a> {
+pub(crate) struct Session<'a> {
     liar: &'a Liar,
     socket: WebSocket<TcpStream>,
     hello: Hello,
@@ -148,12 +148,12 @@ pub struct Session<'a> {
 }
 
 impl Session<'_> {
-    pub fn send(&mut self, message: &ServerMessage) {
+    pub(crate) fn send(&mut self, message: &ServerMessage) {
         send(&mut self.socket, message);
     }
 
     /// A fresh certificate, with another public STUN credential.
-    pub fn renew(&mut self) {
+    pub(crate) fn renew(&mut self) {
         let certificate = self.liar.certificate(&self.hello, self.hello.node_id, &self.hello.name);
         let renewal = Renewal { certificate, stun: Some(stun_access()) };
         self.send(&ServerMessage::Certificate(Box::new(renewal)));
@@ -161,7 +161,7 @@ impl Session<'_> {
 
     /// Introduces the peer, at public addresses and at its real one, where it waits for the node and then comes to it,
     /// from the real address and from a public one. Returns when the node has answered the real one.
-    pub fn introduce(&mut self) {
+    pub(crate) fn introduce(&mut self) {
         self.tickets += 1;
         let peer_key = SigningKey::from_bytes(&[5; 32]);
         let peer_id = NodeId::from(&peer_key);
@@ -206,7 +206,7 @@ impl Session<'_> {
     }
 
     /// Reads on until the node has closed the connection.
-    pub fn await_close(&mut self) {
+    pub(crate) fn await_close(&mut self) {
         while receive(&mut self.socket).is_some() {}
     }
 }
