@@ -283,6 +283,13 @@ impl Agent {
             self.env.event(Event::ClusterChanged { effective });
         }
         self.settle_in(now, membership);
+        if changed {
+            // Introductions on their way name the addresses of before; where the peer is to be met now, only another
+            // one can tell.
+            for number in self.requests.ask_again() {
+                self.send_request(number);
+            }
+        }
     }
 
     /// The membership goes on, with a fresh STUN credential: the mappings stay observed.
