@@ -74,10 +74,10 @@ fn what_was_asked_for_before_a_lift_is_asked_again() {
     introduction.requests = vec![number];
     rig.introduce(introduction);
     rig.take();
-    become_(&mut rig, Private, None);
-    assert_eq!(asked(&mut rig), None, "nothing has changed");
     become_(&mut rig, Public, Some(Rig::stun_access()));
     assert_eq!(asked(&mut rig), Some(number));
+    become_(&mut rig, Public, Some(Rig::stun_access()));
+    assert_eq!(asked(&mut rig), None, "nothing has changed");
     rig.advance(Duration::from_secs(30));
     let has_ended = |output: &Output| matches!(output, Output::ConnectEnded { .. });
     assert!(!rig.log.iter().any(has_ended), "the end of the old introduction is not that of the request");
