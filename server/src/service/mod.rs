@@ -29,7 +29,7 @@ pub(crate) use audit::{Action, Actor, note};
 pub use audit::{AuditError, verify_audit};
 pub(crate) use clusters::{Established, establish_cluster};
 pub(crate) use error::ServiceError;
-pub(crate) use foreign::Foreign;
+pub(crate) use foreign::{Foreign, ForeignClusters};
 pub(crate) use relay::{
     DEFAULT_LIFETIME_S, Keyring, MAX_LIFETIME_S, MAX_MINTED_USER_LEN, MAX_PASSWORD_LEN, MAX_SECRET_LEN,
     MIN_PASSWORD_LEN, RelayKeys,
@@ -89,7 +89,7 @@ pub(crate) struct Service {
     /// their commits.
     changing: Mutex<()>,
     /// Clusters whose home is another server.
-    foreign: BTreeMap<ClusterName, Foreign>,
+    foreign: watch::Sender<ForeignClusters>,
     stun: Vec<StunServer>,
     /// Mints and checks STUN and TURN credentials.
     keyring: Keyring,
@@ -108,7 +108,7 @@ impl Service {
             store,
             clusters: watch::Sender::new(clusters),
             changing: Mutex::default(),
-            foreign: BTreeMap::new(),
+            foreign: watch::Sender::default(),
             stun,
             keyring,
             seeds_changed: Notify::new(),
