@@ -45,7 +45,7 @@ fn a_cluster_that_is_gone_has_nobody_left() {
     let [coming, stranger] = ["20.0.0.12:5000", "20.0.0.13:5000"].map(|source| rig.open(source));
     rig.say(coming, ClientMessage::Hello(Box::new(hello(2, "10.0.1.2"))));
     let cluster = config(EffectiveNetwork::Public).name;
-    rig.input(Input::ClusterGone { cluster: cluster.clone() });
+    rig.feed(Input::ClusterGone { cluster: cluster.clone() });
     for (conn, expect) in
         [(member, Some(Code::UnknownCluster)), (coming, Some(Code::UnknownCluster)), (stranger, None)]
     {
@@ -55,7 +55,7 @@ fn a_cluster_that_is_gone_has_nobody_left() {
     rig.say(stranger, ClientMessage::Hello(Box::new(hello(3, "10.0.1.2"))));
     assert_eq!(rig.refusal(stranger), Some(Code::UnknownCluster));
     // One that comes back is a new one.
-    rig.input(Input::Cluster(config(EffectiveNetwork::Public)));
+    rig.feed(Input::Cluster(config(EffectiveNetwork::Public)));
     rig.join(1, "20.0.0.11:6000", "10.0.1.2");
 }
 

@@ -199,7 +199,7 @@ async fn a_foreign_cluster_comes_and_goes_while_the_server_runs() {
         ask(Method::DELETE, path).send(away.info.http).await.assert_problem(status, code);
     }
 
-    // It is in the registry. A flag puts another key there.
+    // It is in the registry.
     drop(visit);
     away.stop().await.unwrap();
     let away = Running::start(config(dir.path(), &flags)).await.unwrap();
