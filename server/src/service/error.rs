@@ -11,6 +11,8 @@ use crate::store::StoreError;
 pub(crate) enum ServiceError {
     #[error("no cluster of that name")]
     UnknownCluster,
+    #[error("the cluster's home is another server")]
+    ForeignCluster,
     #[error("this server is the cluster's home")]
     OwnCluster,
     #[error("a foreign cluster of that name is served, and has another key")]
@@ -97,6 +99,7 @@ impl ServiceError {
     pub(crate) fn code(&self) -> Code {
         match self {
             Self::UnknownCluster => Code::UnknownCluster,
+            Self::ForeignCluster => Code::NotHome,
             Self::BadToken(_) => Code::BadToken,
             // Nothing else was shown, so a token is what is missing.
             Self::BadSession => Code::TokenRequired,

@@ -147,10 +147,14 @@ impl Service {
         Arc::clone(&self.clusters.borrow())
     }
 
-    /// A cluster by its name as it came from outside.
+    /// A cluster that this server is the home of, by its name as it came from outside.
     pub(crate) fn cluster(&self, name: &str) -> Result<Arc<Cluster>, ServiceError> {
         let name = name.parse::<ClusterName>().map_err(|_| ServiceError::UnknownCluster)?;
-        self.clusters.borrow().get(&name).cloned().ok_or(ServiceError::UnknownCluster)
+        let cluster = self.clusters.borrow().get(&name).cloned();
+        cluster.ok_or_else(|| match self.foreign.borrow().contains_key(&name) {
+            true => ServiceError::ForeignCluster,
+            false => ServiceError::UnknownCluster,
+        })
     }
 
     /// Proves that a write becomes durable.

@@ -199,6 +199,11 @@ async fn a_foreign_cluster_comes_and_goes_while_the_server_runs() {
         ask(Method::DELETE, path).send(away.info.http).await.assert_problem(status, code);
     }
 
+    for path in ["nodes", "seeds", "join-tokens", "secrets", "revocations"] {
+        let path = format!("/v1/clusters/fleet/{path}");
+        ask(Method::GET, &path).send(away.info.http).await.assert_problem(409, "foreign_cluster");
+    }
+
     // It is in the registry.
     drop(visit);
     away.stop().await.unwrap();
