@@ -19,8 +19,9 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::{Driver, Parts, Stage};
+use crate::egress::Egress;
 use crate::key::{KeyError, NodeKey};
-use crate::mux::{BindAddrs, Mux};
+use crate::mux::{BindAddrs, BindError, Mux, StunDatagram};
 use crate::node::{Node, Started};
 use crate::paths::PathTable;
 use crate::quic::{Admitted, Quic};
@@ -100,6 +101,9 @@ pub enum StartError {
     /// The join token would travel in the open.
     #[error("{0}")]
     PlainHttp(Arc<OpenError>),
+    /// The node insists on a PRIVATE cluster, and the server is not in the private network. Nothing was sent.
+    #[error("{0}")]
+    Sealed(Arc<OpenError>),
     /// The cluster does not take this node.
     #[error("rejected: {}: {}", .0.code, .0.hint)]
     Rejected(Refusal),
@@ -289,9 +293,8 @@ impl Builder {
         let io = |error: &dyn std::fmt::Display| StartError::Io(error.to_string());
         let sealed = self.expect == Some(ClusterNetwork::Private);
         let pin = self.fingerprint.or_else(|| token.as_ref().and_then(JoinToken::fingerprint));
-        let v6 = (!sealed).then(|| SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0));
-        let binds = BindAddrs { v4: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0), v6 };
-        let (mux, stun) = Mux::bind(binds, &key.id(), Arc::new(PathTable::default())).map_err(|e| io(&e))?;
+        let egress = Arc::new(Egress::new(sealed));
+        let (mux, stun) = bind(&key, sealed, &egress).map_err(|e| io(&e))?;
         let admitted = Arc::new(Admitted::default());
         let (quic, acceptor) =
             Quic::start(Arc::clone(&mux), &key, Arc::clone(&admitted)).map_err(|e| io(&e))?;
@@ -321,13 +324,18 @@ impl Builder {
             mux: Arc::clone(&mux),
             stun,
             admitted,
-            options: OpenOptions { server, pin, insecure_http: self.insecure_http, roots: Roots::Native },
+            options: OpenOptions {
+                server,
+                pin,
+                insecure_http: self.insecure_http,
+                roots: Roots::Native,
+                egress,
+            },
             shared: Arc::clone(&shared),
             releases,
             commands: command_queue,
             stage,
             cancel: cancel.clone(),
-            sealed,
             id: key.id(),
             cluster: self.cluster.clone(),
         };
@@ -347,6 +355,17 @@ impl Builder {
     }
 }
 
+/// The node's socket; without IPv6 if it is sealed, because which of its addresses are global changes.
+fn bind(
+    key: &NodeKey,
+    sealed: bool,
+    egress: &Arc<Egress>,
+) -> Result<(Arc<Mux>, mpsc::Receiver<StunDatagram>), BindError> {
+    let v6 = (!sealed).then(|| SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0));
+    let binds = BindAddrs { v4: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0), v6 };
+    Mux::bind(binds, &key.id(), Arc::new(PathTable::default()), Arc::clone(egress))
+}
+
 pub(crate) fn parse_secrets(texts: &[String]) -> Result<Vec<ClusterSecret>, StartError> {
     if texts.len() > MAX_SECRETS {
         return Err(StartError::TooManySecrets);
@@ -358,13 +377,17 @@ pub(crate) fn parse_secrets(texts: &[String]) -> Result<Vec<ClusterSecret>, Star
 fn hopeless(error: &OpenError) -> bool {
     matches!(
         error,
-        OpenError::PlainRefused { .. } | OpenError::PinMismatch { .. } | OpenError::Untrusted { .. }
+        OpenError::Sealed { .. }
+            | OpenError::PlainRefused { .. }
+            | OpenError::PinMismatch { .. }
+            | OpenError::Untrusted { .. }
     )
 }
 
 fn hopeless_error(obstacle: Arc<OpenError>) -> StartError {
     match &*obstacle {
         OpenError::PlainRefused { .. } => StartError::PlainHttp(obstacle),
+        OpenError::Sealed { .. } => StartError::Sealed(obstacle),
         other => StartError::NoServer { last: other.to_string() },
     }
 }

@@ -4,11 +4,14 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
+
+use crate::egress::Egress;
 
 /// Head start of an address over the next (RFC 8305, section 8).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -37,12 +40,15 @@ pub(crate) fn interleave(addresses: impl IntoIterator<Item = SocketAddr>) -> Vec
 ///
 /// # Errors
 /// The last failure, once every address has failed.
-pub(crate) async fn first(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+pub(crate) async fn first(egress: &Arc<Egress>, addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     let mut attempts = JoinSet::new();
     let mut waiting = addresses.iter().copied();
     let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
     loop {
-        let started = waiting.next().map(|address| attempts.spawn(TcpStream::connect(address)));
+        let started = waiting.next().map(|address| {
+            let egress = Arc::clone(egress);
+            attempts.spawn(async move { egress.connect(address).await })
+        });
         tokio::select! {
             ended = attempts.join_next() => match ended {
                 Some(Ok(Ok(stream))) => return Ok(stream),
@@ -83,14 +89,14 @@ mod tests {
         let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let live = live.local_addr().unwrap();
         for addresses in [vec![live], vec![dead, live], vec![dead, dead, live, dead]] {
-            let stream = first(&addresses).await.unwrap();
+            let stream = first(&Arc::default(), &addresses).await.unwrap();
             assert_eq!(stream.peer_addr().unwrap(), live, "{addresses:?}");
         }
         for (addresses, expect) in [
             (vec![dead, dead], io::ErrorKind::ConnectionRefused),
             (Vec::new(), io::ErrorKind::AddrNotAvailable),
         ] {
-            assert_eq!(first(&addresses).await.unwrap_err().kind(), expect);
+            assert_eq!(first(&Arc::default(), &addresses).await.unwrap_err().kind(), expect);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use meetpoint_agent::{Agent, Ended, Input, Output, Socket};
 use meetpoint_proto::wire::Refusal;
-use meetpoint_proto::{AddressClass, ClusterSecret, NodeId, addr};
+use meetpoint_proto::{ClusterSecret, NodeId, addr};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -73,8 +73,6 @@ pub(crate) struct Parts {
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) stage: watch::Sender<Stage>,
     pub(crate) cancel: CancellationToken,
-    /// Nothing leaves for a public address.
-    pub(crate) sealed: bool,
     /// This node and its cluster, for events.
     pub(crate) id: NodeId,
     pub(crate) cluster: String,
@@ -260,7 +258,10 @@ impl Driver {
                 }
                 Output::Transmit { socket, to, payload } => self.transmit(socket, to, &payload),
                 Output::OpenProbe { ipv6 } => {
-                    self.probe = Probe::open(ipv6, self.probe_datagrams.clone(), &self.tasks);
+                    self.probe = {
+                        let egress = Arc::clone(&self.parts.options.egress);
+                        Probe::open(ipv6, egress, self.probe_datagrams.clone(), &self.tasks)
+                    };
                     let ok = self.probe.is_some();
                     self.feed(Input::ProbeOpened { ok });
                 }
@@ -290,9 +291,6 @@ impl Driver {
     }
 
     fn transmit(&self, socket: Socket, to: SocketAddr, payload: &[u8]) {
-        if self.parts.sealed && addr::classify(to.ip()) == AddressClass::Public {
-            return tracing::error!(%to, "a sealed node does not send to a public address");
-        }
         let sent = match (socket, &self.probe) {
             (Socket::Main, _) => self.parts.mux.send_to(to, payload),
             (Socket::Probe, Some(probe)) => probe.send_to(to, payload),

@@ -23,6 +23,7 @@
 //!
 //! From below:
 //!
+//! * `egress`: the one gate through which all leaves that a node sends.
 //! * `key`: who this node is.
 //! * `paths`, `demux`, `mux`: one UDP socket for STUN, punch checks and QUIC, and which real
 //!   address carries which peer.
@@ -40,6 +41,7 @@ mod control;
 mod demux;
 mod dial;
 mod driver;
+mod egress;
 mod event;
 mod interfaces;
 mod key;
@@ -54,6 +56,7 @@ mod ws;
 
 pub use builder::{Builder, StartError};
 pub use connection::{Connection, PathInfo, PathKind};
+pub use egress::Blocked;
 pub use event::{Classification, Event, Events, Peer};
 pub use key::{KeyError, NodeKey};
 pub use meetpoint_proto::id::Fingerprint;

@@ -33,6 +33,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 
 use crate::demux;
+use crate::egress::Egress;
 use crate::paths::{PathTable, Route, SyntheticAddr};
 
 /// STUN messages waiting for the driver. A punch is tens of them; a flood is dropped here.
@@ -92,6 +93,9 @@ pub struct SocketStats {
     pub send_failed: u64,
     /// Reads that failed.
     pub receive_failed: u64,
+    /// What a node that insists on a PRIVATE cluster did not do because it would have left the private network: sends,
+    /// connections and look-ups of names. Counted by the whole node, not only by its socket.
+    pub blocked: u64,
 }
 
 #[derive(Debug, Default)]
@@ -113,6 +117,7 @@ pub(crate) struct Mux {
     v6: Option<Family>,
     paths: Arc<PathTable>,
     stun: mpsc::Sender<StunDatagram>,
+    egress: Arc<Egress>,
     counters: Counters,
     /// This node under its own synthetic address: QUIC speaks IPv6 only if its socket does.
     local: SyntheticAddr,
@@ -131,6 +136,7 @@ impl Mux {
         addrs: BindAddrs,
         local: &NodeId,
         paths: Arc<PathTable>,
+        egress: Arc<Egress>,
     ) -> Result<(Arc<Self>, mpsc::Receiver<StunDatagram>), BindError> {
         let (sender, receiver) = mpsc::channel(STUN_QUEUE);
         let v4 = Family::bind(addrs.v4.into())?;
@@ -147,6 +153,7 @@ impl Mux {
             v6,
             paths,
             stun: sender,
+            egress,
             counters: Counters::default(),
             local: SyntheticAddr::of(local),
             v6_first: AtomicBool::new(false),
@@ -167,14 +174,12 @@ impl Mux {
     /// Sends one datagram of the driver's, without waiting.
     ///
     /// # Errors
-    /// What the system says, `WouldBlock` among it; `Unsupported` for IPv6 without IPv6. The
+    /// What the system says, `WouldBlock` among it; `Unsupported` for IPv6 without IPv6; what the gate says. The
     /// datagram is then lost, as any may be.
     pub(crate) fn send_to(&self, remote: SocketAddr, bytes: &[u8]) -> io::Result<()> {
         let remote = addr::unmap(remote);
         let family = self.family_of(remote).ok_or(io::ErrorKind::Unsupported)?;
-        // Past the runtime, which knows of no readiness before its first turn: a node's very first
-        // datagram would be lost to that.
-        SockRef::from(&family.io).send_to(bytes, &remote.into()).map(|_| ())
+        self.egress.send_to(&SockRef::from(&family.io), remote, bytes)
     }
 
     /// The counts so far.
@@ -190,6 +195,7 @@ impl Mux {
             no_path: read(&counters.no_path),
             send_failed: read(&counters.send_failed),
             receive_failed: read(&counters.receive_failed),
+            blocked: self.egress.blocked(),
         }
     }
 
@@ -218,6 +224,9 @@ impl Mux {
             count(&self.counters.no_path, 1);
             return Ok(());
         };
+        if self.egress.check(remote).is_err() {
+            return Ok(());
+        }
         let transmit = Transmit { destination: remote, src_ip: None, ..transmit.clone() };
         match family.io.try_io(Interest::WRITABLE, || family.state.try_send((&family.io).into(), &transmit)) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),

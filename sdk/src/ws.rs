@@ -18,7 +18,7 @@ use meetpoint_proto::id::Fingerprint;
 use rustls::pki_types::ServerName;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -26,6 +26,7 @@ use tokio_tungstenite::tungstenite::{self, http};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::dial;
+use crate::egress::{Blocked, Egress, ResolveError};
 use crate::tls::{self, Roots};
 
 /// Where the server's control channel is.
@@ -54,6 +55,8 @@ pub(crate) struct OpenOptions {
     pub(crate) insecure_http: bool,
     /// Who vouches for a public certificate.
     pub(crate) roots: Roots,
+    /// The way out.
+    pub(crate) egress: Arc<Egress>,
 }
 
 /// An open control channel.
@@ -178,6 +181,15 @@ pub enum OpenError {
         /// What the resolver said.
         source: io::Error,
     },
+    /// The node insists on a PRIVATE cluster, and the server, or the name server that would have to be asked for it,
+    /// is not in the private network. Nothing was sent.
+    #[error("refusing to connect to {server}: {source}")]
+    Sealed {
+        /// The server.
+        server: ServerUrl,
+        /// What is not private.
+        source: Blocked,
+    },
     /// Unprotected traffic to another machine.
     #[error(
         "refusing plain HTTP to {remote}, which is not this machine: use an https URL or a join token with \
@@ -297,7 +309,13 @@ pub async fn open_stream(
     pin: Option<Fingerprint>,
     insecure_http: bool,
 ) -> Result<ServerStream, OpenError> {
-    let options = OpenOptions { server: server.clone(), pin, insecure_http, roots: Roots::Native };
+    let options = OpenOptions {
+        server: server.clone(),
+        pin,
+        insecure_http,
+        roots: Roots::Native,
+        egress: Arc::default(),
+    };
     let link = connect_by(&options, Instant::now() + OPEN_TIMEOUT).await?;
     Ok(ServerStream(link.stream))
 }
@@ -340,11 +358,12 @@ async fn connect_by(options: &OpenOptions, deadline: Instant) -> Result<Link, Op
     let late = |stage| move |_elapsed| OpenError::TimedOut { server: server.clone(), stage };
 
     let secure = server.tls || options.pin.is_some();
-    let addresses = timeout_at(deadline, resolve(server)).await.map_err(late(OpenStage::Resolve))??;
+    let addresses =
+        timeout_at(deadline, resolve(&options.egress, server)).await.map_err(late(OpenStage::Resolve))??;
     if !secure && !options.insecure_http {
         refuse_remote(&addresses)?;
     }
-    let tcp = timeout_at(deadline, dial::first(&addresses))
+    let tcp = timeout_at(deadline, dial::first(&options.egress, &addresses))
         .await
         .map_err(late(OpenStage::Connect))?
         .map_err(|source| OpenError::Connect { server: server.clone(), source })?;
@@ -360,14 +379,13 @@ async fn connect_by(options: &OpenOptions, deadline: Instant) -> Result<Link, Op
     Ok(Link { stream, local, remote, secure })
 }
 
-async fn resolve(server: &ServerUrl) -> Result<Vec<SocketAddr>, OpenError> {
-    let failed = |source| OpenError::Resolve { host: server.host.clone(), source };
-    let found = lookup_host((server.host.as_str(), server.port)).await.map_err(failed)?;
+async fn resolve(egress: &Egress, server: &ServerUrl) -> Result<Vec<SocketAddr>, OpenError> {
+    let found = egress.resolve(&server.host, server.port).await.map_err(|error| match error {
+        ResolveError::Blocked(source) => OpenError::Sealed { server: server.clone(), source },
+        ResolveError::Failed(source) => OpenError::Resolve { host: server.host.clone(), source },
+    })?;
     let mut addresses = dial::interleave(found);
     addresses.truncate(MAX_ADDRESSES);
-    if addresses.is_empty() {
-        return Err(failed(io::Error::from(io::ErrorKind::NotFound)));
-    }
     Ok(addresses)
 }
 

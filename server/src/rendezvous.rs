@@ -26,7 +26,8 @@ use crate::events::{self, Sender};
 use crate::limits::{Key, Limiter, Verdict};
 use crate::pace::Pace;
 use crate::service::{
-    Actor, Admission, CERTIFICATE_LIFETIME_S, Clusters, InForce, Service, ServiceError, UnixMs,
+    Actor, Admission, CERTIFICATE_LIFETIME_S, Clusters, ForeignClusters, InForce, Service, ServiceError,
+    UnixMs,
 };
 use crate::udp::{Observed, WALL_INTERVAL};
 
@@ -299,10 +300,17 @@ impl Rendezvous {
         let mut changes = self.service.changes();
         let mut served = Clusters::default();
         self.serve(&mut served, Arc::clone(&changes.borrow_and_update()));
+        let mut foreign_changes = self.service.foreign_changes();
+        let mut foreign = ForeignClusters::default();
+        foreign_changes.mark_changed();
         self.recall_revocations().await;
         let mut wall = tokio::time::interval(WALL_INTERVAL);
         let mut told = false;
         loop {
+            // Before all requests: whoever was told that a cluster is served may come at once.
+            if foreign_changes.has_changed().unwrap_or(false) {
+                self.serve_foreign(&mut foreign, Arc::clone(&foreign_changes.borrow_and_update()));
+            }
             // Timers first: a flood of requests must not keep handshakes from timing out.
             let now = Instant::now();
             if self.broker.poll_timeout().is_some_and(|due| due <= now) {
@@ -320,6 +328,7 @@ impl Rendezvous {
                     let clusters = Arc::clone(&changes.borrow_and_update());
                     self.serve(&mut served, clusters);
                 }
+                Ok(()) = foreign_changes.changed() => foreign_changes.mark_changed(),
                 Some(request) = self.requests.recv() => self.request(request),
                 Some(answer) = self.answers.recv() => self.answered(answer),
                 Some((conn, result)) = self.renewals.recv() => self.renewed(conn, result),
@@ -360,6 +369,27 @@ impl Rendezvous {
             if served.get(name).is_none_or(|before| !Arc::ptr_eq(before, cluster)) {
                 for config in self.service.broker_clusters(cluster) {
                     self.broker.handle(Instant::now(), Input::Cluster(config));
+                }
+            }
+        }
+        *served = now;
+    }
+
+    /// The same for those whose home is elsewhere. Where one goes an own cluster of its name comes back.
+    fn serve_foreign(&mut self, served: &mut ForeignClusters, now: ForeignClusters) {
+        let is_same = |name, cluster| now.get(name).is_some_and(|now| Arc::ptr_eq(now, cluster));
+        for (name, _) in served.iter().filter(|(name, cluster)| !is_same(*name, cluster)) {
+            self.broker.handle(Instant::now(), Input::ClusterGone { cluster: name.clone() });
+            let own = self.service.clusters().get(name).cloned();
+            for config in own.iter().flat_map(|own| self.service.broker_clusters(own)) {
+                self.broker.handle(Instant::now(), Input::Cluster(config));
+            }
+        }
+        for (name, cluster) in now.iter() {
+            if served.get(name).is_none_or(|before| !Arc::ptr_eq(before, cluster)) {
+                match self.service.broker_foreign(cluster) {
+                    Ok(config) => self.broker.handle(Instant::now(), Input::Cluster(config)),
+                    Err(error) => warn!(cluster = %name, %error, "not served"),
                 }
             }
         }

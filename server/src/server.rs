@@ -4,7 +4,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ed25519_dalek::SigningKey;
 use meetpoint_proto::id::Fingerprint;
 use meetpoint_proto::wire::StunServer;
 use meetpoint_proto::{
@@ -19,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::config::{ConfigError, ForeignCluster, RegisterWith, Secret, ServeConfig};
+use crate::config::{ConfigError, RegisterWith, Secret, ServeConfig};
 use crate::data_dir::{DataDir, DataError};
 use crate::http::forwarded::TrustedProxies;
 use crate::http::serve::Listener;
@@ -33,8 +32,8 @@ use crate::seeds::registrar::Registrar;
 use crate::seeds::verifier::Verifier;
 use crate::seeds::{self, Here, Verdict};
 use crate::service::{
-    self, Action, Actor, Cluster, DEFAULT_CLUSTER, Established, Foreign, Keyring, NewToken, Service,
-    ServiceError, UnixMs,
+    self, Action, Actor, Cluster, DEFAULT_CLUSTER, Established, Keyring, NewToken, Service, ServiceError,
+    UnixMs,
 };
 use crate::store::{self, OpenError, Store};
 use crate::stream::{StreamKind, Streams, Surroundings};
@@ -491,20 +490,13 @@ async fn open_service(
 ) -> Result<Arc<Service>, StartError> {
     let stun = sockets.stun_servers(config.external_ip);
     let service = Service::new(store.clone(), vec![cluster], stun, keyring);
-    let service = service.with_foreign(foreign_clusters(config)?);
+    let given = config.foreign_clusters.iter().map(|given| (given.name.clone(), given.public_key));
+    service.serve_foreign(UnixMs::now(), given.collect()).await?;
     if let Some(admit_relayed) = config.admit_relayed {
         service.set_admit_relayed(UnixMs::now(), &Actor::SERVER, DEFAULT_CLUSTER, admit_relayed).await?;
     }
     service.tell_of_start().await?;
     Ok(Arc::new(service))
-}
-
-fn foreign_clusters(config: &ServeConfig) -> Result<Vec<Foreign>, StartError> {
-    let foreign = |given: &ForeignCluster| {
-        let key = SigningKey::from_bytes(&secrets::random()?);
-        Ok(Foreign { name: given.name.clone(), home: given.public_key, key })
-    };
-    config.foreign_clusters.iter().map(foreign).collect()
 }
 
 /// The first entry of this run in the audit log, with the flags that decide who is let in.

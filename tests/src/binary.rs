@@ -1,12 +1,13 @@
 //! The real binary, started as a user would start it.
 
-use std::net::SocketAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use meetpoint_cli::lab::Process;
+use meetpoint_cli::lab::{Host, Process};
 use serde_json::Value;
 
 /// How long anything that should happen at once may take on a busy machine.
@@ -73,6 +74,33 @@ impl Server {
     pub fn join_token(&self) -> String {
         let token = std::fs::read_to_string(self.data.join("join-token")).expect("a join token");
         token.trim().to_owned()
+    }
+
+    /// Asks it for something as its operator, from the machine it runs on; gives the status, and the body if that is
+    /// JSON.
+    ///
+    /// # Panics
+    /// If there is no answer.
+    pub fn operate(&self, host: &Host, method: &str, path: &str, body: &str) -> (u16, Value) {
+        let token = std::fs::read_to_string(self.data.join("admin-token")).expect("an admin token");
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\nauthorization: Bearer {}\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            token.trim(),
+            body.len()
+        );
+        let port = self.http.port();
+        let ask = || -> std::io::Result<String> {
+            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+            stream.write_all(request.as_bytes())?;
+            let mut reply = String::new();
+            stream.read_to_string(&mut reply)?;
+            Ok(reply)
+        };
+        let reply = host.run_in(ask).expect("the machine").expect("an answer");
+        let (head, body) = reply.split_once("\r\n\r\n").expect("a head and a body");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        (status, serde_json::from_str(body).unwrap_or_default())
     }
 
     /// The URL nodes use.

@@ -5,6 +5,8 @@ pub mod bench;
 #[cfg(target_os = "linux")]
 pub mod binary;
 #[cfg(target_os = "linux")]
+pub mod capture;
+#[cfg(target_os = "linux")]
 pub mod lab;
 pub mod model;
 pub mod sim;

@@ -5,8 +5,6 @@
 #![cfg(target_os = "linux")]
 
 use std::collections::BTreeSet;
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
 
 use meetpoint_cli::lab::{Host, Lab, NatKind, SERVER_ADDRS};
@@ -357,27 +355,6 @@ fn every_row_by_the_real_binary() {
     }
 }
 
-/// Asks a server for something as its operator, from the machine it runs on; gives the status.
-fn operate(server: &Server, host: &Host, method: &str, path: &str, body: &str) -> String {
-    let token = std::fs::read_to_string(server.data.join("admin-token")).expect("an admin token");
-    let request = format!(
-        "{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\nauthorization: Bearer {}\r\n\
-         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        token.trim(),
-        body.len()
-    );
-    let port = server.http.port();
-    let ask = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-        stream.write_all(request.as_bytes())?;
-        let mut reply = String::new();
-        stream.read_to_string(&mut reply)?;
-        Ok(reply)
-    };
-    let reply = host.run_in(ask).expect("the machine").expect("an answer");
-    reply.split(' ').nth(1).unwrap_or_default().to_owned()
-}
-
 /// A public seed comes and goes, and the members stay where they are: they are told, and judged again.
 #[test]
 fn a_cluster_is_lifted_under_its_members() {
@@ -394,12 +371,12 @@ fn a_cluster_is_lifted_under_its_members() {
     assert_eq!(node.event("classified")["class"], "Private");
     let path = "/v1/clusters/default/seeds/far";
     let seed = r#"{"host": "20.0.0.1", "port": 8080, "network_type": "PUBLIC"}"#;
-    assert_eq!(operate(&server, &machine, "PUT", path, seed), "201");
+    assert_eq!(server.operate(&machine, "PUT", path, seed).0, 201);
     assert_eq!(node.event("cluster_changed")["effective"], "PUBLIC");
     let found = node.event("classified");
     let observed = found["observed"].as_str().expect("an observed mapping");
     assert!(observed.starts_with(&format!("{}:", host.addr())), "{found}");
-    assert_eq!(operate(&server, &machine, "DELETE", path, ""), "200");
+    assert_eq!(server.operate(&machine, "DELETE", path, "").0, 200);
     assert_eq!(node.event("cluster_changed")["effective"], "PRIVATE");
     assert_eq!(node.event("classified")["observed"], serde_json::Value::Null);
     assert_eq!(node.process.terminate().expect("a clean end").code(), Some(0));

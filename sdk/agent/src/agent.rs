@@ -279,10 +279,17 @@ impl Agent {
         membership.stun = stun.filter(|_| effective == EffectiveNetwork::Public);
         // A credential of before is void, and so is what the discovery found of another network.
         self.stop_stun();
+        let mut again = Vec::new();
         if changed {
             self.env.event(Event::ClusterChanged { effective });
+            // Introductions on their way name the addresses of before; where the peer is to be met now, only another
+            // one can tell.
+            again = self.requests.ask_again();
         }
         self.settle_in(now, membership);
+        for number in again {
+            self.send_request(number);
+        }
     }
 
     /// The membership goes on, with a fresh STUN credential: the mappings stay observed.

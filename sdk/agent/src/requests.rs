@@ -111,6 +111,15 @@ impl Requests {
         self.numbers(|request| request.ticket.is_none())
     }
 
+    /// Takes back what introductions have answered: their tickets go on without the requests, which are given.
+    pub(crate) fn ask_again(&mut self) -> Vec<u32> {
+        let numbers = self.numbers(|request| request.ticket.is_some());
+        for request in self.open.values_mut() {
+            request.ticket = None;
+        }
+        numbers
+    }
+
     pub(crate) fn of_ticket(&self, ticket: TicketId) -> Vec<u32> {
         self.numbers(|request| request.ticket == Some(ticket))
     }

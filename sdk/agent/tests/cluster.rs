@@ -57,6 +57,32 @@ fn a_lifted_cluster_starts_what_a_private_one_forbids() {
     assert!(rig.sent.is_empty(), "the mapping is no longer kept alive");
 }
 
+/// An introduction of before names addresses that do not count any more.
+#[test]
+fn what_was_asked_for_before_a_lift_is_asked_again() {
+    let mut rig = Rig::new(1);
+    rig.join_with(|welcome| welcome.effective = Private);
+    rig.input(Input::Connect { request: 5, peer: "node-2".to_owned(), wait: true });
+    let asked = |rig: &mut Rig| {
+        rig.messages().into_iter().find_map(|message| match message {
+            ClientMessage::Connect { request, .. } => Some(request),
+            _ => None,
+        })
+    };
+    let number = asked(&mut rig).unwrap();
+    let mut introduction = rig.introduction(7, 2, &["10.9.9.9:4000"]);
+    introduction.requests = vec![number];
+    rig.introduce(introduction);
+    rig.take();
+    become_(&mut rig, Public, Some(Rig::stun_access()));
+    assert_eq!(asked(&mut rig), Some(number));
+    become_(&mut rig, Public, Some(Rig::stun_access()));
+    assert_eq!(asked(&mut rig), None, "nothing has changed");
+    rig.advance(Duration::from_secs(30));
+    let has_ended = |output: &Output| matches!(output, Output::ConnectEnded { .. });
+    assert!(!rig.log.iter().any(has_ended), "the end of the old introduction is not that of the request");
+}
+
 /// A credential of a server's making is no leave to speak with the outside.
 #[test]
 fn a_credential_in_a_private_cluster_is_not_used() {

@@ -95,6 +95,11 @@ pub enum Input {
     /// A cluster appeared or changed. If it amounts to something else now its members are judged again,
     /// where they are.
     Cluster(ClusterConfig),
+    /// A cluster is no longer served: its members are refused, and so is whoever is on the way in.
+    ClusterGone {
+        /// Which.
+        cluster: ClusterName,
+    },
     /// Answers [`Output::Renew`]: the membership goes on.
     Renewed {
         /// Whose.

@@ -115,6 +115,7 @@ impl Broker {
             Input::Observed { session, source } => self.observed(now, session, addr::unmap(source)),
             Input::Wall { unix_ms } => self.wall = Some((now, unix_ms)),
             Input::Cluster(config) => self.set_cluster(now, config),
+            Input::ClusterGone { cluster } => self.cluster_gone(now, &cluster),
             Input::Renewed { conn, not_after_unix_s, credential } => {
                 self.renewed(now, conn, not_after_unix_s, credential);
             }
@@ -260,6 +261,20 @@ impl Broker {
         for conn in members.into_iter().filter(|_| changed) {
             self.retry_own(now, conn);
         }
+    }
+
+    fn cluster_gone(&mut self, now: Instant, name: &ClusterName) {
+        let is_of = |conn: &Conn| match &conn.phase {
+            Phase::Greeting => false,
+            Phase::Challenged(joining) | Phase::Admitting(joining) => joining.cluster == *name,
+            Phase::Member(session) => session.cluster == *name,
+        };
+        let all: Vec<ConnId> =
+            self.conns.iter().filter(|(_, state)| is_of(state)).map(|(conn, _)| *conn).collect();
+        for conn in all {
+            self.refuse(now, conn, Refusal::new(Code::UnknownCluster));
+        }
+        self.clusters.remove(name);
     }
 
     fn shutdown(&mut self, now: Instant) {

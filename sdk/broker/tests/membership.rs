@@ -38,6 +38,27 @@ fn one_source_has_so_many_members() {
     }
 }
 
+#[test]
+fn a_cluster_that_is_gone_has_nobody_left() {
+    let mut rig = Rig::new(EffectiveNetwork::Public);
+    let member = rig.join(1, "20.0.0.11:5000", "10.0.1.2");
+    let [coming, stranger] = ["20.0.0.12:5000", "20.0.0.13:5000"].map(|source| rig.open(source));
+    rig.say(coming, ClientMessage::Hello(Box::new(hello(2, "10.0.1.2"))));
+    let cluster = config(EffectiveNetwork::Public).name;
+    rig.feed(Input::ClusterGone { cluster: cluster.clone() });
+    for (conn, expect) in
+        [(member, Some(Code::UnknownCluster)), (coming, Some(Code::UnknownCluster)), (stranger, None)]
+    {
+        assert_eq!(rig.refusal(conn), expect);
+    }
+    assert_eq!(rig.broker.present(&cluster), 0);
+    rig.say(stranger, ClientMessage::Hello(Box::new(hello(3, "10.0.1.2"))));
+    assert_eq!(rig.refusal(stranger), Some(Code::UnknownCluster));
+    // One that comes back is a new one.
+    rig.feed(Input::Cluster(config(EffectiveNetwork::Public)));
+    rig.join(1, "20.0.0.11:6000", "10.0.1.2");
+}
+
 /// Attack: a stranger says goodbye in a member's name.
 #[test]
 fn nobody_leaves_for_another() {

@@ -11,6 +11,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use crate::egress::Egress;
+
 /// Larger than any STUN answer, which a network without fragments bounds.
 const MAX_DATAGRAM_LEN: usize = 2048;
 
@@ -27,6 +29,7 @@ pub(super) struct ProbeDatagram {
 #[derive(Debug)]
 pub(super) struct Probe {
     socket: Arc<UdpSocket>,
+    egress: Arc<Egress>,
     number: u64,
     _reader: DropGuard,
 }
@@ -35,6 +38,7 @@ impl Probe {
     /// A socket on a fresh port, whose datagrams go to `datagrams`; `None` if the system gives none.
     pub(super) fn open(
         ipv6: bool,
+        egress: Arc<Egress>,
         datagrams: mpsc::Sender<ProbeDatagram>,
         tasks: &TaskTracker,
     ) -> Option<Self> {
@@ -58,7 +62,7 @@ impl Probe {
         };
         let cancel = CancellationToken::new();
         tasks.spawn(cancel.clone().run_until_cancelled_owned(read(Arc::clone(&socket), number, datagrams)));
-        Some(Self { socket, number, _reader: cancel.drop_guard() })
+        Some(Self { socket, egress, number, _reader: cancel.drop_guard() })
     }
 
     pub(super) fn number(&self) -> u64 {
@@ -66,8 +70,7 @@ impl Probe {
     }
 
     pub(super) fn send_to(&self, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
-        // Past the runtime, which knows of no readiness before its first turn.
-        socket2::SockRef::from(&*self.socket).send_to(bytes, &to.into()).map(|_| ())
+        self.egress.send_to(&socket2::SockRef::from(&*self.socket), to, bytes)
     }
 }
 

@@ -30,7 +30,7 @@ impl Node {
 
     fn bind(secret: u8, addrs: BindAddrs) -> Self {
         let key = NodeKey::from_secret(&[secret; 32]);
-        let (mux, stun) = Mux::bind(addrs, &key.id(), Arc::default()).unwrap();
+        let (mux, stun) = Mux::bind(addrs, &key.id(), Arc::default(), Arc::default()).unwrap();
         let admitted = Arc::<Admitted>::default();
         let (quic, acceptor) = Quic::start(Arc::clone(&mux), &key, Arc::clone(&admitted)).unwrap();
         Self { id: key.id(), mux, admitted, quic, acceptor, stun }
@@ -392,6 +392,7 @@ async fn the_socket_says_what_it_cannot() {
 
     let SocketAddr::V4(taken) = a.addr() else { panic!("bound by IPv4") };
     let id = a.id;
-    let error = Mux::bind(BindAddrs { v4: taken, v6: None }, &id, Arc::default()).unwrap_err();
+    let error =
+        Mux::bind(BindAddrs { v4: taken, v6: None }, &id, Arc::default(), Arc::default()).unwrap_err();
     assert!(error.to_string().contains("choose another port"), "{error}");
 }

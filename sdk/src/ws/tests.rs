@@ -88,6 +88,7 @@ fn options(url: &str) -> OpenOptions {
         pin: None,
         insecure_http: false,
         roots: Roots::Given(Arc::new(RootCertStore::empty())),
+        egress: Arc::default(),
     }
 }
 
@@ -186,6 +187,26 @@ async fn plain_http_stays_on_the_machine() {
     let error = open(&options("http://20.0.0.1:8080")).await.unwrap_err();
     assert!(matches!(error, OpenError::PlainRefused { .. }), "{error}");
     assert!(error.to_string().contains("--insecure-http"), "{error}");
+}
+
+#[tokio::test]
+async fn a_sealed_node_does_not_go_to_a_public_server() {
+    let server = server().await;
+    let sealed = Arc::new(Egress::new(true));
+    // By TLS, so that nothing else refuses it first; nobody is there to time out.
+    for (host, expect) in
+        [("127.0.0.1", true), ("localhost", true), ("20.0.0.1", false), ("[2606:4700::1]", false)]
+    {
+        let mut options = options(&format!("https://{host}:{}", server.port));
+        options.pin = Some(server.fingerprint);
+        options.egress = Arc::clone(&sealed);
+        match open(&options).await {
+            Ok(_) => assert!(expect, "{host}"),
+            Err(OpenError::Sealed { source: Blocked::Address(_), .. }) => assert!(!expect, "{host}"),
+            Err(error) => panic!("{host}: {error}"),
+        }
+    }
+    assert_eq!(sealed.blocked(), 2);
 }
 
 #[tokio::test]

@@ -51,7 +51,8 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Failure> {
         () = stop.wait() => Ok(()),
     };
     node.leave().await;
-    voice.say("left", json!({}), || "left the cluster".to_owned());
+    let fields = json!({ "blocked": node.socket_stats().blocked });
+    voice.say("left", fields, || "left the cluster".to_owned());
     outcome
 }
 

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
+use meetpoint_proto::{ClusterName, ClusterNetwork, PublicKey};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::App;
 use super::extract::{Admin, Body, Path, Reader};
-use super::problem::Problem;
-use crate::service::{Cluster, UnixMs};
+use super::problem::{Problem, ProblemCode};
+use crate::service::{Cluster, Foreign, ServiceError, UnixMs};
 
 /// A cluster.
 #[derive(Serialize, ToSchema)]
@@ -18,11 +20,14 @@ pub(super) struct ClusterView {
     /// Its name.
     #[schema(example = "default")]
     name: String,
-    /// What it was created as: `PRIVATE`, `PUBLIC` or `DYNAMIC`.
+    /// Its home is another server: its members are admitted by the membership certificates that they bring, and nothing of
+    /// them is stored.
+    foreign: bool,
+    /// What it was created as: `PRIVATE`, `PUBLIC` or `DYNAMIC`. A foreign one is `DYNAMIC` here.
     #[serde(rename = "type")]
     #[schema(example = "DYNAMIC")]
     kind: &'static str,
-    /// What it amounts to now: `PUBLIC` or `PRIVATE`.
+    /// What it amounts to now: `PUBLIC` or `PRIVATE`. For a foreign one the seeds of this server's own decide.
     #[schema(example = "PUBLIC")]
     effective: &'static str,
     /// The public half of its key: what another server needs to admit its members (`--foreign-cluster`).
@@ -31,7 +36,7 @@ pub(super) struct ClusterView {
     open_join: bool,
     /// Nodes that can only be relayed are kept.
     admit_relayed: bool,
-    /// Registered nodes, present or not.
+    /// Registered nodes, present or not. None of a foreign cluster.
     nodes: i64,
     /// Nodes that are present.
     nodes_present: usize,
@@ -45,6 +50,17 @@ pub(super) struct ClusterView {
 pub(super) struct ClusterChange {
     /// Keep nodes that can only be relayed.
     admit_relayed: Option<bool>,
+}
+
+/// A cluster whose home is another server.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewForeignCluster {
+    /// Its name there.
+    #[schema(example = "fleet")]
+    name: String,
+    /// `public_key` of the cluster there.
+    public_key: String,
 }
 
 /// All clusters of the server.
@@ -64,9 +80,14 @@ pub(super) struct ClusterList {
 )]
 pub(super) async fn list(_: Reader, State(app): State<App>) -> Result<Json<ClusterList>, Problem> {
     let mut items = Vec::new();
-    for cluster in app.service.clusters().values() {
+    let foreign = app.service.foreign_clusters();
+    for cluster in app.service.clusters().values().filter(|own| !foreign.contains_key(&own.name)) {
         items.push(view(&app, cluster).await?);
     }
+    for cluster in foreign.values() {
+        items.push(foreign_view(&app, cluster).await?);
+    }
+    items.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(Json(ClusterList { items }))
 }
 
@@ -84,8 +105,60 @@ pub(super) async fn get(
     State(app): State<App>,
     Path(cluster): Path<String>,
 ) -> Result<Json<ClusterView>, Problem> {
-    let cluster = app.service.cluster(&cluster)?;
-    Ok(Json(view(&app, &cluster).await?))
+    let name = cluster.parse::<ClusterName>().map_err(|_| ServiceError::UnknownCluster)?;
+    let view = match app.service.foreign_clusters().get(&name) {
+        Some(foreign) => foreign_view(&app, foreign).await?,
+        None => view(&app, &*app.service.cluster(&cluster)?).await?,
+    };
+    Ok(Json(view))
+}
+
+/// Serves a cluster whose home is another server, at once and after each restart. Asking again for what is served already
+/// changes nothing.
+#[utoipa::path(
+    post, path = "/v1/clusters", tag = "clusters", operation_id = "add_foreign_cluster", security(("admin" = [])),
+    request_body = NewForeignCluster,
+    responses(
+        (status = CREATED, body = ClusterView, description = "It is served now"),
+        (status = OK, body = ClusterView, description = "It was served already"),
+        (status = "default", body = Problem, content_type = "application/problem+json", description = "Refused")
+    )
+)]
+pub(super) async fn add(
+    Admin(actor): Admin,
+    State(app): State<App>,
+    Body(new): Body<NewForeignCluster>,
+) -> Result<(StatusCode, Json<ClusterView>), Problem> {
+    let invalid = |field: &str, error: &dyn std::fmt::Display| {
+        Problem::new(ProblemCode::Invalid, format!("{field}: {error}"))
+    };
+    let name: ClusterName = new.name.parse().map_err(|error| invalid("name", &error))?;
+    let key: PublicKey = new.public_key.parse().map_err(|error| invalid("public_key", &error))?;
+    key.key().map_err(|error| invalid("public_key", &error))?;
+    let (service, now) = (Arc::clone(&app.service), UnixMs::now());
+    let (cluster, is_new) =
+        app.finish(async move { service.add_foreign(now, &actor, name, key).await }).await?;
+    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, Json(foreign_view(&app, &cluster).await?)))
+}
+
+/// Serves a foreign cluster no longer: its visitors are disconnected. One that a flag names comes back with the next start.
+#[utoipa::path(
+    delete, path = "/v1/clusters/{cluster}", tag = "clusters", operation_id = "remove_foreign_cluster", security(("admin" = [])),
+    params(("cluster" = String, Path, description = "The cluster's name")),
+    responses(
+        (status = NO_CONTENT, description = "It is not served any more"),
+        (status = "default", body = Problem, content_type = "application/problem+json", description = "Refused")
+    )
+)]
+pub(super) async fn remove(
+    Admin(actor): Admin,
+    State(app): State<App>,
+    Path(cluster): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let (service, now) = (Arc::clone(&app.service), UnixMs::now());
+    app.finish(async move { service.remove_foreign(now, &actor, &cluster).await }).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Changes a cluster. What is left out stays as it is.
@@ -121,6 +194,7 @@ async fn view(app: &App, cluster: &Cluster) -> Result<ClusterView, Problem> {
     let name = cluster.name.clone();
     Ok(ClusterView {
         name: name.to_string(),
+        foreign: false,
         kind: cluster.kind.as_str(),
         effective: cluster.effective.as_str(),
         public_key: cluster.public_key().to_string(),
@@ -129,5 +203,21 @@ async fn view(app: &App, cluster: &Cluster) -> Result<ClusterView, Problem> {
         nodes: app.service.node_count(name.as_str()).await?,
         nodes_present: app.rendezvous.query(move |broker| broker.present(&name)).await?,
         created_unix_ms: cluster.created_ms,
+    })
+}
+
+async fn foreign_view(app: &App, cluster: &Foreign) -> Result<ClusterView, Problem> {
+    let name = cluster.name.clone();
+    Ok(ClusterView {
+        name: name.to_string(),
+        foreign: true,
+        kind: ClusterNetwork::Dynamic.as_str(),
+        effective: app.service.effective(&name)?.as_str(),
+        public_key: cluster.home.to_string(),
+        open_join: false,
+        admit_relayed: false,
+        nodes: 0,
+        created_unix_ms: cluster.created_ms,
+        nodes_present: app.rendezvous.query(move |broker| broker.present(&name)).await?,
     })
 }

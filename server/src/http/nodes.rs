@@ -203,7 +203,7 @@ pub(super) async fn remove(
 /// Ends a node's session. It stays registered, and comes back by a join token or a cluster secret only.
 #[utoipa::path(
     delete, path = "/v1/clusters/{cluster}/nodes/{id}/session", tag = "nodes", operation_id = "end_node_session", security(("admin" = [])),
-    params(("cluster" = String, Path, description = "The cluster's name"), ("id" = String, Path, description = "The node's id")),
+    params(("cluster" = String, Path, description = "The cluster's name"), ("id" = String, Path, pattern = "^[a-z2-7]{51}[aq]$", description = "The node's id")),
     responses(
         (status = NO_CONTENT, description = "Ended"),
         (status = "default", body = Problem, content_type = "application/problem+json", description = "Refused")

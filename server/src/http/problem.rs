@@ -57,6 +57,9 @@ problems! {
     BadForwarded = BAD_REQUEST, "bad_forwarded", "have the trusted proxy write one of X-Forwarded-For and Forwarded, and drop the other one";
     NotFound = NOT_FOUND, "not_found", "compare the path with /openapi.yaml";
     UnknownCluster = NOT_FOUND, "unknown_cluster", "GET /v1/status lists the server's clusters";
+    ForeignCluster = CONFLICT, "foreign_cluster", "ask the cluster's home: this server keeps nothing of it but who is present";
+    OwnCluster = CONFLICT, "own_cluster", "a server keeps the clusters that it is the home of; --foreign-cluster at its start puts another one in the place of its own";
+    ForeignClusterKnown = CONFLICT, "foreign_cluster_known", "DELETE /v1/clusters/{cluster} first, if its key has changed";
     UnknownNode = NOT_FOUND, "unknown_node", "GET /v1/clusters/{cluster}/nodes lists the registered nodes";
     UnknownSeed = NOT_FOUND, "unknown_seed", "GET /v1/clusters/{cluster}/seeds lists the seeds";
     UnknownToken = NOT_FOUND, "unknown_token", "GET /v1/clusters/{cluster}/join-tokens lists the join tokens";
@@ -170,6 +173,9 @@ impl From<ServiceError> for Problem {
     fn from(error: ServiceError) -> Self {
         let code = match &error {
             ServiceError::UnknownCluster => ProblemCode::UnknownCluster,
+            ServiceError::ForeignCluster => ProblemCode::ForeignCluster,
+            ServiceError::OwnCluster => ProblemCode::OwnCluster,
+            ServiceError::ForeignClusterKnown => ProblemCode::ForeignClusterKnown,
             ServiceError::UnknownNode => ProblemCode::UnknownNode,
             ServiceError::UnknownSeed => ProblemCode::UnknownSeed,
             ServiceError::UnknownToken => ProblemCode::UnknownToken,
@@ -177,7 +183,7 @@ impl From<ServiceError> for Problem {
             ServiceError::UnknownSecret => ProblemCode::UnknownSecret,
             ServiceError::KnownSecret => ProblemCode::KnownSecret,
             ServiceError::SeedRefused { code, .. } | ServiceError::ClusterRule(code) => by_rule(*code),
-            ServiceError::TooManySeeds => ProblemCode::ClusterFull,
+            ServiceError::TooManySeeds | ServiceError::TooManyClusters => ProblemCode::ClusterFull,
             ServiceError::SeedNameTaken(_) => ProblemCode::SeedNameTaken,
             ServiceError::SeedAddressTaken(_) => ProblemCode::SeedAddressTaken,
             ServiceError::SeedApproved(_) => ProblemCode::SeedApproved,

@@ -50,7 +50,7 @@ impl From<RevocationRow> for RevocationView {
 /// Lists the nodes that were removed and may not come back.
 #[utoipa::path(
     get, path = "/v1/clusters/{cluster}/revocations", tag = "nodes", operation_id = "list_revocations", security(("viewer" = []), ("admin" = [])),
-    params(("cluster" = String, Path, description = "The cluster's name"), PageQuery),
+    params(("cluster" = String, Path, description = "The cluster's name"), PageQuery<NodeId>),
     responses(
         (status = OK, body = RevocationPage, description = "A page of removed nodes"),
         (status = "default", body = Problem, content_type = "application/problem+json", description = "Refused")
@@ -60,7 +60,7 @@ pub(super) async fn list(
     _: Reader,
     State(app): State<App>,
     Path(cluster): Path<String>,
-    Query(page): Query<PageQuery>,
+    Query(page): Query<PageQuery<NodeId>>,
 ) -> Result<Json<RevocationPage>, Problem> {
     let (after, limit) = page.parse::<NodeId>()?;
     // One more than asked for tells whether there is another page.
@@ -74,7 +74,7 @@ pub(super) async fn list(
 /// Lets a removed node join again. It needs a join token or a cluster secret like any other.
 #[utoipa::path(
     delete, path = "/v1/clusters/{cluster}/revocations/{id}", tag = "nodes", operation_id = "lift_revocation", security(("admin" = [])),
-    params(("cluster" = String, Path, description = "The cluster's name"), ("id" = String, Path, description = "The node's id")),
+    params(("cluster" = String, Path, description = "The cluster's name"), ("id" = String, Path, pattern = "^[a-z2-7]{51}[aq]$", description = "The node's id")),
     responses(
         (status = NO_CONTENT, description = "Lifted"),
         (status = "default", body = Problem, content_type = "application/problem+json", description = "Refused")

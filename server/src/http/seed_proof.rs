@@ -1,5 +1,7 @@
 //! Shows that this server is a seed that somebody asks for.
 
+mod question;
+
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
@@ -12,9 +14,10 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use meetpoint_proto::addr;
 use meetpoint_proto::id::Nonce;
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use serde::Serialize;
+use utoipa::ToSchema;
 
+use self::question::Question;
 use super::App;
 use super::extract::Query;
 use super::problem::{Problem, ProblemCode};
@@ -25,19 +28,6 @@ const MAX_A_SECOND: u32 = 10;
 /// Sources share these places by a hash that nobody outside knows. So all of them together get
 /// no more than a few thousand signatures a second.
 const PLACES: usize = 256;
-
-/// Which address is meant, and what is to be signed.
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Question {
-    /// 32 random bytes in lower-case base32.
-    #[param(min_length = 52, max_length = 52)]
-    nonce: String,
-    /// The address asked, as `IP:PORT`.
-    #[param(example = "20.0.0.1:8080")]
-    at: String,
-}
 
 /// The holder of the key is met at the address that was asked for.
 #[derive(Serialize, ToSchema)]
@@ -97,6 +87,7 @@ fn source(ip: IpAddr) -> u64 {
 /// Is this server met at an address? Shown by a signature with its seed key, which `/v1/status` names.
 #[utoipa::path(
     get, path = "/v1/seed-proof", tag = "status", operation_id = "prove_seed",
+    params(Question),
     responses(
         (status = OK, body = SeedProof, description = "It is"),
         (status = "default", body = Problem, content_type = "application/problem+json", description = "Refused, with 421 if it does not know the address as its own")

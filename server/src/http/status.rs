@@ -1,8 +1,10 @@
 //! What this server is, for everybody: no address, no name of a node.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::State;
-use meetpoint_proto::EffectiveNetwork;
+use meetpoint_proto::{ClusterName, ClusterNetwork, EffectiveNetwork};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -48,7 +50,9 @@ struct ClusterStatus {
     /// Its name.
     #[schema(example = "default")]
     name: String,
-    /// What it was created as.
+    /// Its home is another server.
+    foreign: bool,
+    /// What it was created as. A foreign one is `DYNAMIC` here.
     #[serde(rename = "type")]
     #[schema(example = "DYNAMIC")]
     kind: &'static str,
@@ -68,18 +72,14 @@ struct ClusterStatus {
     )
 )]
 pub(super) async fn status(State(app): State<App>) -> Result<Json<Status>, Problem> {
-    let served = app.service.clusters();
-    let names: Vec<_> = served.keys().cloned().collect();
+    let mut clusters = clusters(&app)?;
+    let names: Vec<_> = clusters.keys().cloned().collect();
     let count = move |broker: &meetpoint_broker::Broker| -> Vec<usize> {
         names.iter().map(|name| broker.present(name)).collect()
     };
-    let present = app.rendezvous.query(count).await?;
-    let clusters = served.values().zip(present).map(|(cluster, nodes_present)| ClusterStatus {
-        name: cluster.name.to_string(),
-        kind: cluster.kind.as_str(),
-        effective: cluster.effective.as_str(),
-        nodes_present,
-    });
+    for (cluster, present) in clusters.values_mut().zip(app.rendezvous.query(count).await?) {
+        cluster.nodes_present = present;
+    }
     let default = app.service.cluster(DEFAULT_CLUSTER).map(|cluster| cluster.effective);
     let effective = default.unwrap_or(EffectiveNetwork::Private);
     Ok(Json(Status {
@@ -89,8 +89,24 @@ pub(super) async fn status(State(app): State<App>) -> Result<Json<Status>, Probl
         seed_key: app.me.public_key().to_string(),
         uptime_ms: u64::try_from(app.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         now_unix_ms: UnixMs::now().0,
-        clusters: clusters.collect(),
+        clusters: clusters.into_values().collect(),
     }))
+}
+
+/// The clusters, still without those who are present.
+fn clusters(app: &App) -> Result<BTreeMap<ClusterName, ClusterStatus>, Problem> {
+    let own = app.service.clusters();
+    let own = own.values().map(|own| (own.name.clone(), own.kind, false));
+    let foreign = app.service.foreign_clusters();
+    // In this order: a foreign one may have the place of an own one.
+    let all = own.chain(foreign.keys().map(|name| (name.clone(), ClusterNetwork::Dynamic, true)));
+    let status = |(name, kind, foreign): (ClusterName, ClusterNetwork, bool)| {
+        let effective = app.service.effective(&name)?.as_str();
+        let shown = name.to_string();
+        let status = ClusterStatus { name: shown, foreign, kind: kind.as_str(), effective, nodes_present: 0 };
+        Ok((name, status))
+    };
+    all.map(status).collect()
 }
 
 /// Those of the start, but for the one about the cluster: that may have become another meanwhile.

@@ -103,7 +103,9 @@ actions! {
     NodeRemove = "node.remove";
     NodeRestore = "node.restore";
     SessionEnd = "node_session.end";
+    ClusterAdd = "cluster.add";
     ClusterChange = "cluster.change";
+    ClusterRemove = "cluster.remove";
     SeedPut = "seed.put";
     SeedApprove = "seed.approve";
     SeedDelete = "seed.delete";

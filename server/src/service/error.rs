@@ -11,6 +11,14 @@ use crate::store::StoreError;
 pub(crate) enum ServiceError {
     #[error("no cluster of that name")]
     UnknownCluster,
+    #[error("the cluster's home is another server")]
+    ForeignCluster,
+    #[error("this server is the cluster's home")]
+    OwnCluster,
+    #[error("a foreign cluster of that name is served, and has another key")]
+    ForeignClusterKnown,
+    #[error("as many foreign clusters are served as may be")]
+    TooManyClusters,
     #[error("no node with that id in the cluster")]
     UnknownNode,
     #[error("no seed of that name in the cluster")]
@@ -91,6 +99,7 @@ impl ServiceError {
     pub(crate) fn code(&self) -> Code {
         match self {
             Self::UnknownCluster => Code::UnknownCluster,
+            Self::ForeignCluster => Code::NotHome,
             Self::BadToken(_) => Code::BadToken,
             // Nothing else was shown, so a token is what is missing.
             Self::BadSession => Code::TokenRequired,
@@ -101,7 +110,10 @@ impl ServiceError {
             Self::NameTaken => Code::NameTaken,
             Self::ClusterFull => Code::ServerFull,
             Self::SeedRefused { code, .. } | Self::ClusterRule(code) => *code,
-            Self::UnknownNode
+            Self::OwnCluster
+            | Self::ForeignClusterKnown
+            | Self::TooManyClusters
+            | Self::UnknownNode
             | Self::UnknownSeed
             | Self::TooManySeeds
             | Self::SeedNameTaken(_)

@@ -30,7 +30,7 @@ pub(crate) use audit::{Action, Actor, note};
 pub use audit::{AuditError, verify_audit};
 pub(crate) use clusters::{Established, establish_cluster};
 pub(crate) use error::ServiceError;
-pub(crate) use foreign::Foreign;
+pub(crate) use foreign::{Foreign, ForeignClusters};
 pub(crate) use relay::{
     DEFAULT_LIFETIME_S, Keyring, MAX_LIFETIME_S, MAX_MINTED_USER_LEN, MAX_PASSWORD_LEN, MAX_SECRET_LEN,
     MIN_PASSWORD_LEN, RelayKeys,
@@ -90,7 +90,7 @@ pub(crate) struct Service {
     /// their commits.
     changing: Mutex<()>,
     /// Clusters whose home is another server.
-    foreign: BTreeMap<ClusterName, Foreign>,
+    foreign: watch::Sender<ForeignClusters>,
     stun: Vec<StunServer>,
     /// Mints and checks STUN and TURN credentials.
     keyring: Keyring,
@@ -110,7 +110,7 @@ impl Service {
             store,
             clusters: watch::Sender::new(clusters),
             changing: Mutex::default(),
-            foreign: BTreeMap::new(),
+            foreign: watch::Sender::default(),
             stun,
             keyring,
             seeds_changed: Notify::new(),
@@ -150,10 +150,14 @@ impl Service {
         Arc::clone(&self.clusters.borrow())
     }
 
-    /// A cluster by its name as it came from outside.
+    /// A cluster that this server is the home of, by its name as it came from outside.
     pub(crate) fn cluster(&self, name: &str) -> Result<Arc<Cluster>, ServiceError> {
         let name = name.parse::<ClusterName>().map_err(|_| ServiceError::UnknownCluster)?;
-        self.clusters.borrow().get(&name).cloned().ok_or(ServiceError::UnknownCluster)
+        let cluster = self.clusters.borrow().get(&name).cloned();
+        cluster.ok_or_else(|| match self.foreign.borrow().contains_key(&name) {
+            true => ServiceError::ForeignCluster,
+            false => ServiceError::UnknownCluster,
+        })
     }
 
     /// Proves that a write becomes durable.

@@ -6,6 +6,7 @@
 pub(crate) mod audit;
 pub(crate) mod cluster_secrets;
 pub(crate) mod clusters;
+pub(crate) mod foreign;
 pub(crate) mod nodes;
 pub(crate) mod relay;
 pub(crate) mod revocations;

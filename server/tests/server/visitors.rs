@@ -3,13 +3,15 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ed25519_dalek::SigningKey;
+use hyper::Method;
 use meetpoint_proto::wire::{CertificateText, ClientMessage, ServerMessage};
 use meetpoint_proto::{Certificate, Code, JoinToken, PublicKey};
+use serde_json::{Value, json};
 
-use crate::client::get;
+use crate::client::{call, get};
 use crate::identity::{ADMIN, FLAGS, joins};
 use crate::node::{Control, Node};
-use crate::running::Running;
+use crate::running::{Running, config};
 
 /// The home server's cluster, as a flag of another server.
 async fn foreign(home: &Running, name: &str) -> String {
@@ -123,5 +125,115 @@ async fn what_a_visitor_brings_is_checked() {
     // Somebody else's certificate is of no use without his key.
     let thief = Node { key: SigningKey::from_bytes(&[3; 32]), certificate: Some(good.sign(&key)), ..alice };
     assert_eq!(thief.is_refused(away.info.http).await, Code::BadCertificate);
+    away.stop().await.unwrap();
+}
+
+const CLUSTERS: &str = "/v1/clusters";
+
+/// What is served, by `/v1/clusters` and by `/v1/status`: name, whether it is foreign, and who is present.
+async fn served(server: &Running) -> Vec<(String, bool, u64)> {
+    let row = |cluster: &Value| {
+        let present = cluster["nodes_present"].as_u64().unwrap();
+        (cluster["name"].as_str().unwrap().to_owned(), cluster["foreign"].as_bool().unwrap(), present)
+    };
+    let listed = get(CLUSTERS).bearer(ADMIN).send(server.info.http).await.json();
+    let status = get("/v1/status").send(server.info.http).await.json();
+    let rows = |list: &Value| list.as_array().unwrap().iter().map(row).collect::<Vec<_>>();
+    assert_eq!(rows(&listed["items"]), rows(&status["clusters"]));
+    rows(&listed["items"])
+}
+
+#[tokio::test]
+async fn a_foreign_cluster_comes_and_goes_while_the_server_runs() {
+    let key = SigningKey::from_bytes(&[42; 32]);
+    let dir = tempfile::tempdir().unwrap();
+    let flags = ["--admin-token", ADMIN];
+    let away = Running::start(config(dir.path(), &flags)).await.unwrap();
+    let own = ("default".to_owned(), false, 0);
+    assert_eq!(served(&away).await, [own.clone()]);
+    let alice = Node {
+        cluster: "fleet".to_owned(),
+        certificate: Some(
+            Certificate {
+                cluster: "fleet".parse().unwrap(),
+                node: Node::new(1, "alice", &"a-token-of-its-home".parse().unwrap()).id(),
+                name: "alice".parse().unwrap(),
+                not_before_unix_s: now_s(),
+                not_after_unix_s: now_s() + 3600,
+                capabilities: Vec::new(),
+            }
+            .sign(&key),
+        ),
+        ..Node::new(1, "alice", &"a-token-of-its-home".parse().unwrap())
+    };
+    assert_eq!(alice.is_refused_at_once(away.info.http).await, Code::UnknownCluster);
+
+    let public_key = PublicKey::from(&key).to_string();
+    let fleet = json!({ "name": "fleet", "public_key": public_key });
+    let ask = |method: Method, path: &str| call(method, path).bearer(ADMIN);
+    let added = ask(Method::POST, CLUSTERS).json(&fleet).send(away.info.http).await;
+    assert_eq!(added.status, 201, "{added:?}");
+    assert_eq!((&added.json()["public_key"], &added.json()["foreign"]), (&json!(public_key), &json!(true)));
+    let mut visit = alice.joins(away.info.http).await;
+    assert_eq!(served(&away).await, [own.clone(), ("fleet".to_owned(), true, 1)]);
+    assert_eq!(ask(Method::GET, "/v1/clusters/fleet").send(away.info.http).await.json()["nodes_present"], 1);
+    // The same again changes nothing, and nobody is disconnected.
+    let again = ask(Method::POST, CLUSTERS).json(&fleet).send(away.info.http).await;
+    assert_eq!((again.status.as_u16(), &again.json()["nodes_present"]), (200, &json!(1)));
+
+    let other = PublicKey::from(&SigningKey::from_bytes(&[43; 32])).to_string();
+    for (body, status, code) in [
+        (json!({ "name": "fleet", "public_key": other }), 409, "foreign_cluster_known"),
+        (json!({ "name": "default", "public_key": public_key }), 409, "own_cluster"),
+        (json!({ "name": "no name", "public_key": public_key }), 422, "invalid"),
+        (json!({ "name": "fleet2", "public_key": "short" }), 422, "invalid"),
+    ] {
+        let refused = ask(Method::POST, CLUSTERS).json(&body).send(away.info.http).await;
+        refused.assert_problem(status, code);
+    }
+    for (path, status, code) in [
+        ("/v1/clusters/default", 409, "own_cluster"),
+        ("/v1/clusters/nowhere", 404, "unknown_cluster"),
+        ("/v1/clusters/no%20name", 404, "unknown_cluster"),
+    ] {
+        ask(Method::DELETE, path).send(away.info.http).await.assert_problem(status, code);
+    }
+
+    for path in ["nodes", "seeds", "join-tokens", "secrets", "revocations"] {
+        let path = format!("/v1/clusters/fleet/{path}");
+        ask(Method::GET, &path).send(away.info.http).await.assert_problem(409, "foreign_cluster");
+    }
+
+    // It is in the registry.
+    drop(visit);
+    away.stop().await.unwrap();
+    let away = Running::start(config(dir.path(), &flags)).await.unwrap();
+    visit = alice.joins(away.info.http).await;
+    let gone = ask(Method::DELETE, "/v1/clusters/fleet").send(away.info.http).await;
+    assert_eq!(gone.status, 204, "{gone:?}");
+    assert_eq!(visit.refused().await.code, Code::UnknownCluster);
+    assert_eq!(alice.is_refused_at_once(away.info.http).await, Code::UnknownCluster);
+    assert_eq!(served(&away).await, [own]);
+    let log = get("/v1/audit?limit=500").bearer(ADMIN).send(away.info.http).await.json();
+    let actions: Vec<&Value> =
+        log["items"].as_array().unwrap().iter().map(|entry| &entry["action"]).collect();
+    for action in ["cluster.add", "cluster.remove"] {
+        assert_eq!(actions.iter().filter(|word| **word == action).count(), 1, "{actions:?}");
+    }
+    away.stop().await.unwrap();
+}
+
+/// One that a flag names may take the place of this server's own, which comes back when it goes.
+#[tokio::test]
+async fn an_own_cluster_comes_back() {
+    let key = PublicKey::from(&SigningKey::from_bytes(&[42; 32]));
+    let flags = ["--admin-token", ADMIN, "--foreign-cluster", &format!("default={key}")];
+    let (away, _dir) = Running::fresh(&flags).await;
+    assert_eq!(served(&away).await, [("default".to_owned(), true, 0)]);
+    let alice = Node::new(1, "alice", &away.join_token());
+    assert_eq!(alice.is_refused_at_once(away.info.http).await, Code::NotHome);
+    call(Method::DELETE, "/v1/clusters/default").bearer(ADMIN).send(away.info.http).await;
+    assert_eq!(served(&away).await, [("default".to_owned(), false, 0)]);
+    drop(alice.joins(away.info.http).await);
     away.stop().await.unwrap();
 }

@@ -254,6 +254,12 @@ impl Lab {
         Ok(Host::new(&self.tools, &name, addr, gateway.addr()))
     }
 
+    /// A gateway's router as a machine of its own, for what a test has to add to it.
+    #[must_use]
+    pub fn router(&self, gateway: &Gateway) -> Host {
+        Host::new(&self.tools, &gateway.namespace, lan_addr(gateway.site, 1), gateway.addr())
+    }
+
     /// The subscriber's own router, behind the carrier's.
     fn home_router(&mut self, site: u8, kind: NatKind, carrier: &str) -> Result<String, LabError> {
         let home = self.add_namespace(&format!("home{site}"))?;
