@@ -32,6 +32,8 @@ use crate::ws::{OpenError, OpenOptions};
 
 /// Commands waiting for the driver; more make their callers wait.
 const COMMAND_QUEUE: usize = 64;
+/// Shortest delay between attempts: less is a busy loop.
+const MIN_RETRY: Duration = Duration::from_millis(10);
 /// How long a start tries before it gives up.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -258,9 +260,9 @@ impl Builder {
         self
     }
 
-    /// First and longest delay between attempts to reach the server: 1 s and 30 s if not set.
+    /// First and longest delay between attempts to reach a server: 1 s and 30 s if not set, and no less than 10 ms.
     pub fn backoff(mut self, base: Duration, max: Duration) -> Self {
-        (self.backoff.base, self.backoff.max) = (base, max);
+        (self.backoff.base, self.backoff.max) = (base.max(MIN_RETRY), max.max(MIN_RETRY));
         self
     }
 

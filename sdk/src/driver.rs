@@ -393,6 +393,7 @@ impl Driver {
                 kind,
                 effective,
                 again,
+                server: self.parts.obstacles.label(self.server).to_owned(),
             },
             Told::Classified { class, evidence, observed, relayed } => {
                 Event::Classified(Classification { class, evidence, observed, relayed })

@@ -25,6 +25,8 @@ pub enum Event {
         effective: EffectiveNetwork,
         /// The node had been here before in its life: it came back.
         again: bool,
+        /// The server that took it, as it was given: a URL, or a seed.
+        server: String,
     },
     /// The node was judged.
     Classified(Classification),

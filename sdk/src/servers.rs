@@ -180,6 +180,11 @@ impl Obstacles {
         Self(servers.iter().map(|server| (server.label.clone(), None)).collect())
     }
 
+    /// What a server is called.
+    pub(crate) fn label(&self, server: usize) -> &str {
+        self.0.get(server).map_or("", |(label, _)| label)
+    }
+
     /// A server's newest obstacle, or that there is none any more.
     pub(crate) fn set(&mut self, server: usize, obstacle: Option<Obstacle>) {
         if let Some((_, newest)) = self.0.get_mut(server) {
