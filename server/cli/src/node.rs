@@ -39,6 +39,7 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Failure> {
     let mut tasks = JoinSet::new();
     tasks.spawn(accept(Arc::clone(&node), Arc::clone(&voice), args.echo));
     if let Some(file) = args.membership_file {
+        membership::save(&node, &file)?;
         tasks.spawn(membership::keep(Arc::clone(&node), file));
     }
     for peer in args.connect {
