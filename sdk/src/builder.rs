@@ -335,16 +335,7 @@ impl Builder {
         let admitted = Arc::new(Admitted::default());
         let (quic, acceptor) =
             Quic::start(Arc::clone(&mux), &key, Arc::clone(&admitted)).map_err(|e| io(&e))?;
-        let insecure_http = self.insecure_http;
-        let open_options = |server: &Server| OpenOptions {
-            server: server.url.clone(),
-            tls_name: server.tls_name.clone(),
-            pins: pins.clone(),
-            insecure_http,
-            roots: Roots::Native,
-            egress: Arc::clone(&egress),
-        };
-        let options = servers.iter().map(open_options).collect();
+        let options = open_options(servers, &pins, self.insecure_http, &egress);
         let config = Config {
             key: key.signing_key().clone(),
             cluster,
@@ -397,6 +388,23 @@ impl Builder {
         };
         Ok((started, parts))
     }
+}
+
+fn open_options(
+    servers: &[Server],
+    pins: &Pins,
+    insecure_http: bool,
+    egress: &Arc<Egress>,
+) -> Vec<OpenOptions> {
+    let options = |server: &Server| OpenOptions {
+        server: server.url.clone(),
+        tls_name: server.tls_name.clone(),
+        pins: pins.clone(),
+        insecure_http,
+        roots: Roots::Native,
+        egress: Arc::clone(egress),
+    };
+    servers.iter().map(options).collect()
 }
 
 /// The node's socket; without IPv6 if it is sealed, because which of its addresses are global changes.

@@ -52,8 +52,11 @@ pub(crate) async fn look_up(
     insecure_http: bool,
 ) -> Result<Vec<Server>, SrvError> {
     egress.check_look_up()?;
+    ask(&TokioResolver::builder_tokio()?.build()?, domain, insecure_http).await
+}
+
+async fn ask(resolver: &TokioResolver, domain: &str, insecure_http: bool) -> Result<Vec<Server>, SrvError> {
     let domain = domain.trim_end_matches('.');
-    let resolver = TokioResolver::builder_tokio()?.build()?;
     let found = resolver.srv_lookup(format!("{SERVICE}.{domain}.")).await?;
     let mut servers = Vec::new();
     for record in found.answers().iter().take(MAX_SERVERS) {
@@ -69,4 +72,67 @@ pub(crate) async fn look_up(
         });
     }
     if servers.is_empty() { Err(SrvError::NoneOffered) } else { Ok(servers) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+    use hickory_resolver::net::runtime::TokioRuntimeProvider;
+    use hickory_resolver::proto::op::{Message, OpCode};
+    use hickory_resolver::proto::rr::rdata::SRV;
+    use hickory_resolver::proto::rr::{Name, Record};
+    use tokio::net::UdpSocket;
+
+    use super::*;
+
+    /// A name server that answers every question with these records; and a resolver that asks it.
+    async fn resolver(records: Vec<(u16, u16, u16, &'static str)>) -> TokioResolver {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let port = socket.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let mut buffer = [0; 1500];
+            while let Ok((len, from)) = socket.recv_from(&mut buffer).await {
+                let question = Message::from_vec(&buffer[..len]).unwrap();
+                let query = question.queries[0].clone();
+                assert_eq!(query.name().to_utf8(), "_meetpoint._tcp.example.org.");
+                let mut answer = Message::response(question.metadata.id, OpCode::Query);
+                answer.add_query(query.clone());
+                for (priority, weight, port, target) in &records {
+                    let srv = SRV::new(*priority, *weight, *port, Name::from_utf8(target).unwrap());
+                    answer.add_answer(Record::from_rdata(query.name().clone(), 60, RData::SRV(srv)));
+                }
+                socket.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
+            }
+        });
+        let mut connection = ConnectionConfig::udp();
+        connection.port = port;
+        let server = NameServerConfig::new(Ipv4Addr::LOCALHOST.into(), true, vec![connection]);
+        let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
+        TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()).build().unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_records_become_servers() {
+        let records =
+            vec![(10, 5, 8080, "One.example.net."), (20, 0, 443, "two.example.net."), (1, 1, 1, ".")];
+        let found = ask(&resolver(records).await, "example.org.", false).await.unwrap();
+        let shown: Vec<_> = found.iter().map(|server| server.url.to_string()).collect();
+        assert_eq!(shown, ["https://one.example.net:8080", "https://two.example.net:443"]);
+        assert_eq!(found[0].rank, ServerRank { priority: 10, weight: 5 });
+        assert!(found.iter().all(|server| server.tls_name.as_deref() == Some("example.org")));
+
+        let none = ask(&resolver(vec![(0, 0, 0, ".")]).await, "example.org", false).await;
+        assert!(matches!(none, Err(SrvError::NoneOffered)), "{none:?}");
+    }
+
+    #[test]
+    fn domains() {
+        for (domain, good) in
+            [("example.org", true), ("example.org.", true), ("10.0.0.1", false), ("", false), ("a b", false)]
+        {
+            assert_eq!(check(domain).is_ok(), good, "{domain}");
+        }
+    }
 }
