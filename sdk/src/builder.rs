@@ -25,12 +25,15 @@ use crate::mux::{BindAddrs, BindError, Mux, StunDatagram};
 use crate::node::{Node, Started};
 use crate::paths::PathTable;
 use crate::quic::{Admitted, Quic};
+use crate::servers::{self, Given, Obstacles, Server, ServerError};
 use crate::shared::Shared;
-use crate::tls::Roots;
-use crate::ws::{OpenError, OpenOptions, ServerUrl, UrlError};
+use crate::tls::{Pins, Roots};
+use crate::ws::{OpenError, OpenOptions};
 
 /// Commands waiting for the driver; more make their callers wait.
 const COMMAND_QUEUE: usize = 64;
+/// Shortest delay between attempts: less is a busy loop.
+const MIN_RETRY: Duration = Duration::from_millis(10);
 /// How long a start tries before it gives up.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -38,13 +41,13 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 #[must_use = "a node begins with start()"]
 pub struct Builder {
-    url: String,
+    servers: Vec<Given>,
     cluster: String,
     name: String,
     token: Option<String>,
     secrets: Vec<String>,
     membership: Option<String>,
-    fingerprint: Option<Fingerprint>,
+    fingerprints: Vec<Fingerprint>,
     profile: Profile,
     key_file: Option<PathBuf>,
     node_addr: Option<SocketAddr>,
@@ -58,7 +61,10 @@ pub struct Builder {
 impl std::fmt::Debug for Builder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // The rights to join are not for logs.
-        f.debug_struct("Builder").field("url", &self.url).field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Builder")
+            .field("servers", &self.servers)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -66,14 +72,9 @@ impl std::fmt::Debug for Builder {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// The rendezvous' address is not one.
-    #[error("rendezvous {url}: {source}")]
-    Url {
-        /// What was given.
-        url: String,
-        /// What is wrong with it.
-        source: UrlError,
-    },
+    /// A server's address is not one, or there is none.
+    #[error(transparent)]
+    Server(#[from] ServerError),
     /// The node's name is not one.
     #[error("node name: {0}")]
     Name(#[source] NameError),
@@ -110,7 +111,7 @@ pub enum StartError {
     /// No server let the node join in time.
     #[error("no server: {last}")]
     NoServer {
-        /// The newest obstacle.
+        /// The newest obstacle of each server.
         last: String,
     },
     /// The system refused a socket, or a secure random number.
@@ -118,16 +119,17 @@ pub enum StartError {
     Io(String),
 }
 
-impl Builder {
-    pub(crate) fn new(url: &str) -> Self {
+impl Default for Builder {
+    /// A node that knows no server yet.
+    fn default() -> Self {
         Self {
-            url: url.to_owned(),
+            servers: Vec::new(),
             cluster: "default".to_owned(),
             name: String::new(),
             token: None,
             secrets: Vec::new(),
             membership: None,
-            fingerprint: None,
+            fingerprints: Vec::new(),
             profile: Profile::default(),
             key_file: None,
             node_addr: None,
@@ -137,6 +139,31 @@ impl Builder {
             backoff: BackoffConfig::default(),
             start_timeout: START_TIMEOUT,
         }
+    }
+}
+
+impl Builder {
+    /// One more server of the cluster: `http://HOST:PORT` or `https://HOST:PORT`. The node stays at one of them; when it
+    /// loses that it tries them all, the last good one first and the others in random order.
+    pub fn server(mut self, url: impl Into<String>) -> Self {
+        self.servers.push(Given::Url(url.into()));
+        self
+    }
+
+    /// One more server of the cluster, as a seed: `name@host:port`. It is spoken to by https, but for a seed on this
+    /// machine, or with [`Builder::insecure_http`], if no fingerprint is known.
+    #[allow(clippy::needless_pass_by_value, reason = "text and addresses alike")]
+    pub fn seed(mut self, seed: impl ToString) -> Self {
+        self.servers.push(Given::Seed(seed.to_string()));
+        self
+    }
+
+    /// The servers that the SRV records `_meetpoint._tcp.DOMAIN` name, by priority and weight (RFC 2782). Looked up once,
+    /// by [`Builder::start`]. Their certificates have to be for the domain, or pinned.
+    #[cfg(feature = "srv")]
+    pub fn seeds_of(mut self, domain: impl Into<String>) -> Self {
+        self.servers.push(Given::Domain(domain.into()));
+        self
     }
 
     /// The cluster to join; `default` if not set.
@@ -171,10 +198,10 @@ impl Builder {
         self
     }
 
-    /// The fingerprint of the server's certificate, if no join token brings it and no public authority vouches for the
-    /// server.
+    /// The fingerprint of a server's certificate, if no join token brings it and no public authority vouches for the
+    /// server. May be given several times: any server may have any of them.
     pub fn fingerprint(mut self, fingerprint: Fingerprint) -> Self {
-        self.fingerprint = Some(fingerprint);
+        self.fingerprints.push(fingerprint);
         self
     }
 
@@ -233,13 +260,20 @@ impl Builder {
         self
     }
 
-    /// First and longest delay between attempts to reach the server: 1 s and 30 s if not set.
+    /// First and longest delay between attempts to reach a server: 1 s and 30 s if not set, and no less than 10 ms.
     pub fn backoff(mut self, base: Duration, max: Duration) -> Self {
-        self.backoff = BackoffConfig { base, max };
+        (self.backoff.base, self.backoff.max) = (base.max(MIN_RETRY), max.max(MIN_RETRY));
         self
     }
 
-    /// How long [`Builder::start`] tries; 30 s if not set. Once started, a node reconnects for ever.
+    /// How long no server may take the node until it ends, at its start and ever after. If not set a node that has
+    /// started tries for ever.
+    pub fn give_up_after(mut self, limit: Duration) -> Self {
+        self.backoff.give_up_after = Some(limit);
+        self
+    }
+
+    /// How long [`Builder::start`] tries; 30 s if not set, or as long as [`Builder::give_up_after`] says.
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         self.start_timeout = timeout;
         self
@@ -250,36 +284,39 @@ impl Builder {
     /// # Errors
     /// [`StartError`]; nothing is left behind.
     pub async fn start(self) -> Result<Node, StartError> {
-        let deadline = Instant::now() + self.start_timeout;
-        let (started, parts) = self.assemble()?;
+        let deadline = Instant::now() + self.backoff.give_up_after.unwrap_or(self.start_timeout);
+        let egress = Arc::new(Egress::new(self.expect == Some(ClusterNetwork::Private)));
+        let (servers, unknown) = servers::all(&self.servers, self.insecure_http, &egress).await?;
+        if servers.is_empty() {
+            return Err(StartError::NoServer { last: unknown.join("; ") });
+        }
+        let (started, parts) = self.assemble(&servers, egress)?;
         let (mut stage, cancel) = (started.stage.clone(), started.cancel.clone());
         let node = Node::new(started);
         let driver = Driver::new(parts);
         tokio::spawn(driver.run());
         // From here on dropping the node ends the driver.
         let decided = stage.wait_for(|stage| match stage {
-            Stage::Starting(obstacle) => obstacle.as_deref().is_some_and(hopeless),
-            Stage::Joined | Stage::Ended(_) => true,
+            Stage::Starting(obstacles) => obstacles.hopeless().is_some(),
+            Stage::Joined | Stage::Ended(_) | Stage::GivenUp(_) => true,
         });
         let decided = timeout_at(deadline, decided).await.map(|stage| stage.map(|stage| stage.clone()));
         match decided {
             Ok(Ok(Stage::Joined)) => Ok(node),
             Ok(Ok(Stage::Ended(Ended::Rejected(refusal)))) => Err(StartError::Rejected(refusal)),
-            Ok(Ok(Stage::Starting(Some(obstacle)))) => Err(hopeless_error(obstacle)),
+            Ok(Ok(Stage::Starting(obstacles))) => Err(hopeless_error(&obstacles)),
             _ => {
                 cancel.cancel();
                 let last = match &*stage.borrow() {
-                    Stage::Starting(Some(obstacle)) => obstacle.to_string(),
-                    _ => "the server did not answer".to_owned(),
+                    Stage::Starting(obstacles) | Stage::GivenUp(obstacles) => obstacles.to_string(),
+                    Stage::Joined | Stage::Ended(_) => "the node ended".to_owned(),
                 };
                 Err(StartError::NoServer { last })
             }
         }
     }
 
-    fn assemble(self) -> Result<(Started, Parts), StartError> {
-        let server: ServerUrl =
-            self.url.parse().map_err(|source| StartError::Url { url: self.url.clone(), source })?;
+    fn assemble(self, servers: &[Server], egress: Arc<Egress>) -> Result<(Started, Parts), StartError> {
         let name = self.name.parse().map_err(StartError::Name)?;
         let cluster = self.cluster.parse().map_err(StartError::Cluster)?;
         let token = self.token.as_deref().map(str::parse::<JoinToken>).transpose()?;
@@ -292,12 +329,13 @@ impl Builder {
         };
         let io = |error: &dyn std::fmt::Display| StartError::Io(error.to_string());
         let sealed = self.expect == Some(ClusterNetwork::Private);
-        let pin = self.fingerprint.or_else(|| token.as_ref().and_then(JoinToken::fingerprint));
-        let egress = Arc::new(Egress::new(sealed));
+        let of_token = token.as_ref().and_then(JoinToken::fingerprint);
+        let pins: Pins = self.fingerprints.iter().copied().chain(of_token).collect();
         let (mux, stun) = bind(&key, sealed, &egress).map_err(|e| io(&e))?;
         let admitted = Arc::new(Admitted::default());
         let (quic, acceptor) =
             Quic::start(Arc::clone(&mux), &key, Arc::clone(&admitted)).map_err(|e| io(&e))?;
+        let options = open_options(servers, &pins, self.insecure_http, &egress);
         let config = Config {
             key: key.signing_key().clone(),
             cluster,
@@ -317,20 +355,17 @@ impl Builder {
         getrandom::fill(&mut seed).map_err(|e| io(&e))?;
         let (shared, releases) = Shared::new();
         let (commands, command_queue) = mpsc::channel(COMMAND_QUEUE);
-        let (stage, stages) = watch::channel(Stage::Starting(None));
+        let obstacles = Obstacles::new(servers);
+        let (stage, stages) = watch::channel(Stage::Starting(obstacles.clone()));
         let cancel = CancellationToken::new();
         let parts = Parts {
-            agent: Agent::new(config, seed),
+            agent: Agent::with_servers(config, servers.iter().map(|server| server.rank).collect(), seed),
             mux: Arc::clone(&mux),
             stun,
             admitted,
-            options: OpenOptions {
-                server,
-                pin,
-                insecure_http: self.insecure_http,
-                roots: Roots::Native,
-                egress,
-            },
+            servers: options,
+            obstacles,
+            egress,
             shared: Arc::clone(&shared),
             releases,
             commands: command_queue,
@@ -355,6 +390,23 @@ impl Builder {
     }
 }
 
+fn open_options(
+    servers: &[Server],
+    pins: &Pins,
+    insecure_http: bool,
+    egress: &Arc<Egress>,
+) -> Vec<OpenOptions> {
+    let options = |server: &Server| OpenOptions {
+        server: server.url.clone(),
+        tls_name: server.tls_name.clone(),
+        pins: pins.clone(),
+        insecure_http,
+        roots: Roots::Native,
+        egress: Arc::clone(egress),
+    };
+    servers.iter().map(options).collect()
+}
+
 /// The node's socket; without IPv6 if it is sealed, because which of its addresses are global changes.
 fn bind(
     key: &NodeKey,
@@ -373,21 +425,11 @@ pub(crate) fn parse_secrets(texts: &[String]) -> Result<Vec<ClusterSecret>, Star
     Ok(texts.iter().map(|text| text.parse()).collect::<Result<_, _>>()?)
 }
 
-/// Obstacles that waiting does not remove: the user has to do something.
-fn hopeless(error: &OpenError) -> bool {
-    matches!(
-        error,
-        OpenError::Sealed { .. }
-            | OpenError::PlainRefused { .. }
-            | OpenError::PinMismatch { .. }
-            | OpenError::Untrusted { .. }
-    )
-}
-
-fn hopeless_error(obstacle: Arc<OpenError>) -> StartError {
-    match &*obstacle {
-        OpenError::PlainRefused { .. } => StartError::PlainHttp(obstacle),
-        OpenError::Sealed { .. } => StartError::Sealed(obstacle),
-        other => StartError::NoServer { last: other.to_string() },
+/// Of one server the error itself; of several what is wrong with each, unless all is the user's own choice.
+fn hopeless_error(obstacles: &Obstacles) -> StartError {
+    match obstacles.hopeless() {
+        Some(error) if matches!(*error, OpenError::PlainRefused { .. }) => StartError::PlainHttp(error),
+        Some(error) if matches!(*error, OpenError::Sealed { .. }) => StartError::Sealed(error),
+        _ => StartError::NoServer { last: obstacles.to_string() },
     }
 }

@@ -64,6 +64,21 @@ impl Channel {
     }
 }
 
+/// Whether a server would open a channel.
+pub(crate) async fn knock(options: OpenOptions) -> bool {
+    match ws::open(&options).await {
+        Ok(mut control) => {
+            // It is open, whatever becomes of the goodbye.
+            let _ = timeout(SEND_TIMEOUT, control.socket.close(None)).await;
+            true
+        }
+        Err(error) => {
+            tracing::debug!(%error, "nobody opens");
+            false
+        }
+    }
+}
+
 /// Carries messages until either side ends it.
 async fn converse(
     control: Control,

@@ -16,13 +16,15 @@ use tokio_util::task::TaskTracker;
 
 mod probe;
 
-use crate::control::{Channel, ControlEvent};
+use crate::control::{self, Channel, ControlEvent};
+use crate::egress::Egress;
 use crate::event::{Classification, Event, Peer};
 use crate::interfaces;
 use crate::mux::{Mux, StunDatagram};
 use crate::quic::Admitted;
+use crate::servers::{Obstacle, Obstacles};
 use crate::shared::{PeerUse, Shared};
-use crate::ws::{OpenError, OpenOptions};
+use crate::ws::OpenOptions;
 use probe::{Probe, ProbeDatagram};
 
 /// How often the machine's addresses are looked at. A change is also noticed when the control channel breaks.
@@ -30,6 +32,9 @@ const INTERFACES_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Control events waiting for the driver; each is at most 64 KiB.
 const CONTROL_QUEUE: usize = 64;
+
+/// Answers to knocks waiting for the driver; the agent knocks at one server at a time.
+const KNOCK_QUEUE: usize = 4;
 
 /// Datagrams handled in one turn before others get theirs.
 const STUN_BATCH: usize = 32;
@@ -53,12 +58,14 @@ pub(crate) type ConnectReply = oneshot::Sender<Result<(NodeId, Arc<PeerUse>), Re
 /// How far the node has come.
 #[derive(Debug, Clone)]
 pub(crate) enum Stage {
-    /// It has not been a member yet; the newest obstacle.
-    Starting(Option<Arc<OpenError>>),
+    /// It has not been a member yet; what has kept it from being one.
+    Starting(Obstacles),
     /// It is, or has been, a member.
     Joined,
     /// It has ended.
     Ended(Ended),
+    /// It has ended because no server took it; what kept it from each.
+    GivenUp(Obstacles),
 }
 
 /// Everything the driver is made of.
@@ -67,7 +74,10 @@ pub(crate) struct Parts {
     pub(crate) mux: Arc<Mux>,
     pub(crate) stun: mpsc::Receiver<StunDatagram>,
     pub(crate) admitted: Arc<Admitted>,
-    pub(crate) options: OpenOptions,
+    /// The servers, as the agent numbers them.
+    pub(crate) servers: Vec<OpenOptions>,
+    pub(crate) obstacles: Obstacles,
+    pub(crate) egress: Arc<Egress>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) releases: mpsc::UnboundedReceiver<NodeId>,
     pub(crate) commands: mpsc::Receiver<Command>,
@@ -83,6 +93,10 @@ pub(crate) struct Driver {
     tasks: TaskTracker,
     channel: Option<Channel>,
     channel_number: u64,
+    /// The server that the channel goes to.
+    server: usize,
+    knocked: mpsc::Receiver<(usize, bool)>,
+    knocks: mpsc::Sender<(usize, bool)>,
     control_events: mpsc::Sender<(u64, ControlEvent)>,
     control: mpsc::Receiver<(u64, ControlEvent)>,
     probe: Option<Probe>,
@@ -96,11 +110,15 @@ impl Driver {
     pub(crate) fn new(parts: Parts) -> Self {
         let (control_events, control) = mpsc::channel(CONTROL_QUEUE);
         let (probe_datagrams, probed) = mpsc::channel(STUN_BATCH);
+        let (knocks, knocked) = mpsc::channel(KNOCK_QUEUE);
         Self {
             parts,
             tasks: TaskTracker::new(),
             channel: None,
             channel_number: 0,
+            server: 0,
+            knocked,
+            knocks,
             control_events,
             control,
             probe: None,
@@ -144,6 +162,7 @@ impl Driver {
                     }
                 }
                 Some((number, event)) = self.control.recv() => self.control_event(number, event),
+                Some((server, ok)) = self.knocked.recv() => self.feed(Input::Knocked { server, ok }),
                 command = self.parts.commands.recv() => match command {
                     Some(command) => self.command(command),
                     // Every handle of the node is gone.
@@ -165,6 +184,7 @@ impl Driver {
         // What was queued on the control channel still goes out; nobody hears what comes in any more.
         self.control.close();
         self.probed.close();
+        self.knocked.close();
         self.tasks.close();
         self.tasks.wait().await;
     }
@@ -191,24 +211,29 @@ impl Driver {
             ControlEvent::Message(message) => self.feed(Input::ControlMessage(message)),
             ControlEvent::Closed(error) => {
                 self.channel = None;
-                if let Some(error) = error {
-                    tracing::debug!(%error, "no control channel");
-                    self.obstacle(error);
-                }
+                self.obstacle(Some(match error {
+                    Some(error) => {
+                        tracing::debug!(%error, "no control channel");
+                        Obstacle::Open(Arc::new(error))
+                    }
+                    None => Obstacle::Broke,
+                }));
                 self.look_around();
                 self.feed(Input::ControlClosed);
             }
         }
     }
 
-    /// Remembers why the node has not joined yet, for whoever waits for that.
-    fn obstacle(&self, error: OpenError) {
+    /// Remembers why the present server has not taken the node, for whoever waits for that.
+    fn obstacle(&mut self, obstacle: Option<Obstacle>) {
+        self.parts.obstacles.set(self.server, obstacle);
+        let obstacles = &self.parts.obstacles;
         self.parts.stage.send_if_modified(|stage| match stage {
             Stage::Starting(newest) => {
-                *newest = Some(Arc::new(error));
+                newest.clone_from(obstacles);
                 true
             }
-            Stage::Joined | Stage::Ended(_) => false,
+            Stage::Joined | Stage::Ended(_) | Stage::GivenUp(_) => false,
         });
     }
 
@@ -243,7 +268,8 @@ impl Driver {
     fn perform(&mut self) {
         while let Some(output) = self.parts.agent.poll_output() {
             match output {
-                Output::OpenControl => self.open_control(),
+                Output::OpenControl { server } => self.open_control(server),
+                Output::Knock { server } => self.knock(server),
                 Output::CloseControl => {
                     self.channel = None;
                     self.channel_number += 1;
@@ -259,7 +285,7 @@ impl Driver {
                 Output::Transmit { socket, to, payload } => self.transmit(socket, to, &payload),
                 Output::OpenProbe { ipv6 } => {
                     self.probe = {
-                        let egress = Arc::clone(&self.parts.options.egress);
+                        let egress = Arc::clone(&self.parts.egress);
                         Probe::open(ipv6, egress, self.probe_datagrams.clone(), &self.tasks)
                     };
                     let ok = self.probe.is_some();
@@ -276,10 +302,27 @@ impl Driver {
         }
     }
 
-    fn open_control(&mut self) {
+    fn open_control(&mut self, server: usize) {
         self.channel_number += 1;
-        let (channel, task) =
-            Channel::open(self.parts.options.clone(), self.channel_number, self.control_events.clone());
+        self.server = server;
+        let Some(options) = self.parts.servers.get(server).cloned() else { return };
+        let (channel, task) = Channel::open(options, self.channel_number, self.control_events.clone());
+        self.spawn(task);
+        self.channel = Some(channel);
+    }
+
+    fn knock(&self, server: usize) {
+        let Some(options) = self.parts.servers.get(server).cloned() else { return };
+        let knocks = self.knocks.clone();
+        self.spawn(async move {
+            let ok = control::knock(options).await;
+            // The driver may be gone.
+            let _ = knocks.send((server, ok)).await;
+        });
+    }
+
+    /// Runs a task that ends with the node.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let cancel = self.parts.cancel.clone();
         self.tasks.spawn(async move {
             tokio::select! {
@@ -287,7 +330,6 @@ impl Driver {
                 () = cancel.cancelled() => {}
             }
         });
-        self.channel = Some(channel);
     }
 
     fn transmit(&self, socket: Socket, to: SocketAddr, payload: &[u8]) {
@@ -332,10 +374,17 @@ impl Driver {
         let _ = reply.send(result);
     }
 
-    fn publish(&self, event: meetpoint_agent::Event) {
+    fn publish(&mut self, event: meetpoint_agent::Event) {
         use meetpoint_agent::Event as Told;
-        if matches!(event, Told::Joined { .. }) {
-            self.parts.stage.send_replace(Stage::Joined);
+        match &event {
+            Told::Joined { .. } => {
+                self.obstacle(None);
+                self.parts.stage.send_replace(Stage::Joined);
+            }
+            Told::Disconnected { refusal: Some(refusal), .. } => {
+                self.obstacle(Some(Obstacle::Refused(refusal.clone())));
+            }
+            _ => {}
         }
         self.parts.shared.publish(match event {
             Told::Joined { effective, kind, again } => Event::Joined {
@@ -344,6 +393,7 @@ impl Driver {
                 kind,
                 effective,
                 again,
+                server: self.parts.obstacles.label(self.server).to_owned(),
             },
             Told::Classified { class, evidence, observed, relayed } => {
                 Event::Classified(Classification { class, evidence, observed, relayed })
@@ -363,10 +413,13 @@ impl Driver {
 
     fn end(&mut self, ended: Ended) {
         self.ended = true;
-        self.parts.shared.publish(match &ended {
-            Ended::Left => Event::Left,
-            Ended::Rejected(refusal) => Event::Rejected(refusal.clone()),
-        });
-        self.parts.stage.send_replace(Stage::Ended(ended));
+        let obstacles = &self.parts.obstacles;
+        let (event, stage) = match &ended {
+            Ended::Left => (Event::Left, Stage::Ended(ended)),
+            Ended::Rejected(refusal) => (Event::Rejected(refusal.clone()), Stage::Ended(ended)),
+            Ended::NoServer => (Event::GivenUp(obstacles.to_string()), Stage::GivenUp(obstacles.clone())),
+        };
+        self.parts.shared.publish(event);
+        self.parts.stage.send_replace(stage);
     }
 }

@@ -25,6 +25,8 @@ pub enum Event {
         effective: EffectiveNetwork,
         /// The node had been here before in its life: it came back.
         again: bool,
+        /// The server that took it, as it was given: a URL, or a seed.
+        server: String,
     },
     /// The node was judged.
     Classified(Classification),
@@ -49,6 +51,9 @@ pub enum Event {
     },
     /// The cluster does not take this node, and trying again would not help. The last event.
     Rejected(Refusal),
+    /// No server took the node for as long as it was to try ([`Builder::give_up_after`](crate::Builder::give_up_after));
+    /// what kept it from each. The last event.
+    GivenUp(String),
     /// The node has left. The last event.
     Left,
     /// This reader was too slow, and so many events are gone.

@@ -28,7 +28,7 @@
 //! * `paths`, `demux`, `mux`: one UDP socket for STUN, punch checks and QUIC, and which real
 //!   address carries which peer.
 //! * `raw_key`, `quic`: connections between nodes, by key.
-//! * `tls`, `dial`, `ws`, `control`: the control channel to the rendezvous server.
+//! * `servers`, `srv`: the rendezvous servers that a node knows; `tls`, `dial`, `ws`, `control`: the control channel to one.
 //! * `driver`: the task that owns the agent (`meetpoint-agent`, which decides) and does what it says;
 //!   `shared`: what the application may ask without waiting for it.
 //! * `builder`, `node`, `connection`, `event`: the public face.
@@ -50,7 +50,10 @@ mod node;
 mod paths;
 mod quic;
 mod raw_key;
+mod servers;
 mod shared;
+#[cfg(feature = "srv")]
+mod srv;
 mod tls;
 mod ws;
 
@@ -63,9 +66,12 @@ pub use meetpoint_proto::id::Fingerprint;
 pub use meetpoint_proto::wire::Refusal;
 pub use meetpoint_proto::{
     ClusterNetwork, Code, EffectiveNetwork, Evidence, NatBehavior, NetworkClass, NetworkType, NodeId,
+    SeedAddr,
 };
 pub use mux::SocketStats;
 pub use node::{ConnectError, Node, PeerRef};
 pub use quic::ConnectError as HandshakeError;
 pub use quinn::{ConnectionError, RecvStream, SendStream};
+pub use servers::ServerError;
+pub use tls::Pins;
 pub use ws::{OpenError, OpenStage, ServerStream, ServerUrl, UrlError, open_stream};

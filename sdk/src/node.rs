@@ -115,7 +115,7 @@ pub(crate) struct Started {
 impl Node {
     /// Begins a node that joins by the rendezvous at `url`: `http://HOST:PORT` or `https://HOST:PORT`.
     pub fn builder(url: &str) -> Builder {
-        Builder::new(url)
+        Builder::default().server(url)
     }
 
     pub(crate) fn new(started: Started) -> Self {
@@ -269,7 +269,7 @@ impl Node {
         let goodbye = async {
             if self.commands.send(Command::Leave).await.is_ok() {
                 // An error means that the driver is gone, which is what this waits for.
-                let _ = stage.wait_for(|stage| matches!(stage, Stage::Ended(_))).await;
+                let _ = stage.wait_for(|stage| matches!(stage, Stage::Ended(_) | Stage::GivenUp(_))).await;
             }
         };
         if timeout(LEAVE_TIMEOUT, goodbye).await.is_err() {

@@ -39,20 +39,47 @@ pub(crate) enum Roots {
     Given(Arc<RootCertStore>),
 }
 
+/// Keys by which a server is known, whichever it has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pins(Arc<[Fingerprint]>);
+
+impl Pins {
+    /// Nothing is pinned.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromIterator<Fingerprint> for Pins {
+    fn from_iter<I: IntoIterator<Item = Fingerprint>>(pins: I) -> Self {
+        Self(pins.into_iter().collect())
+    }
+}
+
+impl fmt::Display for Pins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, pin) in self.0.iter().enumerate() {
+            write!(f, "{}{pin}", if at > 0 { " or " } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
 /// The server holds another key than the token says, and no public certificate either.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("expected key {expected}, found {found}")]
 pub(crate) struct PinMismatch {
-    /// The token's fingerprint.
-    pub(crate) expected: Fingerprint,
+    /// The token's fingerprint, and others that were given.
+    pub(crate) expected: Pins,
     /// The server's.
     pub(crate) found: Fingerprint,
 }
 
-/// TLS that accepts a server by `pin`, or by `roots` and its host name.
-pub(crate) fn client_config(pin: Option<Fingerprint>, roots: Roots) -> Result<ClientConfig, Error> {
+/// TLS that accepts a server by one of `pins`, or by `roots` and its host name.
+pub(crate) fn client_config(pins: Pins, roots: Roots) -> Result<ClientConfig, Error> {
     let provider = Arc::new(ring::default_provider());
-    let verifier = ServerVerifier { pin, roots, public: OnceLock::new(), provider: Arc::clone(&provider) };
+    let verifier = ServerVerifier { pins, roots, public: OnceLock::new(), provider: Arc::clone(&provider) };
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
@@ -77,7 +104,7 @@ fn fingerprint(certificate: &CertificateDer<'_>) -> Result<Fingerprint, Error> {
 }
 
 struct ServerVerifier {
-    pin: Option<Fingerprint>,
+    pins: Pins,
     roots: Roots,
     /// Verifies against the roots; `None` inside if there are none.
     public: OnceLock<Option<Arc<WebPkiServerVerifier>>>,
@@ -101,7 +128,7 @@ impl ServerVerifier {
 
 impl fmt::Debug for ServerVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServerVerifier").field("pin", &self.pin).finish_non_exhaustive()
+        f.debug_struct("ServerVerifier").field("pins", &self.pins).finish_non_exhaustive()
     }
 }
 
@@ -124,7 +151,7 @@ impl ServerCertVerifier for ServerVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let found = fingerprint(end_entity)?;
-        if self.pin == Some(found) {
+        if self.pins.0.contains(&found) {
             return Ok(ServerCertVerified::assertion());
         }
         let verdict = match self.public() {
@@ -133,14 +160,14 @@ impl ServerCertVerifier for ServerVerifier {
             }
             None => Err(CertificateError::UnknownIssuer.into()),
         };
-        match self.pin {
-            // With a pin, that it differs is the news; why the roots refuse as well is not.
-            Some(expected) => verdict.map_err(|_| {
-                let mismatch = PinMismatch { expected, found };
-                CertificateError::Other(OtherError(Arc::new(mismatch))).into()
-            }),
-            None => verdict,
+        if self.pins.is_empty() {
+            return verdict;
         }
+        // With a pin, that it differs is the news; why the roots refuse as well is not.
+        verdict.map_err(|_| {
+            let mismatch = PinMismatch { expected: self.pins.clone(), found };
+            CertificateError::Other(OtherError(Arc::new(mismatch))).into()
+        })
     }
 
     fn verify_tls12_signature(

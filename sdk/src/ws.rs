@@ -14,7 +14,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use meetpoint_proto::SeedAddr;
 use meetpoint_proto::id::Fingerprint;
+use meetpoint_proto::seed::Host;
 use rustls::pki_types::ServerName;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -27,7 +29,7 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::dial;
 use crate::egress::{Blocked, Egress, ResolveError};
-use crate::tls::{self, Roots};
+use crate::tls::{self, Pins, Roots};
 
 /// Where the server's control channel is.
 const CONTROL_PATH: &str = "/v1/control";
@@ -49,8 +51,11 @@ const MAX_ADDRESSES: usize = 8;
 pub(crate) struct OpenOptions {
     /// The server.
     pub(crate) server: ServerUrl,
-    /// Fingerprint of the server's key, from the join token.
-    pub(crate) pin: Option<Fingerprint>,
+    /// Whom its certificate has to be for, if not for the host in the URL: DNS may have said which host that is, and DNS
+    /// proves nothing.
+    pub(crate) tls_name: Option<String>,
+    /// Fingerprints of the server's key: the join token's, and others.
+    pub(crate) pins: Pins,
     /// Whether plain HTTP may leave this machine.
     pub(crate) insecure_http: bool,
     /// Who vouches for a public certificate.
@@ -134,6 +139,20 @@ impl std::fmt::Display for ServerUrl {
 }
 
 impl ServerUrl {
+    /// Where a seed is met. In the open only on this machine, unless the user insists.
+    pub(crate) fn of_seed(seed: &SeedAddr, insecure_http: bool) -> Self {
+        let (host, is_here) = match &seed.host {
+            Host::Ip(ip) => (ip.to_string(), ip.to_canonical().is_loopback()),
+            Host::Dns(name) => (name.clone(), name == "localhost"),
+        };
+        Self::of_host(!is_here && !insecure_http, host, seed.port)
+    }
+
+    /// From its parts, which are what they should be.
+    pub(crate) fn of_host(tls: bool, host: String, port: u16) -> Self {
+        Self { tls, host, port }
+    }
+
     /// `HOST:PORT`, as a Host header wants it.
     #[must_use]
     pub fn authority(&self) -> String {
@@ -222,8 +241,8 @@ pub enum OpenError {
          token from the operator"
     )]
     PinMismatch {
-        /// The token's fingerprint.
-        expected: Fingerprint,
+        /// The token's fingerprint, and others that were given.
+        expected: Pins,
         /// The server's.
         found: Fingerprint,
     },
@@ -262,6 +281,19 @@ pub enum OpenError {
         /// What failed.
         source: Box<tungstenite::Error>,
     },
+}
+
+impl OpenError {
+    /// Waiting does not help: the user has to do something.
+    pub(crate) fn is_hopeless(&self) -> bool {
+        matches!(
+            self,
+            Self::Sealed { .. }
+                | Self::PlainRefused { .. }
+                | Self::PinMismatch { .. }
+                | Self::Untrusted { .. }
+        )
+    }
 }
 
 fn status_hint(status: u16) -> &'static str {
@@ -311,7 +343,8 @@ pub async fn open_stream(
 ) -> Result<ServerStream, OpenError> {
     let options = OpenOptions {
         server: server.clone(),
-        pin,
+        tls_name: None,
+        pins: pin.into_iter().collect(),
         insecure_http,
         roots: Roots::Native,
         egress: Arc::default(),
@@ -357,7 +390,7 @@ async fn connect_by(options: &OpenOptions, deadline: Instant) -> Result<Link, Op
     let server = &options.server;
     let late = |stage| move |_elapsed| OpenError::TimedOut { server: server.clone(), stage };
 
-    let secure = server.tls || options.pin.is_some();
+    let secure = server.tls || !options.pins.is_empty();
     let addresses =
         timeout_at(deadline, resolve(&options.egress, server)).await.map_err(late(OpenStage::Resolve))??;
     if !secure && !options.insecure_http {
@@ -406,9 +439,10 @@ fn endpoints(tcp: &TcpStream) -> io::Result<(SocketAddr, SocketAddr)> {
 async fn secured(options: &OpenOptions, tcp: TcpStream) -> Result<impl ByteStream + 'static, OpenError> {
     let server = &options.server;
     let failed = |source: io::Error| OpenError::Tls { server: server.clone(), source };
-    let config = tls::client_config(options.pin, options.roots.clone())
+    let config = tls::client_config(options.pins.clone(), options.roots.clone())
         .map_err(|error| failed(io::Error::other(error)))?;
-    let name = ServerName::try_from(server.host.clone()).map_err(|error| failed(io::Error::other(error)))?;
+    let name = options.tls_name.clone().unwrap_or_else(|| server.host.clone());
+    let name = ServerName::try_from(name).map_err(|error| failed(io::Error::other(error)))?;
     TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map_err(|error| tls_error(server, error))
 }
 
@@ -418,7 +452,7 @@ fn tls_error(server: &ServerUrl, error: io::Error) -> OpenError {
         return OpenError::Tls { server, source: error };
     };
     if let Some(mismatch) = tls::pin_mismatch(cause) {
-        return OpenError::PinMismatch { expected: mismatch.expected, found: mismatch.found };
+        return OpenError::PinMismatch { expected: mismatch.expected.clone(), found: mismatch.found };
     }
     match cause {
         rustls::Error::InvalidCertificate(_) => OpenError::Untrusted { server, source: cause.clone() },

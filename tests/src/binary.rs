@@ -122,8 +122,16 @@ impl Node {
     ///
     /// # Panics
     /// If it doesn't start.
-    pub fn start(mut command: Command, url: &str, name: &str, token: Option<&str>, args: &[&str]) -> Self {
-        command.args(["node", "--json", "--rendezvous", url, "--name", name]).args(args);
+    pub fn start(command: Command, url: &str, name: &str, token: Option<&str>, args: &[&str]) -> Self {
+        Self::of_servers(command, name, token, &[&["--rendezvous", url], args].concat())
+    }
+
+    /// The same, with the servers among the arguments.
+    ///
+    /// # Panics
+    /// As [`Node::start`].
+    pub fn of_servers(mut command: Command, name: &str, token: Option<&str>, args: &[&str]) -> Self {
+        command.args(["node", "--json", "--name", name]).args(args);
         if let Some(token) = token {
             command.env("MEETPOINT_JOIN_TOKEN", token);
         }

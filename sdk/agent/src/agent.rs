@@ -10,7 +10,7 @@ use meetpoint_proto::wire::{
 };
 use meetpoint_proto::{ClusterNetwork, Code, EffectiveNetwork, NodeId, NodeName, TicketId, addr};
 
-use crate::api::{Config, Event, Input, Output, Socket};
+use crate::api::{Config, Event, Input, Output, ServerRank, Socket};
 use crate::backoff::Backoff;
 use crate::control::{Control, Membership, Step};
 use crate::counters::Counters;
@@ -91,11 +91,20 @@ impl Agent {
     /// An agent that wants to join: its first output asks for the control connection. `seed` is
     /// the source of all its nonces and jitter, and must be unpredictable.
     #[must_use]
-    pub fn new(mut config: Config, seed: [u8; 32]) -> Self {
+    pub fn new(config: Config, seed: [u8; 32]) -> Self {
+        Self::with_servers(config, vec![ServerRank::default()], seed)
+    }
+
+    /// The same, with several servers of the cluster to choose from; one, if none is given.
+    #[must_use]
+    pub fn with_servers(mut config: Config, mut servers: Vec<ServerRank>, seed: [u8; 32]) -> Self {
+        if servers.is_empty() {
+            servers.push(ServerRank::default());
+        }
         config.version = printable(&config.version);
         let id = NodeId::from(&config.key);
         let mut env = Env::new(config, seed);
-        let control = Control::new(&mut env);
+        let control = Control::new(&mut env, servers);
         Self {
             env,
             id,
@@ -135,6 +144,10 @@ impl Agent {
             Input::ControlOpened { local, remote } => self.control.opened(&mut self.env, now, local, remote),
             Input::ControlClosed => {
                 let step = self.control.closed(&mut self.env, now);
+                self.step(now, step);
+            }
+            Input::Knocked { server, ok } => {
+                let step = self.control.knocked(&mut self.env, now, server, ok);
                 self.step(now, step);
             }
             Input::ControlMessage(message) => {

@@ -51,6 +51,22 @@ pub struct Config {
     pub backoff: BackoffConfig,
 }
 
+/// Where a server stands among those of one node, as RFC 2782 has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerRank {
+    /// Servers of a lower number are tried first.
+    pub priority: u16,
+    /// Among those of one priority, how likely it comes before the others.
+    pub weight: u16,
+}
+
+impl Default for ServerRank {
+    /// One among equals.
+    fn default() -> Self {
+        Self { priority: 0, weight: 1 }
+    }
+}
+
 /// Exponential backoff with full jitter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BackoffConfig {
@@ -58,11 +74,13 @@ pub struct BackoffConfig {
     pub base: Duration,
     /// Longest delay.
     pub max: Duration,
+    /// How long no server may take the node until it ends; `None`: it tries for ever.
+    pub give_up_after: Option<Duration>,
 }
 
 impl Default for BackoffConfig {
     fn default() -> Self {
-        Self { base: Duration::from_secs(1), max: Duration::from_secs(30) }
+        Self { base: Duration::from_secs(1), max: Duration::from_secs(30), give_up_after: None }
     }
 }
 
@@ -97,6 +115,13 @@ pub enum Input<'a> {
     /// It could not be opened, or it ended. Never for a connection that [`Output::OpenControl`] or
     /// [`Output::CloseControl`] has replaced or closed since.
     ControlClosed,
+    /// Whether a server has answered the knock that [`Output::Knock`] asked for.
+    Knocked {
+        /// Which.
+        server: usize,
+        /// It would open a control connection.
+        ok: bool,
+    },
     /// A message of the server.
     ControlMessage(ServerMessage),
     /// A STUN-shaped datagram arrived ([`meetpoint_proto::stun::is_stun`]).
@@ -142,8 +167,16 @@ pub enum Input<'a> {
 /// Something to be done.
 #[derive(Debug)]
 pub enum Output {
-    /// Open the control connection to the rendezvous (closing any former one).
-    OpenControl,
+    /// Open the control connection to a rendezvous (closing any former one).
+    OpenControl {
+        /// Which, in the order of [`Agent::with_servers`](crate::Agent::with_servers).
+        server: usize,
+    },
+    /// See whether this server would open a control connection, without keeping it; the present one stays.
+    Knock {
+        /// Which.
+        server: usize,
+    },
     /// Close it.
     CloseControl,
     /// Send on it.
@@ -207,6 +240,8 @@ pub enum Ended {
     Left,
     /// The server refused it, and trying again would not help.
     Rejected(Refusal),
+    /// No server took it for so long that it has given up ([`BackoffConfig::give_up_after`]).
+    NoServer,
 }
 
 /// A verified way to a peer.
@@ -266,7 +301,7 @@ pub enum Event {
     Peer(PeerInfo),
     /// A peer went away.
     PeerLeft(NodeId),
-    /// The control connection is lost; the agent tries again by itself.
+    /// The control connection is lost, or there was none; the agent tries again by itself, maybe elsewhere.
     Disconnected {
         /// What the server said, if it said anything.
         refusal: Option<Refusal>,

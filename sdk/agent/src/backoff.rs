@@ -49,7 +49,8 @@ mod tests {
 
     #[test]
     fn ceilings_double_up_to_the_maximum_and_start_anew() {
-        let config = BackoffConfig { base: Duration::from_secs(1), max: Duration::from_secs(30) };
+        let config =
+            BackoffConfig { base: Duration::from_secs(1), max: Duration::from_secs(30), give_up_after: None };
         let ceilings = [1, 2, 4, 8, 16, 30, 30, 30];
         let mut largest = [Duration::ZERO; 8];
         let mut rng = ChaCha20Rng::from_seed([1; 32]);
@@ -69,7 +70,7 @@ mod tests {
 
     #[test]
     fn many_failures_do_not_overflow() {
-        let config = BackoffConfig { base: Duration::MAX, max: Duration::from_secs(5) };
+        let config = BackoffConfig { base: Duration::MAX, max: Duration::from_secs(5), give_up_after: None };
         let mut rng = ChaCha20Rng::from_seed([2; 32]);
         let mut backoff = Backoff::new(config);
         backoff.failures = u32::MAX;

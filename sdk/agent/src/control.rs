@@ -4,25 +4,30 @@
 //! server: the welcome must carry the cluster key's signature over that transcript. The key of the
 //! first welcome is pinned for the process's life. A server that shows another one is not joined,
 //! but tried again: whoever can only impersonate the server must not be able to end the node.
+//!
+//! Which server comes next is told by [`crate::servers`]. A final refusal of any of them ends the node, but for those that
+//! only say that this server is not one for it (`LOCAL`): of several servers the others are asked then, and the node ends
+//! when all have said so in one round.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use meetpoint_proto::addr;
 use meetpoint_proto::id::SessionToken;
-use meetpoint_proto::join::{Domain, Transcript};
 use meetpoint_proto::wire::{
-    CertificateText, ClientMessage, Hello, MAX_SECRETS, PROTOCOL_VERSION, Proof, Refusal, Renewal,
-    RevocationText, ServerMessage, StunAccess, Welcome,
+    CertificateText, ClientMessage, Refusal, Renewal, RevocationText, ServerMessage, StunAccess,
 };
-use meetpoint_proto::{
-    Certificate, ClusterNetwork, ClusterSecret, Code, EffectiveNetwork, NodeId, Nonce, PublicKey,
-};
+use meetpoint_proto::{ClusterNetwork, Code, EffectiveNetwork, PublicKey};
 use rand_chacha::rand_core::Rng;
 
-use crate::api::{Ended, Event, Output};
+use crate::api::{Ended, Event, Output, ServerRank};
 use crate::backoff::{Backoff, scale};
 use crate::env::{Env, ServerClock};
+use crate::servers::Servers;
+
+mod handshake;
+
+use handshake::{Handshake, own_certificate};
 
 /// From asking for the connection until it is open: a TCP and a TLS handshake over a bad link.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
@@ -83,6 +88,10 @@ const FINAL: &[Code] = &[
     Code::ClusterTypeMismatch,
 ];
 
+/// Final refusals that concern only the server that says so, if the node knows others: it does not serve this cluster, or
+/// only its members and the node has no certificate yet, or it is of another version.
+const LOCAL: &[Code] = &[Code::NotHome, Code::UnknownCluster, Code::ProtocolVersion];
+
 /// What a welcome gives the rest of the agent.
 #[derive(Debug, Clone)]
 pub(crate) struct Membership {
@@ -122,27 +131,11 @@ pub(crate) enum Step {
 }
 
 #[derive(Debug)]
-struct Handshake {
-    local: IpAddr,
-    server: IpAddr,
-    hello: Hello,
-    /// Those that hello names, in its order: the application may give others meanwhile.
-    secrets: Vec<ClusterSecret>,
-    challenge: Option<Challenged>,
-}
-
-#[derive(Debug)]
-struct Challenged {
-    transcript: Transcript,
-    cluster_key: PublicKey,
-    /// Who signs the welcome, if the server is not the cluster's home.
-    server_key: Option<PublicKey>,
-}
-
-#[derive(Debug)]
 struct Stay {
     since: Instant,
     renewal: Option<RenewalPlan>,
+    /// When a visitor looks whether its home is there again.
+    knock_at: Option<Instant>,
     heard: Instant,
     asked: Instant,
     idle: Duration,
@@ -175,18 +168,23 @@ pub(crate) struct Control {
     pinned: Option<PublicKey>,
     /// The server has welcomed this node before.
     was_member: bool,
-    /// Names the session to come back to.
-    resume: Option<SessionToken>,
+    servers: Servers,
+    give_up_after: Option<Duration>,
+    /// Since when the node is no member; from its first input on.
+    away_since: Option<Instant>,
 }
 
 impl Control {
     /// Asks for the connection.
-    pub(crate) fn new(env: &mut Env) -> Self {
-        env.push(Output::OpenControl);
+    pub(crate) fn new(env: &mut Env, ranks: Vec<ServerRank>) -> Self {
+        let mut servers = Servers::new(ranks, env.config.backoff);
+        let server = servers.begin(None, &mut env.rng);
+        env.push(Output::OpenControl { server });
         let backoff = Backoff::new(env.config.backoff);
+        let give_up_after = env.config.backoff.give_up_after;
         let pinned = env.config.membership.as_ref().map(|membership| membership.cluster_key);
         let state = State::Opening { give_up: None };
-        Self { state, backoff, pinned, was_member: false, resume: None }
+        Self { state, backoff, pinned, was_member: false, servers, give_up_after, away_since: None }
     }
 
     pub(crate) fn is_member(&self) -> bool {
@@ -198,13 +196,29 @@ impl Control {
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
+        let next = self.next_step()?;
+        Some(self.give_up_at().map_or(next, |at| at.min(next)))
+    }
+
+    /// When the node ends for want of a server.
+    fn give_up_at(&self) -> Option<Instant> {
+        match self.state {
+            State::Opening { .. } | State::Handshake { .. } | State::Waiting { .. } => {
+                Some(self.away_since? + self.give_up_after?)
+            }
+            State::Member(_) | State::Leaving { .. } | State::Ended => None,
+        }
+    }
+
+    fn next_step(&self) -> Option<Instant> {
         match &self.state {
             State::Opening { give_up } => *give_up,
             State::Handshake { give_up, .. } | State::Leaving { give_up } => Some(*give_up),
             State::Member(stay) => {
                 let next = (stay.heard + stay.idle).min(stay.next_ping());
                 let renewal = stay.renewal.as_ref().map_or(next, |plan| plan.ask_at.min(plan.rejoin_at));
-                Some(next.min(renewal))
+                let next = next.min(renewal);
+                Some(stay.knock_at.map_or(next, |at| at.min(next)))
             }
             State::Waiting { until } => Some(*until),
             State::Ended => None,
@@ -216,7 +230,14 @@ impl Control {
     pub(crate) fn start_clock(&mut self, now: Instant) {
         if let State::Opening { give_up: give_up @ None } = &mut self.state {
             *give_up = Some(now + OPEN_TIMEOUT);
+            self.away_since = Some(now);
         }
+    }
+
+    fn open(&mut self, env: &mut Env, now: Instant, server: usize) {
+        env.push(Output::OpenControl { server });
+        self.state = State::Opening { give_up: Some(now + OPEN_TIMEOUT) };
+        self.away_since.get_or_insert(now);
     }
 
     pub(crate) fn opened(&mut self, env: &mut Env, now: Instant, local: SocketAddr, server: SocketAddr) {
@@ -224,10 +245,7 @@ impl Control {
             return;
         }
         let (local, server) = (addr::unmap(local).ip(), addr::unmap(server).ip());
-        let hello = hello(env, local, self.resume);
-        env.send(ClientMessage::Hello(Box::new(hello.clone())));
-        let secrets = secrets(env).to_vec();
-        let handshake = Box::new(Handshake { local, server, hello, secrets, challenge: None });
+        let handshake = Box::new(Handshake::open(env, local, server, self.servers.resume()));
         self.state = State::Handshake { give_up: now + HANDSHAKE_TIMEOUT, handshake };
     }
 
@@ -254,6 +272,9 @@ impl Control {
     }
 
     pub(crate) fn handle_timeout(&mut self, env: &mut Env, now: Instant) -> Step {
+        if self.give_up_at().is_some_and(|at| at <= now) {
+            return self.end(env, Ended::NoServer);
+        }
         match &mut self.state {
             State::Opening { give_up: Some(give_up) } | State::Handshake { give_up, .. }
                 if *give_up <= now =>
@@ -265,9 +286,15 @@ impl Control {
             }
             State::Member(Stay { renewal: Some(plan), .. }) if plan.rejoin_at <= now => {
                 self.backoff.reset();
-                env.push(Output::OpenControl);
-                self.state = State::Opening { give_up: Some(now + OPEN_TIMEOUT) };
+                self.open(env, now, self.servers.current());
                 return Step::Lost;
+            }
+            State::Member(stay) if stay.knock_at.is_some_and(|at| at <= now) => {
+                let (server, again) = self.servers.knock(now);
+                stay.knock_at = Some(again);
+                if let Some(server) = server {
+                    env.push(Output::Knock { server });
+                }
             }
             State::Member(Stay { renewal: Some(plan), .. }) if plan.ask_at <= now => {
                 plan.ask_at = now + plan.retry;
@@ -279,8 +306,8 @@ impl Control {
                 env.send(ClientMessage::Ping { seq: stay.pings });
             }
             State::Waiting { until } if *until <= now => {
-                env.push(Output::OpenControl);
-                self.state = State::Opening { give_up: Some(now + OPEN_TIMEOUT) };
+                let server = self.servers.begin(Some(now), &mut env.rng);
+                self.open(env, now, server);
             }
             State::Leaving { give_up } if *give_up <= now => return self.end(env, Ended::Left),
             _ => {}
@@ -345,10 +372,14 @@ impl Control {
         };
         membership.again = std::mem::replace(&mut self.was_member, true);
         self.pinned = Some(membership.cluster_key);
-        self.resume = token.or(self.resume);
+        self.servers.welcomed(is_visitor, token);
+        self.away_since = None;
         let renewal = (!is_visitor).then(|| RenewalPlan::new(env, now, membership.lifetime));
         tell_membership(env, membership.cluster_key, &membership.certificate);
-        self.state = State::Member(Stay { since: now, renewal, heard: now, asked: now, idle, pings: 0 });
+        let base = env.config.backoff.base;
+        let knock_at = if is_visitor { self.servers.next_knock(now, base, &mut env.rng) } else { None };
+        self.state =
+            State::Member(Stay { since: now, renewal, knock_at, heard: now, asked: now, idle, pings: 0 });
         Step::Joined(Box::new(membership))
     }
 
@@ -377,7 +408,11 @@ impl Control {
 
     fn refused(&mut self, env: &mut Env, now: Instant, refusal: Refusal) -> Step {
         if refusal.code == Code::SessionRevoked {
-            self.resume = None;
+            self.servers.forget_session();
+        }
+        if LOCAL.contains(&refusal.code) && self.servers.are_several() {
+            self.servers.is_unfit();
+            return self.lose(env, now, Some(refusal));
         }
         if FINAL.contains(&refusal.code) {
             return self.end(env, Ended::Rejected(refusal));
@@ -403,17 +438,43 @@ impl Control {
         let ordered = refusal.as_ref().and_then(|refusal| refusal.retry_after_ms).unwrap_or(0);
         let ordered = Duration::from_millis(ordered).min(MAX_RETRY_AFTER);
         let base = env.config.backoff.base;
-        let retry_in = if ordered >= base {
+        if ordered >= base {
             // The server has given this node its turn: that is no failure, and more than a little of our own would
             // lose it.
-            ordered + scale(base / ORDERED_SPREAD, env.rng.next_u32())
+            self.servers.order(now + ordered + scale(base / ORDERED_SPREAD, env.rng.next_u32()));
         } else {
-            ordered + self.backoff.next_delay(&mut env.rng)
-        };
+            self.servers.ask_patience(ordered);
+        }
+        if was_member {
+            self.servers.end_round();
+        } else if let Some(server) = self.servers.next() {
+            env.push(Output::CloseControl);
+            env.event(Event::Disconnected { refusal, retry_in: Duration::ZERO });
+            self.open(env, now, server);
+            return Step::Quiet;
+        }
+        if let Some(refusal) = refusal.as_ref().filter(|_| self.servers.are_all_unfit()) {
+            return self.end(env, Ended::Rejected(refusal.clone()));
+        }
+        let retry_in = self.servers.wait(now, &mut self.backoff, &mut env.rng);
         env.push(Output::CloseControl);
         env.event(Event::Disconnected { refusal, retry_in });
         self.state = State::Waiting { until: now + retry_in };
+        self.away_since.get_or_insert(now);
         if was_member { Step::Lost } else { Step::Quiet }
+    }
+
+    /// The home of a visitor is there again, or not.
+    pub(crate) fn knocked(&mut self, env: &mut Env, now: Instant, server: usize, ok: bool) -> Step {
+        let State::Member(Stay { knock_at: knock_at @ Some(_), .. }) = &mut self.state else {
+            return Step::Quiet;
+        };
+        if ok && self.servers.move_to(server) {
+            self.open(env, now, server);
+            return Step::Lost;
+        }
+        *knock_at = self.servers.next_knock(now, env.config.backoff.base, &mut env.rng);
+        Step::Quiet
     }
 
     fn end(&mut self, env: &mut Env, ended: Ended) -> Step {
@@ -448,99 +509,6 @@ impl Stay {
     }
 }
 
-impl Handshake {
-    /// Proves the node, to a server that shows the right cluster key.
-    fn challenged(
-        &mut self,
-        env: &mut Env,
-        pinned: Option<PublicKey>,
-        nonce: &Nonce,
-        cluster_key: PublicKey,
-        server_key: Option<PublicKey>,
-    ) -> Result<(), Refusal> {
-        if self.challenge.is_some() {
-            return Err(Refusal::new(Code::OutOfOrder));
-        }
-        if pinned.is_some_and(|pinned| pinned != cluster_key) {
-            let detail = "the server shows another cluster key than before";
-            return Err(Refusal::new(Code::BadSignature).detail(detail));
-        }
-        let transcript = Transcript::new(&self.hello, nonce, &cluster_key);
-        let proof = if let Some(server_key) = &server_key {
-            if pinned.is_none() || self.hello.certificate.is_none() {
-                let detail = "the server is not the cluster's home, and the node has no membership to show";
-                return Err(Refusal::new(Code::BadSignature).detail(detail));
-            }
-            // A visitor shows its certificate and its key, and no right to become a member.
-            let transcript = transcript.served_by(server_key);
-            let node = transcript.sign(Domain::Node, &env.config.key);
-            self.challenge = Some(Challenged { transcript, cluster_key, server_key: Some(*server_key) });
-            Proof { node, admission: None, secrets: Vec::new() }
-        } else {
-            let proof = self.prove(env, &transcript);
-            self.challenge = Some(Challenged { transcript, cluster_key, server_key: None });
-            proof
-        };
-        env.send(ClientMessage::Proof(proof));
-        Ok(())
-    }
-
-    /// Everything that the hello has announced.
-    fn prove(&self, env: &Env, transcript: &Transcript) -> Proof {
-        let config = &env.config;
-        let admission = config.token.as_ref();
-        let mac = |secret: &ClusterSecret| transcript.mac(&secret.key(&config.cluster));
-        Proof {
-            node: transcript.sign(Domain::Node, &config.key),
-            admission: admission.map(|token| transcript.sign(Domain::Admission, &token.signing_key())),
-            secrets: self.secrets.iter().map(mac).collect(),
-        }
-    }
-
-    /// The server is not the cluster's home.
-    fn is_visitor(&self) -> bool {
-        self.challenge.as_ref().is_some_and(|challenged| challenged.server_key.is_some())
-    }
-
-    fn welcomed(&self, env: &Env, now: Instant, welcome: Welcome) -> Result<(Membership, Duration), Refusal> {
-        let Some(Challenged { transcript, cluster_key, server_key }) = &self.challenge else {
-            return Err(Refusal::new(Code::OutOfOrder));
-        };
-        let signer = server_key.as_ref().unwrap_or(cluster_key);
-        if !transcript.verify(Domain::Welcome, signer, &welcome.signature) {
-            let detail = "the welcome is not signed by the cluster's key";
-            return Err(Refusal::new(Code::BadSignature).detail(detail));
-        }
-        let clock = ServerClock { at: now, unix_ms: welcome.now_unix_ms };
-        let certificate = own_certificate(env, cluster_key, &welcome.certificate, clock.unix_s(now))?;
-        let config = &env.config;
-        if config.expect.is_some_and(|expect| expect != welcome.kind) {
-            return Err(Refusal::new(Code::ClusterTypeMismatch).detail(welcome.kind));
-        }
-        if welcome.kind == ClusterNetwork::Private && welcome.effective == EffectiveNetwork::Public {
-            let detail = "a PRIVATE cluster can't be effectively PUBLIC";
-            return Err(Refusal::new(Code::ClusterTypeMismatch).detail(detail));
-        }
-        let is_public = welcome.effective == EffectiveNetwork::Public;
-        let idle = Duration::from_millis(u64::from(welcome.idle_timeout_ms));
-        let lifetime_s = certificate.not_after_unix_s.saturating_sub(clock.unix_s(now)).min(MAX_LIFETIME_S);
-        let membership = Membership {
-            lifetime: Duration::from_secs(lifetime_s),
-            kind: welcome.kind,
-            effective: welcome.effective,
-            cluster_key: *cluster_key,
-            clock,
-            local: self.local,
-            server: self.server,
-            stun: welcome.stun.filter(|_| is_public && !env.sealed()),
-            certificate: welcome.certificate,
-            revoked: welcome.revoked,
-            again: false,
-        };
-        Ok((membership, idle.clamp(IDLE_RANGE.0, IDLE_RANGE.1)))
-    }
-}
-
 impl RenewalPlan {
     fn new(env: &mut Env, now: Instant, lifetime: Duration) -> Self {
         let varied = RENEW_AFTER + RENEW_SPREAD * f64::from(env.rng.next_u32()) / f64::from(u32::MAX);
@@ -552,55 +520,9 @@ impl RenewalPlan {
     }
 }
 
-fn secrets(env: &Env) -> &[ClusterSecret] {
-    let secrets = &env.config.secrets;
-    &secrets[..secrets.len().min(MAX_SECRETS)]
-}
-
-/// The certificate, if it is this node's.
-fn own_certificate(
-    env: &Env,
-    cluster_key: &PublicKey,
-    text: &CertificateText,
-    now_unix_s: u64,
-) -> Result<Certificate, Refusal> {
-    let certificate = Certificate::verify(text, cluster_key, now_unix_s)
-        .map_err(|error| Refusal::new(Code::BadSignature).detail(error))?;
-    let config = &env.config;
-    let is_own = (&certificate.cluster, &certificate.name) == (&config.cluster, &config.name)
-        && certificate.node == NodeId::from(&config.key);
-    if is_own {
-        Ok(certificate)
-    } else {
-        let detail = "the membership certificate is not this node's";
-        Err(Refusal::new(Code::BadSignature).detail(detail))
-    }
-}
-
 fn tell_membership(env: &mut Env, cluster_key: PublicKey, certificate: &CertificateText) {
-    let certificate = certificate.clone();
-    env.push(Output::Membership(Box::new(meetpoint_proto::Membership { cluster_key, certificate })));
-}
-
-fn hello(env: &mut Env, local_ip: IpAddr, resume: Option<SessionToken>) -> Hello {
-    let nonce = Nonce::from_bytes(env.random());
-    let config = &env.config;
-    Hello {
-        protocol: PROTOCOL_VERSION,
-        cluster: config.cluster.to_string(),
-        name: config.name.to_string(),
-        node_id: NodeId::from(&config.key),
-        nonce,
-        token: config.token.as_ref().map(meetpoint_proto::JoinToken::id),
-        declared: config.declared,
-        node_addr: config.node_addr,
-        local_ip,
-        expect: config.expect,
-        ephemeral: config.ephemeral,
-        version: config.version.clone(),
-        secrets: secrets(env).iter().map(|secret| secret.id(&config.cluster)).collect(),
-        resume,
-        certificate: config.membership.as_ref().map(|membership| Box::new(membership.certificate.clone())),
-        profile: config.profile.clone(),
-    }
+    let membership = meetpoint_proto::Membership { cluster_key, certificate: certificate.clone() };
+    // What it shows to servers that are not the cluster's home.
+    env.config.membership = Some(membership.clone());
+    env.push(Output::Membership(Box::new(membership)));
 }

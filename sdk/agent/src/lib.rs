@@ -18,7 +18,7 @@
 //!
 //! **Join** (`control`): hello, challenge, proof, welcome. Both sides prove themselves. A lost
 //! connection comes back with exponential backoff and full jitter; a refusal that trying again
-//! can't help ends the agent. Links to peers do not depend on the control connection: they go on
+//! can't help ends the agent. Of several servers (`servers`) one follows the other. Links to peers do not depend on the control connection: they go on
 //! while it is away.
 //!
 //! **Find out** (`observe`, `discover`): the main socket sends authenticated Bindings to the
@@ -65,10 +65,13 @@ mod observe;
 mod pace;
 mod punch;
 mod requests;
+mod servers;
 mod stun;
 #[cfg(test)]
 mod testing;
 
 pub use agent::Agent;
-pub use api::{BackoffConfig, Config, Ended, Event, Input, Interface, Output, Path, PathKind, Socket};
+pub use api::{
+    BackoffConfig, Config, Ended, Event, Input, Interface, Output, Path, PathKind, ServerRank, Socket,
+};
 pub use counters::Counters;

@@ -35,7 +35,7 @@ fn count(log: &[Output], fits: impl Fn(&Output) -> bool) -> usize {
 #[test]
 fn joining_proves_both_rights() {
     let mut rig = Rig::new(1);
-    assert!(matches!(rig.take()[..], [Output::OpenControl]));
+    assert!(matches!(rig.take()[..], [Output::OpenControl { .. }]));
     let hello = rig.open();
     assert_eq!((hello.node_id, hello.local_ip), (rig.id(), rig.local.ip()));
     let proof = rig.challenge().expect("a proof");
@@ -72,6 +72,12 @@ const RETRIED: &[Code] = &[
     Code::PublicSeedInPrivateCluster,
     Code::BadSeedInPublicCluster,
     Code::NoSeedInPublicCluster,
+    Code::SeedUnresolved,
+    Code::SeedAddressRefused,
+    Code::SeedUnreachable,
+    Code::SeedWrongKey,
+    Code::SeedNotHere,
+    Code::SeedNotApproved,
     Code::UnknownPeer,
     Code::SelfConnect,
     Code::PeerOffline,
@@ -106,9 +112,17 @@ fn refusals_table() {
                 assert_eq!(told, Some(code));
                 assert!(retry_in >= 7_000 * MS && retry_in <= 8_000 * MS, "{code} {retry_in:?}");
                 rig.advance(retry_in - MS);
-                assert_eq!(count(&rig.take(), |output| matches!(output, Output::OpenControl)), 0, "{code}");
+                assert_eq!(
+                    count(&rig.take(), |output| matches!(output, Output::OpenControl { .. })),
+                    0,
+                    "{code}"
+                );
                 rig.advance(MS);
-                assert_eq!(count(&rig.take(), |output| matches!(output, Output::OpenControl)), 1, "{code}");
+                assert_eq!(
+                    count(&rig.take(), |output| matches!(output, Output::OpenControl { .. })),
+                    1,
+                    "{code}"
+                );
             } else {
                 assert_eq!(ended(&log), Some(Ended::Rejected(refusal)), "{code}");
                 rig.advance(Duration::from_secs(3600));
@@ -220,7 +234,7 @@ fn the_expected_cluster_type_is_insisted_on() {
             Some(Ended::Rejected(refusal)) => {
                 assert!(!good && refusal.code == Code::ClusterTypeMismatch, "{expect:?} {kind} {effective}");
             }
-            Some(Ended::Left) => panic!("nobody left"),
+            Some(Ended::Left | Ended::NoServer) => panic!("nobody left"),
         }
     }
 }

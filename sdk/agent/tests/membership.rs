@@ -13,7 +13,7 @@ use meetpoint_proto::{Certificate, ClusterSecret, Code, Membership, NodeId, Nonc
 use rig::{IDLE, Rig, UNIX_S, addr, carry, config};
 
 fn opens_control(output: &Output) -> bool {
-    matches!(output, Output::OpenControl)
+    matches!(output, Output::OpenControl { .. })
 }
 
 /// Lets the node stay until it says or does something else than to keep the connection.

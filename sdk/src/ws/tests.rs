@@ -85,7 +85,8 @@ async fn repeat(stream: impl AsyncRead + AsyncWrite + Unpin) {
 fn options(url: &str) -> OpenOptions {
     OpenOptions {
         server: url.parse().unwrap(),
-        pin: None,
+        tls_name: None,
+        pins: Pins::default(),
         insecure_http: false,
         roots: Roots::Given(Arc::new(RootCertStore::empty())),
         egress: Arc::default(),
@@ -137,7 +138,7 @@ async fn who_is_accepted_as_the_server() {
     ];
     for (scheme, host, pin, vouched, expect) in cases {
         let mut options = options(&format!("{scheme}://{host}:{}", server.port));
-        options.pin = pin;
+        options.pins = pin.into_iter().collect();
         if vouched {
             options.roots = server.roots.clone();
         }
@@ -149,7 +150,7 @@ async fn who_is_accepted_as_the_server() {
 async fn a_mismatch_says_so_and_what_to_do() {
     let server = server().await;
     let mut options = options(&format!("https://localhost:{}", server.port));
-    options.pin = Some(Fingerprint::from_bytes([7; 32]));
+    options.pins = [Fingerprint::from_bytes([7; 32])].into_iter().collect();
     let text = open(&options).await.unwrap_err().to_string();
     assert!(text.contains("does not match the token's fingerprint") && text.contains("new token"), "{text}");
     assert!(text.contains(&server.fingerprint.to_string()), "{text}");
@@ -198,7 +199,7 @@ async fn a_sealed_node_does_not_go_to_a_public_server() {
         [("127.0.0.1", true), ("localhost", true), ("20.0.0.1", false), ("[2606:4700::1]", false)]
     {
         let mut options = options(&format!("https://{host}:{}", server.port));
-        options.pin = Some(server.fingerprint);
+        options.pins = [server.fingerprint].into_iter().collect();
         options.egress = Arc::clone(&sealed);
         match open(&options).await {
             Ok(_) => assert!(expect, "{host}"),

@@ -2,10 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use meetpoint_proto::{ClusterNetwork, NetworkType};
+use meetpoint_proto::{ClusterNetwork, NetworkType, SeedAddr};
 use meetpoint_server::{AuditHead, ServeArgs};
+
+use crate::duration;
 
 /// Lets nodes that cannot reach each other meet.
 #[derive(Debug, Parser)]
@@ -58,10 +61,36 @@ pub(crate) enum Command {
 /// A node.
 #[derive(Debug, Args)]
 pub(crate) struct NodeArgs {
-    /// The rendezvous server: http://HOST:PORT or https://HOST:PORT. TLS is used whenever the
-    /// URL is https or the join token carries the server's fingerprint.
-    #[arg(long, env = "MEETPOINT_RENDEZVOUS", value_name = "URL")]
-    pub(crate) rendezvous: String,
+    /// A rendezvous server: http://HOST:PORT or https://HOST:PORT. TLS is used whenever the
+    /// URL is https or a fingerprint is known, by the join token or --fingerprint. May be repeated: a
+    /// node that loses its server tries the others.
+    #[arg(
+        long,
+        env = "MEETPOINT_RENDEZVOUS",
+        value_name = "URL",
+        value_delimiter = ',',
+        required_unless_present_any = ["seeds", "seeds_of"]
+    )]
+    pub(crate) rendezvous: Vec<String>,
+    /// A rendezvous server of the cluster, as a seed. It is spoken to by TLS; without it only on this machine, or
+    /// with --insecure-http, if no fingerprint is known. May be repeated.
+    #[arg(long = "seed", env = "MEETPOINT_SEEDS", value_name = "NAME@HOST:PORT", value_delimiter = ',')]
+    pub(crate) seeds: Vec<SeedAddr>,
+    /// The servers that the DNS SRV records `_meetpoint._tcp.DOMAIN` name, looked up once at the start. Their
+    /// certificates have to be for the domain, or of a known fingerprint. May be repeated.
+    #[arg(long, env = "MEETPOINT_SEEDS_OF", value_name = "DOMAIN", value_delimiter = ',')]
+    pub(crate) seeds_of: Vec<String>,
+    /// First delay before the servers are tried again, at most, as in 500ms, 1s, 2m. It doubles with each
+    /// round in which none took the node; the delay is drawn from nothing up to it.
+    #[arg(long, env = "MEETPOINT_RETRY_BASE", value_name = "DURATION", default_value = "1s", value_parser = duration::parse)]
+    pub(crate) retry_base: Duration,
+    /// Longest delay between two rounds of tries.
+    #[arg(long, env = "MEETPOINT_RETRY_MAX", value_name = "DURATION", default_value = "30s", value_parser = duration::parse)]
+    pub(crate) retry_max: Duration,
+    /// End with exit code 4 when no server has taken the node for so long. Without it a start gives up after
+    /// 30s, and a node that has joined never does.
+    #[arg(long, env = "MEETPOINT_GIVE_UP_AFTER", value_name = "DURATION", value_parser = duration::parse)]
+    pub(crate) give_up_after: Option<Duration>,
     /// Cluster to join.
     #[arg(long, env = "MEETPOINT_CLUSTER", default_value = "default")]
     pub(crate) cluster: String,
@@ -74,9 +103,15 @@ pub(crate) struct NodeArgs {
     /// File with the secrets that the nodes of the cluster share, one a line, the newest first.
     #[arg(long, env = "MEETPOINT_CLUSTER_SECRET_FILE", value_name = "FILE")]
     pub(crate) cluster_secret_file: Option<PathBuf>,
-    /// The fingerprint of the server's certificate, if no join token brings it. The server prints it when it starts.
-    #[arg(long, env = "MEETPOINT_FINGERPRINT", value_name = "FINGERPRINT")]
-    pub(crate) fingerprint: Option<meetpoint_proto::id::Fingerprint>,
+    /// The fingerprint of a server's certificate, if no join token brings it. The server prints it when it starts.
+    /// May be repeated: any server may have any of them.
+    #[arg(
+        long = "fingerprint",
+        env = "MEETPOINT_FINGERPRINT",
+        value_name = "FINGERPRINT",
+        value_delimiter = ','
+    )]
+    pub(crate) fingerprints: Vec<meetpoint_proto::id::Fingerprint>,
     /// File that holds this node's newest membership: written at the cluster's home server, and shown to servers that
     /// are not.
     #[arg(long, env = "MEETPOINT_MEMBERSHIP_FILE", value_name = "FILE", requires = "key")]

@@ -5,6 +5,7 @@
 
 mod args;
 mod demo;
+mod duration;
 mod exit;
 mod node;
 mod operator;

@@ -39,6 +39,7 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Failure> {
     let mut tasks = JoinSet::new();
     tasks.spawn(accept(Arc::clone(&node), Arc::clone(&voice), args.echo));
     if let Some(file) = args.membership_file {
+        membership::save(&node, &file)?;
         tasks.spawn(membership::keep(Arc::clone(&node), file));
     }
     for peer in args.connect {
@@ -57,10 +58,20 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Failure> {
 }
 
 fn builder(args: &NodeArgs) -> Result<meetpoint::Builder, Failure> {
-    let mut builder = Node::builder(&args.rendezvous)
+    if args.retry_base > args.retry_max {
+        return Err(Failure::usage("--retry-base is longer than --retry-max"));
+    }
+    let mut builder = meetpoint::Builder::default()
+        .backoff(args.retry_base, args.retry_max)
         .cluster(&args.cluster)
         .name(&args.name)
         .insecure_http(args.insecure_http);
+    builder = args.rendezvous.iter().fold(builder, meetpoint::Builder::server);
+    builder = args.seeds.iter().fold(builder, meetpoint::Builder::seed);
+    builder = args.seeds_of.iter().fold(builder, meetpoint::Builder::seeds_of);
+    if let Some(limit) = args.give_up_after {
+        builder = builder.give_up_after(limit);
+    }
     if let Some(token) = &args.join_token {
         builder = builder.join_token(token);
     }
@@ -76,9 +87,7 @@ fn builder(args: &NodeArgs) -> Result<meetpoint::Builder, Failure> {
     if let Some(kind) = args.node_network_type {
         builder = builder.network_type(kind);
     }
-    if let Some(fingerprint) = args.fingerprint {
-        builder = builder.fingerprint(fingerprint);
-    }
+    builder = args.fingerprints.iter().copied().fold(builder, meetpoint::Builder::fingerprint);
     if let Some(file) = &args.cluster_secret_file {
         let text = std::fs::read_to_string(file)
             .map_err(|error| Failure::usage(format!("--cluster-secret-file {}: {error}", file.display())))?;
@@ -121,6 +130,9 @@ async fn narrate(mut events: Events, voice: &Voice) -> Result<(), Failure> {
         if let Event::Rejected(refusal) = &event {
             voice.rejected(refusal);
             return Err(Failure::rejected(format!("rejected: {} ({})", refusal.code, refusal.hint)));
+        }
+        if let Event::GivenUp(obstacles) = &event {
+            return Err(Failure::no_server(format!("no server: {obstacles}")));
         }
         voice.event(&event);
     }

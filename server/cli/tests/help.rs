@@ -36,6 +36,11 @@ fn every_flag_of_the_contract_is_there_with_its_variable() {
     ];
     let node = [
         "rendezvous",
+        "seed",
+        "seeds-of",
+        "retry-base",
+        "retry-max",
+        "give-up-after",
         "cluster",
         "name",
         "join-token",

@@ -37,7 +37,9 @@ impl World {
                 self.violations.push("an output after the end".to_owned());
             }
             match output {
-                Output::OpenControl => self.open_control(index),
+                Output::OpenControl { .. } => self.open_control(index),
+                // Each node knows one server.
+                Output::Knock { .. } => self.violations.push("a knock at no other server".to_owned()),
                 Output::CloseControl => self.close_control(index),
                 Output::SendControl(message) => self.send_to_server(index, message),
                 Output::Transmit { socket, to, payload } => self.transmit(index, socket, to, payload),

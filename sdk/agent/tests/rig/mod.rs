@@ -7,7 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
-use meetpoint_agent::{Agent, BackoffConfig, Config, Event, Input, Interface, Output, Path, Socket};
+use meetpoint_agent::{
+    Agent, BackoffConfig, Config, Event, Input, Interface, Output, Path, ServerRank, Socket,
+};
 use meetpoint_proto::join::{Domain, Transcript};
 use meetpoint_proto::wire::{
     Candidate, CandidateKind, CertificateText, ClientMessage, Hello, Introduction, Profile, Proof,
@@ -66,13 +68,17 @@ impl Rig {
         Self::with(config(n), IpAddr::from([20, 0, 0, n]))
     }
 
-    #[allow(clippy::disallowed_methods, reason = "there is no other way to make an instant")]
     pub fn with(config: Config, ip: IpAddr) -> Self {
+        Self::with_servers(config, ip, &[])
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "there is no other way to make an instant")]
+    pub fn with_servers(config: Config, ip: IpAddr, servers: &[ServerRank]) -> Self {
         let start = Instant::now();
         let key = config.key.clone();
         let seed = [key.to_bytes()[0]; 32];
         let mut rig = Self {
-            agent: Agent::new(config, seed),
+            agent: Agent::with_servers(config, servers.to_vec(), seed),
             key,
             now: start,
             start,

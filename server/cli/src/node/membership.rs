@@ -21,16 +21,22 @@ pub(super) fn read(file: &Path) -> Result<Option<String>, Failure> {
     }
 }
 
+/// Writes the node's newest membership there: who has heard that the node has joined finds it.
+pub(super) fn save(node: &Node, file: &Path) -> Result<(), Failure> {
+    let Some(newest) = node.membership() else { return Ok(()) };
+    write(file, &newest).map_err(|error| failed(file, &error))
+}
+
 /// Writes each new membership of the node there.
 pub(super) async fn keep(node: Arc<Node>, file: PathBuf) -> Result<(), Failure> {
     let mut kept = None;
     loop {
+        tokio::time::sleep(LOOK_INTERVAL).await;
         let newest = node.membership();
-        if let Some(text) = newest.as_deref().filter(|text| kept.as_deref() != Some(*text)) {
-            write(&file, text).map_err(|error| failed(&file, &error))?;
+        if newest != kept {
+            save(&node, &file)?;
             kept = newest;
         }
-        tokio::time::sleep(LOOK_INTERVAL).await;
     }
 }
 

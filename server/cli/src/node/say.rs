@@ -32,10 +32,12 @@ impl Voice {
 
     pub(crate) fn event(&self, event: &Event) {
         match event {
-            Event::Joined { id, cluster, effective, again, .. } => {
-                let fields = json!({ "id": id.to_string(), "name": self.name, "cluster": cluster, "effective": effective });
+            Event::Joined { id, cluster, effective, again, server, .. } => {
+                let fields = json!({ "server": server, "id": id.to_string(), "name": self.name, "cluster": cluster, "effective": effective });
                 let verb = if *again { "rejoined" } else { "joined" };
-                self.say("joined", fields, || format!("{verb} cluster {cluster} ({effective}) as {id}"));
+                self.say("joined", fields, || {
+                    format!("{verb} cluster {cluster} ({effective}) at {server} as {id}")
+                });
             }
             Event::Classified(found) => {
                 let fields = json!({

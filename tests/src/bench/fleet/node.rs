@@ -112,7 +112,7 @@ impl Node {
     async fn perform(&mut self, board: &Board, first: &mut Option<Instant>) -> bool {
         while let Some(output) = self.agent.poll_output() {
             match output {
-                Output::OpenControl => self.open().await,
+                Output::OpenControl { .. } => self.open().await,
                 Output::CloseControl => self.socket = None,
                 Output::SendControl(message) => {
                     let sent = match &mut self.socket {
