@@ -127,7 +127,7 @@ async fn refusals_are_typed() {
         other => panic!("{other:?}"),
     }
     assert!(matches!(builder(&server, "no good").start().await, Err(StartError::Name(_))));
-    assert!(matches!(Node::builder("gopher://x").name("a").start().await, Err(StartError::Url { .. })));
+    assert!(matches!(Node::builder("gopher://x").name("a").start().await, Err(StartError::Server(_))));
     let nowhere = Node::builder("http://127.0.0.1:1").name("a").start_timeout(Duration::from_millis(300));
     assert!(matches!(nowhere.start().await, Err(StartError::NoServer { .. })));
 }
