@@ -150,7 +150,7 @@ async fn a_foreign_cluster_comes_and_goes_while_the_server_runs() {
     let flags = ["--admin-token", ADMIN];
     let away = Running::start(config(dir.path(), &flags)).await.unwrap();
     let own = ("default".to_owned(), false, 0);
-    assert_eq!(served(&away).await, [own.clone()]);
+    assert_eq!(served(&away).await, std::slice::from_ref(&own));
     let alice = Node {
         cluster: "fleet".to_owned(),
         certificate: Some(
