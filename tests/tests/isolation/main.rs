@@ -82,7 +82,7 @@ fn a_lying_server_gets_nothing_out_of_a_sealed_node() {
 
     // Who is not sealed keeps to the private network while the cluster does, and no longer.
     let mut capture = Capture::start(&open);
-    let _node = deceived(&open, &liar, &[]);
+    let node = deceived(&open, &liar, &[]);
     let claim = Claim { kind: ClusterNetwork::Dynamic, effective: EffectiveNetwork::Private };
     let mut session = liar.welcome(claim);
     tempt(&mut session);
@@ -95,6 +95,8 @@ fn a_lying_server_gets_nothing_out_of_a_sealed_node() {
         PATIENCE,
         case,
     );
+    // Before its session, or it comes back and is taken for the next one.
+    drop(node);
     drop(session);
 
     let mut capture = Capture::start(&host);
