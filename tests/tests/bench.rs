@@ -5,10 +5,11 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use meetpoint_tests::bench::engine::Span;
+use meetpoint_tests::bench::fleet::{self, JoinsArgs};
 use meetpoint_tests::bench::meter::Meter;
 use meetpoint_tests::bench::turn::Credentials;
 use meetpoint_tests::bench::workload::{Figure, Settings, Sources, Target, Workload, measure};
-use meetpoint_tests::binary::{PATIENCE, Server};
+use meetpoint_tests::binary::{self, PATIENCE, Server};
 use meetpoint_turn::Secret;
 
 /// On loopback every address of 127.0.0.0/8 is this machine's. Peers must not be at the relay's own.
@@ -76,4 +77,22 @@ fn a_changed_byte_is_noticed() {
         assert_eq!(value(&figures, "round trips/s"), 0.0, "{workload:?}: {figures:?}");
         assert!(value(&figures, "wrong") > 0.0, "{workload:?}: {figures:?}");
     }
+}
+
+/// All join, stay, and come back after a restart; that none did would be an error.
+#[test]
+fn joins_are_measured() {
+    let data = tempfile::tempdir().unwrap();
+    let args = JoinsArgs {
+        nodes: 20,
+        rate: 200.0,
+        tls: true,
+        hold: 0.1,
+        meetpoint: Some(binary::meetpoint().to_owned()),
+        meetpoint_arg: vec![],
+        data: Some(data.path().to_owned()),
+    };
+    fleet::run(&args).unwrap();
+    let none = JoinsArgs { nodes: 0, ..args };
+    assert!(fleet::run(&none).unwrap_err().to_string().contains("more than 0"));
 }
