@@ -39,8 +39,8 @@ pub struct Limits {
     /// A ticket's life.
     pub ticket_lifetime: Duration,
     /// Members announced to all others; beyond it peers are found by name. Keeps the fan-out
-    /// of joins linear in the cluster's size. With 256 of them a join cost the node half as much
-    /// again, which only counts when ten thousand come back at once.
+    /// of joins linear in the cluster's size.
+    /// Each newcomer reads all of them, which counts when ten thousand come back at once.
     pub announced_peers: usize,
     /// Members of all clusters from one IPv4 address or IPv6 /64 (attack: one machine as a thousand
     /// nodes). Not below a large NAT's worth; this machine itself is not counted.

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 /// No turn is sooner: whoever is turned away is not to come back in the same crowd.
 const SOONEST: Duration = Duration::from_secs(1);
-/// Between two turns. Some 1,250 joins a second are what a small server does; turns that are not taken up are lost.
+/// Between two turns: somewhat more than the 1,100 joins a second that two cores were seen to serve
+/// (docs/performance.md), because a turn that is not taken up is lost.
 const INTERVAL: Duration = Duration::from_micros(800);
 /// No turn is later, however many ask.
 const LATEST: Duration = Duration::from_secs(30);
