@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use meetpoint_cli::lab::{Host, Process};
+use meetpoint_cli::lab::{Host, Process, ProcessError};
 use serde_json::Value;
 
 /// How long anything that should happen at once may take on a busy machine.
@@ -152,8 +152,16 @@ impl Node {
     /// # Panics
     /// As [`Node::event`].
     pub fn event_within(&mut self, kind: &str, patience: Duration) -> Value {
+        self.next_event(kind, patience).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The same, where it may not come.
+    ///
+    /// # Errors
+    /// It did not come in time.
+    pub fn next_event(&mut self, kind: &str, patience: Duration) -> Result<Value, ProcessError> {
         if let Some(at) = self.passed.iter().position(|event| event["event"] == kind) {
-            return self.passed.remove(at);
+            return Ok(self.passed.remove(at));
         }
         let passed = &mut self.passed;
         let pick = |line: &str| {
@@ -164,7 +172,7 @@ impl Node {
             passed.push(event);
             None
         };
-        self.process.expect_line(kind, patience, pick).unwrap_or_else(|error| panic!("{error}"))
+        self.process.expect_line(kind, patience, pick)
     }
 
     /// Waits for its end, and gives the exit code.

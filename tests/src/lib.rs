@@ -7,6 +7,8 @@ pub mod binary;
 #[cfg(target_os = "linux")]
 pub mod capture;
 #[cfg(target_os = "linux")]
+pub mod delay;
+#[cfg(target_os = "linux")]
 pub mod lab;
 pub mod model;
 pub mod sim;

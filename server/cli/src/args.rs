@@ -148,6 +148,9 @@ pub(crate) struct NodeArgs {
     /// what comes back, then ping until stopped. May be repeated.
     #[arg(long, env = "MEETPOINT_CONNECT", value_name = "PEER", value_delimiter = ',')]
     pub(crate) connect: Vec<String>,
+    /// Connect only once the node knows its class and its NAT, as a node that has been there for a while does.
+    #[arg(long, env = "MEETPOINT_SETTLE", requires = "connect")]
+    pub(crate) settle: bool,
     /// Send back whatever peers send through streams.
     #[arg(long, env = "MEETPOINT_ECHO")]
     pub(crate) echo: bool,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use meetpoint::{ConnectError, Connection, Event, Events, Node, StartError};
+use meetpoint::{ConnectError, Connection, EffectiveNetwork, Event, Events, Node, StartError};
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -24,6 +24,8 @@ const PING_BYTES: usize = 64;
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// An echo that takes longer than this has failed: QUIC itself gives up after about as long.
 const ECHO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest that `--settle` waits for what the node finds out: STUN gives up after about as long.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest stream that an echoing node takes: memory for one stream of one peer.
 const MAX_ECHO_BYTES: usize = 1 << 20;
 
@@ -42,10 +44,11 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Failure> {
         membership::save(&node, &file)?;
         tasks.spawn(membership::keep(Arc::clone(&node), file));
     }
-    for peer in args.connect {
-        tasks.spawn(meet(Arc::clone(&node), Arc::clone(&voice), peer));
-    }
     let events = node.events();
+    for peer in args.connect {
+        let settled = args.settle.then(|| node.events());
+        tasks.spawn(meet(Arc::clone(&node), Arc::clone(&voice), peer, settled));
+    }
     let outcome = tokio::select! {
         outcome = narrate(events, &voice) => outcome,
         outcome = first_failure(&mut tasks) => outcome,
@@ -203,8 +206,37 @@ async fn watch_path(connection: Connection, peer: String, voice: Arc<Voice>) {
     }
 }
 
+/// Waits until the node knows its class and its NAT, or has had the time to find out.
+async fn settle(mut events: Events) {
+    let (mut is_judged, mut is_measured) = (false, false);
+    let found_out = async {
+        while let Some(event) = events.next().await {
+            match event {
+                // Inside of a private network there is no NAT to find out about.
+                Event::Joined { effective: EffectiveNetwork::Private, .. } => is_measured = true,
+                Event::Behavior(_) => is_measured = true,
+                Event::Classified(_) => is_judged = true,
+                _ => {}
+            }
+            if is_judged && is_measured {
+                return;
+            }
+        }
+    };
+    // Whoever gets no answer learns nothing of his NAT.
+    let _ = tokio::time::timeout(SETTLE_TIMEOUT, found_out).await;
+}
+
 /// Waits for a peer, checks an echo, and pings it for as long as it is there; again whenever it comes back.
-async fn meet(node: Arc<Node>, voice: Arc<Voice>, peer: String) -> Result<(), Failure> {
+async fn meet(
+    node: Arc<Node>,
+    voice: Arc<Voice>,
+    peer: String,
+    settled: Option<Events>,
+) -> Result<(), Failure> {
+    if let Some(events) = settled {
+        settle(events).await;
+    }
     loop {
         let connection = match node.connect_when_present(&peer).await {
             Ok(connection) => connection,

@@ -11,6 +11,7 @@ use super::BenchError;
 use super::arena::{Contestant, Kind};
 use super::engine::Span;
 use super::fleet::JoinsArgs;
+use super::matrix::MatrixArgs;
 use super::meter::Meter;
 use super::turn::Credentials;
 use super::workload::{Settings, Sources, Target, Workload};
@@ -33,6 +34,8 @@ pub enum Command {
     Compare(CompareArgs),
     /// Start a rendezvous, have nodes join it, hold their connections, restart it. Over TCP on loopback.
     Joins(JoinsArgs),
+    /// Have nodes behind all kinds of NAT meet, each kind with each, and print who meets whom and how soon. Needs root.
+    Matrix(MatrixArgs),
     /// Send back what arrives, until killed: the least that a server can do.
     Echo {
         /// Where to listen.

@@ -9,7 +9,8 @@
 //! * [`turn`]: a client's requests. [`meter`]: what the kernel says the server used.
 //! * [`turn_taking`]: who goes first on the processors. [`arena`]: namespaces and servers. [`compare`]: the rounds. [`table`]: what is printed.
 //!
-//! `meetpoint-bench joins` is another matter: [`fleet`] measures the rendezvous.
+//! `meetpoint-bench joins` is another matter: [`fleet`] measures the rendezvous. And so is `meetpoint-bench matrix`:
+//! [`matrix`] has nodes behind all kinds of NAT meet.
 //!
 //! IPv4 and UDP only, but for that. The server's time is its process's: what the kernel does for it outside of the process, in the
 //! name of who sends to it, is not in it, for no server.
@@ -21,6 +22,7 @@ pub mod engine;
 pub mod exchange;
 pub mod fleet;
 pub mod histogram;
+pub mod matrix;
 pub mod meter;
 pub mod run;
 pub mod table;

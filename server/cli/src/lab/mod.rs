@@ -35,6 +35,9 @@ use namespace::Namespace;
 use tools::Tools;
 use wiring::{DefaultRoute, Plug};
 
+/// The device by which a machine is on the public network.
+pub const PUBLIC_DEVICE: &str = wiring::WAN;
+
 /// The public addresses of the server host: the primary, and the alternate that RFC 5780 asks for.
 pub const SERVER_ADDRS: [Ipv4Addr; 2] = [Ipv4Addr::new(20, 0, 0, 1), Ipv4Addr::new(20, 0, 0, 2)];
 
@@ -120,6 +123,8 @@ pub struct Lab {
     switch: String,
     server: Host,
     sites: u8,
+    /// Whatever has a place on the public network.
+    public: Vec<Host>,
     /// Owns every namespace of the lab, in the order of creation.
     namespaces: Vec<Namespace>,
 }
@@ -175,16 +180,18 @@ impl Lab {
         let id = namespace::begin_lab();
         let switch = Namespace::create(&tools, id, "switch")?;
         let server = Namespace::create(&tools, id, "server")?;
-        let lab = Self {
+        let mut lab = Self {
             switch: switch.name().to_owned(),
             server: Host::new(&tools, server.name(), SERVER_ADDRS[0], SERVER_ADDRS[0]),
             namespaces: vec![switch, server],
+            public: Vec::new(),
             sites: 0,
             tools,
             id,
         };
         wiring::add_bridge(&lab.tools, &lab.switch, wiring::SWITCH_BRIDGE)?;
-        lab.plug_into_switch(lab.server.namespace(), "server", &SERVER_ADDRS)?;
+        let server = lab.server.namespace().to_owned();
+        lab.plug_into_switch(&server, "server", &SERVER_ADDRS)?;
         Ok(lab)
     }
 
@@ -192,6 +199,20 @@ impl Lab {
     #[must_use]
     pub const fn server(&self) -> &Host {
         &self.server
+    }
+
+    /// The machine that is the public network: it has a device for each machine there, all of them ports of one bridge.
+    /// Something else may take the bridge's place, for example something slower.
+    #[must_use]
+    pub fn switch(&self) -> Host {
+        Host::new(&self.tools, &self.switch, Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED)
+    }
+
+    /// The machines on the public network: the server, routers, and open hosts. Each is there by its device
+    /// [`PUBLIC_DEVICE`].
+    #[must_use]
+    pub fn public_machines(&self) -> &[Host] {
+        &self.public
     }
 
     /// A new host behind a gateway of its own, or, for [`NatKind::Open`], directly on the public network.
@@ -297,7 +318,8 @@ impl Lab {
     }
 
     /// Puts a namespace on the public network, which has no way out.
-    fn plug_into_switch(&self, namespace: &str, port: &str, addrs: &[Ipv4Addr]) -> Result<(), LabError> {
+    fn plug_into_switch(&mut self, namespace: &str, port: &str, addrs: &[Ipv4Addr]) -> Result<(), LabError> {
+        self.public.push(Host::new(&self.tools, namespace, addrs[0], addrs[0]));
         wiring::connect(
             &self.tools,
             &Plug { namespace: &self.switch, device: port },

@@ -51,6 +51,14 @@ impl Voice {
                     None => format!("classified {} ({})", found.class, found.evidence),
                 });
             }
+            Event::Behavior(found) => {
+                let fields = json!({ "mapping": found.mapping, "filtering": found.filtering });
+                self.say("behavior", fields, || {
+                    let mapping = found.mapping.map_or("unknown", |mapping| mapping.as_str());
+                    let filtering = found.filtering.map_or("unknown", |filtering| filtering.as_str());
+                    format!("its NAT: mapping {mapping}, filtering {filtering}")
+                });
+            }
             Event::ClusterChanged { effective } => {
                 let fields = json!({ "effective": effective });
                 self.say("cluster_changed", fields, || format!("the cluster is effectively {effective} now"));
