@@ -3,12 +3,13 @@
 //! The kernels that the lab runs on have no `netem`. So a thread takes the place of the switch's bridge: it has a packet
 //! socket on each port, learns who is where as a switch does, and passes each frame on after a fixed time. A round trip
 //! between any two machines of the public network, and so between any node and the server, takes twice that; within a
-//! LAN nothing changes. Only ARP goes through at once.
+//! LAN nothing changes. Only the questions for a neighbor's address go through at once.
 //!
 //! Frames are passed on in the order in which they came. Nothing is lost on purpose.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSliceMut;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::process::Command;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use meetpoint_cli::lab::{Host, Lab, PUBLIC_DEVICE};
+use meetpoint_cli::lab::{Host, Lab};
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -42,6 +43,13 @@ pub const TOOL: &str = "ethtool";
 /// Where a frame says what it carries.
 const ETHERTYPE: std::ops::Range<usize> = 12..14;
 const ARP: [u8; 2] = [0x08, 0x06];
+const IPV6: [u8; 2] = [0x86, 0xDD];
+/// Where IPv6 says what follows, and where that says what it is (RFC 8200, section 3).
+const NEXT_HEADER: usize = 14 + 6;
+const ICMPV6_TYPE: usize = 14 + 40;
+const ICMPV6: u8 = 58;
+/// Neighbor solicitation and advertisement (RFC 4861, sections 4.3 and 4.4).
+const NEIGHBORS: [u8; 2] = [135, 136];
 
 type Mac = [u8; 6];
 
@@ -57,10 +65,10 @@ impl SlowSwitch {
     /// # Errors
     /// What could not be done, in words.
     pub fn replace(lab: &Lab, one_way: Duration) -> Result<Self, String> {
-        for machine in lab.public_machines() {
+        for (machine, device) in lab.public_machines() {
             // What a virtual device leaves to the hardware, a packet socket would see unfinished: checksums
             // that are still missing, and segments that are still one.
-            run(machine.command(TOOL).args(["-K", PUBLIC_DEVICE, "tx", "off"]))?;
+            run(machine.command(TOOL).args(["-K", device, "tx", "off"]))?;
         }
         let switch = lab.switch();
         let ports = switch.run_in(open_ports).map_err(|error| error.to_string())?.map_err(failed)?;
@@ -90,7 +98,7 @@ impl Drop for SlowSwitch {
 ///
 /// # Errors
 /// What `ping` said, if it got no answer.
-pub fn round_trip(from: &Host, to: std::net::Ipv4Addr) -> Result<Duration, String> {
+pub fn round_trip(from: &Host, to: IpAddr) -> Result<Duration, String> {
     let output = from.command("ping").args(["-n", "-q", "-c", "5", "-i", "0.05", &to.to_string()]).output();
     let text = String::from_utf8_lossy(&output.map_err(|error| error.to_string())?.stdout).into_owned();
     let least =
@@ -186,7 +194,7 @@ impl Forwarder {
             let due = Instant::now() + self.one_way;
             let frame = Frame { due, from: port, bytes: bytes[..len].to_vec() };
             // Who has which address is a question of this lab, and none that a packet on the internet waits for.
-            if frame.bytes.get(ETHERTYPE).is_some_and(|kind| kind == ARP) {
+            if asks_for_an_address(&frame.bytes) {
                 self.forward(&frame);
             } else {
                 self.waiting.push_back(frame);
@@ -215,6 +223,18 @@ impl Forwarder {
     fn send(&self, port: usize, bytes: &[u8]) {
         // A device that takes no more has lost the frame, as a switch would have.
         let _ = send(self.ports[port].as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT);
+    }
+}
+
+/// ARP, or IPv6's neighbor discovery.
+fn asks_for_an_address(frame: &[u8]) -> bool {
+    match frame.get(ETHERTYPE) {
+        Some(kind) if kind == ARP => true,
+        Some(kind) if kind == IPV6 => {
+            frame.get(NEXT_HEADER) == Some(&ICMPV6)
+                && frame.get(ICMPV6_TYPE).is_some_and(|kind| NEIGHBORS.contains(kind))
+        }
+        _ => false,
     }
 }
 

@@ -350,7 +350,7 @@ impl Agent {
         self.start_observers(now);
         let Some(membership) = &self.membership else { return };
         let servers = stun_servers(membership);
-        let servers = servers.iter().filter(|server| self.network.has_family(server.primary.is_ipv6()));
+        let servers = servers.iter().filter(|server| self.network.has_uplink(server.primary.is_ipv6()));
         // NAT is IPv4's business; IPv6 is looked at where there is nothing else.
         let tells = |server: &&StunServer| server.alternate.is_some() || server.alternate_port.is_some();
         let server = servers.filter(tells).min_by_key(|server| server.primary.is_ipv6()).copied();
@@ -364,7 +364,7 @@ impl Agent {
         let Some(membership) = &self.membership else { return };
         let Some(StunAccess { username, password, .. }) = &membership.stun else { return };
         let servers = stun_servers(membership);
-        for server in servers.iter().filter(|server| self.network.has_family(server.primary.is_ipv6())) {
+        for server in servers.iter().filter(|server| self.network.has_uplink(server.primary.is_ipv6())) {
             let ipv6 = server.primary.is_ipv6();
             if !self.observers.contains_key(&ipv6) {
                 let observer = Observer::new(now, server.primary, username.clone(), password.clone());

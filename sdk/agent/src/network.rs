@@ -35,6 +35,12 @@ impl Network {
         self.port(ipv6).is_some()
     }
 
+    /// The machine has an address of this family by which somebody else might be reached.
+    pub(crate) fn has_uplink(&self, ipv6: bool) -> bool {
+        let leads_out = |ip: IpAddr| ip.is_ipv6() == ipv6 && !ip.is_loopback() && !is_link_local_v6(ip);
+        self.has_family(ipv6) && self.interfaces.iter().any(|interface| leads_out(interface.ip))
+    }
+
     fn port(&self, ipv6: bool) -> Option<u16> {
         if ipv6 { self.port_v6 } else { self.port_v4 }
     }
@@ -159,6 +165,25 @@ mod tests {
             found.sort();
             expect.sort();
             assert_eq!(found, expect, "{private_only} {local}");
+        }
+    }
+
+    /// Every machine has loopback addresses, and most a link-local one: a STUN server is asked by a family that leads out.
+    #[test]
+    fn uplink_table() {
+        let cases = [
+            ("10.0.1.2", true, false),
+            ("2606:4700::5", false, true),
+            ("127.0.0.1", false, false),
+            ("::1", false, false),
+            ("fe80::1", false, false),
+        ];
+        for (ip, v4, v6) in cases {
+            let list = vec![Interface { ip: ip.parse().unwrap(), prefix_len: 64 }];
+            let network = Network::new(list, Some(4000), Some(6000));
+            assert_eq!((network.has_uplink(false), network.has_uplink(true)), (v4, v6), "{ip}");
+            let portless = Network { port_v4: None, port_v6: None, ..network };
+            assert!(!portless.has_uplink(false) && !portless.has_uplink(true), "{ip}");
         }
     }
 

@@ -15,6 +15,7 @@
 //! The lab does not emulate latency or loss, and knows nothing of Meetpoint: it runs any program.
 
 mod host;
+mod ipv6;
 mod namespace;
 mod nat;
 pub mod probe;
@@ -28,6 +29,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 pub use host::Host;
+pub use ipv6::SERVER_ADDRS_V6;
 pub use nat::NatKind;
 pub use process::{Process, ProcessError};
 
@@ -36,7 +38,7 @@ use tools::Tools;
 use wiring::{DefaultRoute, Plug};
 
 /// The device by which a machine is on the public network.
-pub const PUBLIC_DEVICE: &str = wiring::WAN;
+const PUBLIC_DEVICE: &str = wiring::WAN;
 
 /// The public addresses of the server host: the primary, and the alternate that RFC 5780 asks for.
 pub const SERVER_ADDRS: [Ipv4Addr; 2] = [Ipv4Addr::new(20, 0, 0, 1), Ipv4Addr::new(20, 0, 0, 2)];
@@ -123,8 +125,8 @@ pub struct Lab {
     switch: String,
     server: Host,
     sites: u8,
-    /// Whatever has a place on the public network.
-    public: Vec<Host>,
+    /// Whatever has a place on the public network, and the device it is there by.
+    public: Vec<(Host, &'static str)>,
     /// Owns every namespace of the lab, in the order of creation.
     namespaces: Vec<Namespace>,
 }
@@ -208,10 +210,9 @@ impl Lab {
         Host::new(&self.tools, &self.switch, Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED)
     }
 
-    /// The machines on the public network: the server, routers, and open hosts. Each is there by its device
-    /// [`PUBLIC_DEVICE`].
+    /// The machines on the public network, which are the server, routers, and open hosts, each with its device there.
     #[must_use]
-    pub fn public_machines(&self) -> &[Host] {
+    pub fn public_machines(&self) -> &[(Host, &'static str)] {
         &self.public
     }
 
@@ -319,7 +320,7 @@ impl Lab {
 
     /// Puts a namespace on the public network, which has no way out.
     fn plug_into_switch(&mut self, namespace: &str, port: &str, addrs: &[Ipv4Addr]) -> Result<(), LabError> {
-        self.public.push(Host::new(&self.tools, namespace, addrs[0], addrs[0]));
+        self.public.push((Host::new(&self.tools, namespace, addrs[0], addrs[0]), PUBLIC_DEVICE));
         wiring::connect(
             &self.tools,
             &Plug { namespace: &self.switch, device: port },

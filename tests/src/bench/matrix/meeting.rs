@@ -4,9 +4,9 @@ use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use meetpoint_cli::lab::{Host, NatKind};
+use meetpoint_cli::lab::Host;
 
-use super::short_name;
+use super::kind::{Kind, Prospect, prospect};
 use crate::binary::Node;
 
 /// For a node to join and to find out about its NAT.
@@ -18,62 +18,26 @@ const UPGRADE: Duration = Duration::from_secs(10);
 /// And where they do not: long enough that a direct path that should be impossible would show.
 const NO_UPGRADE: Duration = Duration::from_secs(3);
 
-/// What the two NATs allow, whatever the nodes are capable of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Prospect {
-    /// A direct path, always: one side's address can be told to the other, or foretold.
-    Direct,
-    /// A direct path, most likely: enough guesses meet.
-    Likely,
-    /// Perhaps a direct path, but nobody would wait for it.
-    Unlikely,
-    /// No UDP passes.
-    Relay,
-}
-
-/// Knows the two NATs, and nothing of Meetpoint.
-#[must_use]
-pub fn prospect(one: NatKind, other: NatKind) -> Prospect {
-    use NatKind::{
-        AddressRestricted, FullCone, Open, SymmetricBlock, SymmetricRandom, SymmetricSequential, UdpBlocked,
-    };
-    let is_symmetric = |kind| matches!(kind, SymmetricBlock | SymmetricRandom | SymmetricSequential);
-    // Lets in any port of an address that was sent to.
-    let lets_ports_in = |kind| matches!(kind, Open | FullCone | AddressRestricted);
-    match (one, other) {
-        (UdpBlocked, _) | (_, UdpBlocked) => Prospect::Relay,
-        (one, other) if !is_symmetric(one) && !is_symmetric(other) => Prospect::Direct,
-        (one, other) if lets_ports_in(one) || lets_ports_in(other) => Prospect::Direct,
-        (SymmetricSequential, SymmetricSequential) => Prospect::Direct,
-        (SymmetricSequential, other) | (other, SymmetricSequential) if !is_symmetric(other) => {
-            Prospect::Direct
-        }
-        (one, other) if !is_symmetric(one) || !is_symmetric(other) => Prospect::Likely,
-        _ => Prospect::Unlikely,
-    }
-}
-
 /// Where the meetings take place.
 pub(super) struct Place<'a> {
     pub(super) program: &'a Path,
-    pub(super) url: String,
     pub(super) token: String,
 }
 
 /// Who meets.
 pub(super) struct Pair<'a> {
     pub(super) number: usize,
-    pub(super) one: &'a (NatKind, Host),
-    pub(super) other: &'a (NatKind, Host),
+    pub(super) one: &'a (Kind, Host),
+    pub(super) other: &'a (Kind, Host),
 }
 
 /// What came of it. Times count from the connect call, in milliseconds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Meeting {
     /// Behind which NAT the one is that connects.
-    pub one: NatKind,
+    pub one: Kind,
     /// Behind which the other.
-    pub other: NatKind,
+    pub other: Kind,
     /// When the first path was there, of whatever kind.
     pub first_ms: Option<f64>,
     /// When there was a direct one.
@@ -93,7 +57,7 @@ impl Meeting {
 
 impl fmt::Display for Meeting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} to {}: ", short_name(self.one), short_name(self.other))?;
+        write!(f, "{} to {}: ", self.one, self.other)?;
         match (self.first_ms, self.direct_ms) {
             (_, Some(ms)) => write!(f, "direct after {ms:.0} ms"),
             (Some(ms), None) => write!(f, "relayed after {ms:.0} ms"),
@@ -105,8 +69,8 @@ impl fmt::Display for Meeting {
 /// Has a pair meet once.
 pub(super) fn meet(place: &Place<'_>, pair: &Pair<'_>) -> Meeting {
     let (one, other) = (format!("one-{}", pair.number), format!("other-{}", pair.number));
-    let start = |side: &(NatKind, Host), name: &str, args: &[&str]| {
-        Node::start(side.1.command(place.program), &place.url, name, Some(&place.token), args)
+    let start = |side: &(Kind, Host), name: &str, args: &[&str]| {
+        Node::start(side.1.command(place.program), &side.0.url(), name, Some(&place.token), args)
     };
     let mut waits = start(pair.other, &other, &["--echo"]);
     warm_up(&mut waits, pair.other.0);
@@ -118,9 +82,9 @@ pub(super) fn meet(place: &Place<'_>, pair: &Pair<'_>) -> Meeting {
 }
 
 /// Waits until a node knows what it can find out.
-fn warm_up(node: &mut Node, kind: NatKind) {
+fn warm_up(node: &mut Node, kind: Kind) {
     node.event_within("classified", WARM_UP);
-    if kind != NatKind::UdpBlocked {
+    if kind.passes_udp() {
         node.event_within("behavior", WARM_UP);
     }
 }

@@ -5,15 +5,16 @@
 //! connects to the other. The lab is slowed down to a round trip that a round trip's worth of waiting shows in, and the
 //! round trip is measured before anything else is.
 
+mod kind;
 mod meeting;
 mod report;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use meetpoint_cli::lab::{Host, Lab, NatKind, SERVER_ADDRS};
+use meetpoint_cli::lab::{Host, Lab, SERVER_ADDRS, SERVER_ADDRS_V6};
 
 use self::meeting::{Pair, Place, meet};
 use super::BenchError;
@@ -21,8 +22,12 @@ use super::meter::machine;
 use crate::binary::Server;
 use crate::delay::{SlowSwitch, round_trip};
 
-pub use self::meeting::{Meeting, Prospect, prospect};
+pub use self::kind::{Kind, Prospect, prospect};
+pub use self::meeting::Meeting;
 pub use self::report::report;
+
+const HTTP_PORT: u16 = 8080;
+const STUN_PORT: u16 = 3478;
 
 /// By how much the measured round trip may exceed the one asked for, before anything is measured on it.
 const TOLERANCE: Duration = Duration::from_millis(10);
@@ -36,32 +41,12 @@ pub struct MatrixArgs {
     /// How often each pair meets.
     #[arg(long, default_value_t = 1)]
     pub rounds: u32,
-    /// Only these kinds of NAT, by their names; all without it.
-    #[arg(long, value_delimiter = ',', value_parser = parse_kind, value_name = "KIND")]
-    pub only: Vec<NatKind>,
+    /// Only these kinds of access to the network; all without it.
+    #[arg(long, value_delimiter = ',', value_name = "KIND")]
+    pub only: Vec<Kind>,
     /// Meetpoint's program. Without it the one beside this program.
     #[arg(long, value_name = "PROGRAM")]
     pub meetpoint: Option<PathBuf>,
-}
-
-fn parse_kind(name: &str) -> Result<NatKind, String> {
-    let names = || NatKind::ALL.map(short_name).join(", ");
-    NatKind::ALL
-        .into_iter()
-        .find(|kind| short_name(*kind) == name)
-        .ok_or_else(|| format!("no such kind; there are: {}", names()))
-}
-
-/// The kind's name in the source, as a word: `port-restricted`.
-fn short_name(kind: NatKind) -> String {
-    let mut name = String::new();
-    for letter in format!("{kind:?}").chars() {
-        if letter.is_uppercase() && !name.is_empty() {
-            name.push('-');
-        }
-        name.push(letter.to_ascii_lowercase());
-    }
-    name
 }
 
 /// Has everybody meet everybody, and prints what came of it as Markdown.
@@ -93,11 +78,11 @@ pub fn run(args: &MatrixArgs) -> Result<(), BenchError> {
 }
 
 /// A machine of each kind for either side of a meeting.
-struct Side(Vec<(NatKind, Host)>);
+struct Side(Vec<(Kind, Host)>);
 
 impl Side {
-    fn build(lab: &mut Lab, kinds: &[NatKind]) -> Result<Self, BenchError> {
-        let hosts = kinds.iter().map(|kind| Ok((*kind, lab.node(*kind)?)));
+    fn build(lab: &mut Lab, kinds: &[Kind]) -> Result<Self, BenchError> {
+        let hosts = kinds.iter().map(|kind| Ok((*kind, kind.host(lab)?)));
         hosts.collect::<Result<_, BenchError>>().map(Self)
     }
 }
@@ -107,13 +92,14 @@ impl Side {
 /// # Errors
 /// As [`run`], but for what the pairs do.
 pub fn measure(program: &std::path::Path, args: &MatrixArgs) -> Result<Vec<Meeting>, BenchError> {
-    let kinds = if args.only.is_empty() { NatKind::ALL.to_vec() } else { args.only.clone() };
+    let kinds = if args.only.is_empty() { Kind::all() } else { args.only.clone() };
     let mut lab = Lab::new()?;
+    lab.enable_ipv6()?;
     let (ones, others) = (Side::build(&mut lab, &kinds)?, Side::build(&mut lab, &kinds)?);
     let _slow = slow_down(&lab, &ones, Duration::from_millis(args.round_trip))?;
     let data = tempfile::tempdir().map_err(BenchError::io("a directory for the server"))?;
     let server = serve(&lab, program, &data.path().join("data"));
-    let place = Place { program, url: server.url(), token: server.join_token() };
+    let place = Place { program, token: server.join_token() };
     let mut meetings = Vec::new();
     for round in 0..args.rounds {
         for shift in 0..kinds.len() {
@@ -144,7 +130,8 @@ fn slow_down(lab: &Lab, side: &Side, asked: Duration) -> Result<Option<SlowSwitc
     }
     let slow = SlowSwitch::replace(lab, asked / 2).map_err(BenchError::Unexpected)?;
     for (kind, host) in &side.0 {
-        let measured = round_trip(host, SERVER_ADDRS[0]).map_err(BenchError::Unexpected)?;
+        let server = if kind.has_ipv4() { SERVER_ADDRS[0].into() } else { SERVER_ADDRS_V6[0].into() };
+        let measured = round_trip(host, server).map_err(BenchError::Unexpected)?;
         if measured < asked || measured > asked + TOLERANCE {
             let detail = format!("{kind}: a round trip of {measured:?} instead of {asked:?}");
             return Err(BenchError::Unexpected(detail));
@@ -153,24 +140,13 @@ fn slow_down(lab: &Lab, side: &Side, asked: Duration) -> Result<Option<SlowSwitc
     Ok(Some(slow))
 }
 
-/// A server that takes everybody, at both its addresses.
+/// A server that takes everybody, at both its addresses of either family.
 fn serve(lab: &Lab, program: &std::path::Path, data: &std::path::Path) -> Server {
-    let [first, second]: [Ipv4Addr; 2] = SERVER_ADDRS;
-    let (http, stun, alternate) =
-        (format!("{first}:8080"), format!("{first}:3478"), format!("{second}:3478"));
-    let (seed, relay) = (format!("main@{http}"), first.to_string());
-    let args = [
-        "--http",
-        &http,
-        "--stun",
-        &stun,
-        "--stun",
-        &alternate,
-        "--seed",
-        &seed,
-        "--relay-ip",
-        &relay,
-        "--admit-relayed",
-    ];
+    let [first, _] = SERVER_ADDRS;
+    let stun = SERVER_ADDRS.map(IpAddr::from).into_iter().chain(SERVER_ADDRS_V6.map(IpAddr::from));
+    let stun: Vec<String> = stun.map(|ip| SocketAddr::new(ip, STUN_PORT).to_string()).collect();
+    let (stun, seed, relay) = (stun.join(","), format!("main@{first}:{HTTP_PORT}"), first.to_string());
+    let http = format!("[::]:{HTTP_PORT}");
+    let args = ["--http", &http, "--stun", &stun, "--seed", &seed, "--relay-ip", &relay, "--admit-relayed"];
     Server::start(lab.server().command(program), data, &args)
 }

@@ -4,23 +4,21 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use meetpoint_cli::lab::NatKind;
-
-use super::meeting::{Meeting, Prospect, prospect};
-use super::short_name;
+use super::kind::{Kind, Prospect, prospect};
+use super::meeting::Meeting;
 
 /// A table with a row for each kind that connects and a column for each kind that is connected to, and what all of
 /// them make together.
 #[must_use]
 pub fn report(meetings: &[Meeting], round_trip: Duration) -> String {
-    let kinds: BTreeSet<NatKind> = meetings.iter().map(|meeting| meeting.one).collect();
+    let kinds: BTreeSet<Kind> = meetings.iter().map(|meeting| meeting.one).collect();
     let mut text = String::from("| connects \\ to |");
     for kind in &kinds {
-        let _ = write!(text, " {} |", short_name(*kind));
+        let _ = write!(text, " {kind} |");
     }
     let _ = writeln!(text, "\n|---|{}", "---|".repeat(kinds.len()));
     for one in &kinds {
-        let _ = write!(text, "| {} |", short_name(*one));
+        let _ = write!(text, "| {one} |");
         for other in &kinds {
             let of_pair = |meeting: &&Meeting| meeting.one == *one && meeting.other == *other;
             let cell: Vec<&Meeting> = meetings.iter().filter(of_pair).collect();
