@@ -69,6 +69,15 @@ impl DataDir {
         write_atomically(&path, content).map_err(|source| DataError::Io { path, source })
     }
 
+    /// Removes a file, if there is one.
+    pub(crate) fn remove(&self, name: &str) -> Result<(), DataError> {
+        let path = self.file(name);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(DataError::Io { path, source }),
+            _ => Ok(()),
+        }
+    }
+
     /// Makes a directory inside, mode 0700.
     pub(crate) fn make_dir(&self, name: &str) -> Result<(), DataError> {
         let path = self.file(name);

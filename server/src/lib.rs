@@ -10,6 +10,7 @@
 //! * `udp` is the one task that holds the STUN server;
 //! * `stream` carries STUN and TURN over TCP and TLS to it;
 //! * `identity` is the certificate of all listeners, and is reloaded while they run;
+//! * `api_tokens` are those of the REST interface, and are replaced while it is in use;
 //! * `seeds` judges the seeds at the start, and asks them whether they are there;
 //! * `events` is the ring of what happened lately, and who reads along;
 //! * `limits` counts who comes how often;
@@ -20,6 +21,7 @@
 //! Deliberately absent: decisions about nodes (they are the broker's and the rules'), printing, and
 //! the handling of signals (both are the binary's).
 
+mod api_tokens;
 mod chain;
 mod clock;
 mod config;
@@ -31,6 +33,7 @@ mod identity;
 mod limits;
 mod listen;
 mod pace;
+mod reload;
 mod rendezvous;
 mod secrets;
 mod seeds;
@@ -43,13 +46,14 @@ mod warning;
 
 pub use chain::{AuditBroken, AuditChain, AuditEntry, AuditHash, AuditHead, ParseHashError, canonical_json};
 pub use config::{
-    AccessArgs, AccessLimits, ClusterArgs, ConfigError, ForeignCluster, LimitArgs, ListenArgs,
+    AccessArgs, AccessLimits, ClusterArgs, ConfigError, ForeignCluster, GivenToken, LimitArgs, ListenArgs,
     MAX_ADMIN_TOKEN_LEN, MIN_ADMIN_TOKEN_LEN, PortRange, QuotaArgs, RegisterWith, RelayArgs, RelaySettings,
     Secret, SeedTiming, ServeArgs, ServeConfig, StreamAddr, StreamAddrs, TlsArgs, TlsFiles,
 };
 pub use data_dir::DataError;
-pub use identity::{IdentityError, Reload};
+pub use identity::IdentityError;
 pub use limits::{Block, ParsePolicyError, Policy, Quota};
+pub use reload::Reload;
 pub use secrets::SecretsError;
 pub use server::{Info, RunError, Server, StartError};
 pub use service::{AuditError, verify_audit};

@@ -1,21 +1,17 @@
-//! The server's tokens: the one nodes join with, the one the operator administers with, and the one that
-//! lets others look on. Its key as a seed. And the file of the secret that credentials are minted with.
+//! The server's secrets that have a file: the token nodes join with, its key as a seed, and the secret that
+//! credentials are minted with. The tokens of the REST interface are in `api_tokens`.
 
 use ed25519_dalek::SigningKey;
 use meetpoint_proto::id::Fingerprint;
 use meetpoint_proto::{JoinToken, token};
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
 use thiserror::Error;
 
-use crate::config::{MIN_ADMIN_TOKEN_LEN, Secret, ServeConfig};
+use crate::config::{MIN_ADMIN_TOKEN_LEN, ServeConfig};
 use crate::data_dir::{DataDir, DataError};
 
 const JOIN_FILE: &str = "join-token";
 const CREDENTIAL_FILE: &str = "credential-secret";
 const SEED_KEY_FILE: &str = "seed-key";
-/// Random bytes of a token of the REST interface: 160 bits, in as few characters as a person can copy.
-const API_SECRET_LEN: usize = 20;
 
 /// Why a token can't be made or read.
 #[derive(Debug, Error)]
@@ -38,6 +34,12 @@ pub enum SecretsError {
     /// Whoever may only look on could do everything.
     #[error("the viewer token is the admin token; give another one")]
     SameToken,
+    /// What is kept of a replaced token can't be read.
+    #[error("{file} in the data directory is damaged; remove the file, and with it the token before")]
+    TokenBefore {
+        /// The file.
+        file: &'static str,
+    },
     /// The stored credential secret is none.
     #[error("{CREDENTIAL_FILE} in the data directory: {0}; remove the file to have a new one made")]
     Credential(#[from] meetpoint_turn::SecretError),
@@ -116,72 +118,4 @@ pub(crate) fn write_credential_secret(data: &DataDir, secret: &str) -> Result<()
         data.write_secret(CREDENTIAL_FILE, &format!("{secret}\n"))?;
     }
     Ok(())
-}
-
-/// Which token of the REST interface.
-struct ApiTokenKind {
-    file: &'static str,
-    prefix: &'static str,
-}
-
-/// It may do everything.
-const ADMIN: ApiTokenKind = ApiTokenKind { file: "admin-token", prefix: "mpa1" };
-/// It may read.
-const VIEWER: ApiTokenKind = ApiTokenKind { file: "viewer-token", prefix: "mpv1" };
-
-/// Checks a token of the REST interface. Only its digest is kept.
-pub(crate) struct ApiToken([u8; 32]);
-
-impl ApiToken {
-    /// The token given, the one stored, or a new one, which is stored and returned.
-    fn establish(
-        kind: &ApiTokenKind,
-        given: Option<&Secret>,
-        data: &DataDir,
-    ) -> Result<(Self, Option<Secret>), SecretsError> {
-        if let Some(given) = given {
-            return Ok((Self::of(given.reveal()), None));
-        }
-        if let Some(stored) = data.read(kind.file)? {
-            if stored.len() < MIN_ADMIN_TOKEN_LEN {
-                return Err(SecretsError::ApiToken { file: kind.file });
-            }
-            return Ok((Self::of(&stored), None));
-        }
-        let id = Fingerprint::from_bytes(random()?).to_string();
-        let text = format!("{}{}", kind.prefix, &id[..API_SECRET_LEN * 8 / 5]);
-        data.write_secret(kind.file, &format!("{text}\n"))?;
-        let made = text.parse().unwrap_or_else(|never: std::convert::Infallible| match never {});
-        Ok((Self::of(&text), Some(made)))
-    }
-
-    fn of(text: &str) -> Self {
-        Self(Sha256::digest(text).into())
-    }
-
-    /// In constant time: digests have one length, and their comparison does not stop early.
-    pub(crate) fn matches(&self, presented: &str) -> bool {
-        self.0.ct_eq(&Self::of(presented).0).into()
-    }
-}
-
-/// The tokens of the REST interface.
-pub(crate) struct ApiTokens {
-    pub(crate) admin: ApiToken,
-    pub(crate) viewer: ApiToken,
-}
-
-impl ApiTokens {
-    /// Both, and the admin token if it is a new one.
-    pub(crate) fn establish(
-        config: &ServeConfig,
-        data: &DataDir,
-    ) -> Result<(Self, Option<Secret>), SecretsError> {
-        let (admin, made) = ApiToken::establish(&ADMIN, config.admin_token.as_ref(), data)?;
-        let (viewer, _) = ApiToken::establish(&VIEWER, config.viewer_token.as_ref(), data)?;
-        if admin.0 == viewer.0 {
-            return Err(SecretsError::SameToken);
-        }
-        Ok((Self { admin, viewer }, made))
-    }
 }

@@ -18,15 +18,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use crate::api_tokens::ApiTokens;
 use crate::config::{ConfigError, RegisterWith, Secret, ServeConfig};
 use crate::data_dir::{DataDir, DataError};
 use crate::http::forwarded::TrustedProxies;
 use crate::http::serve::Listener;
 use crate::http::{self, App};
-use crate::identity::{Identity, IdentityError, Reload, Reloader};
+use crate::identity::{Identity, IdentityError, Reloader};
 use crate::listen::{Sockets, listening_ips, machine_ips};
+use crate::reload::Reload;
 use crate::rendezvous::{Rendezvous, StunChannels};
-use crate::secrets::{self, ApiTokens, SecretsError};
+use crate::secrets::{self, SecretsError};
 use crate::seeds::me::Me;
 use crate::seeds::registrar::Registrar;
 use crate::seeds::verifier::Verifier;
@@ -230,6 +232,7 @@ impl Server {
             new_admin_token,
             warnings: warnings(&config, &sockets, (&verdict, effective, returned), is_usable),
         };
+        let api_tokens = Arc::new(api_tokens);
         let core = Core { store, writer_ended, service, api_tokens, identity, me, registrar, started };
         Self::assemble(&config, sockets, info, core, tasks, data)
     }
@@ -316,7 +319,7 @@ impl Server {
         })
     }
 
-    /// By which the running server is asked to read its certificate again.
+    /// By which the running server is asked to read its certificate and its tokens again.
     #[must_use]
     pub fn reload(&self) -> Reload {
         self.reloader.requests.clone()
@@ -361,6 +364,9 @@ impl Server {
         let stun = core.spawn(stun.run(hard.clone()));
         let broker = core.spawn(rendezvous.run(soft.clone(), hard.clone()));
         let http = core.spawn(listener.run());
+        let reload = reloader.requests.clone();
+        let tokens = Arc::clone(&app.api_tokens).follow(Arc::clone(&service), reload, soft.clone());
+        let tokens = core.spawn(tokens);
         let reloader = core.spawn(reloader.run(soft.clone()));
         let verifier = core.spawn(verifier.run(soft.clone()));
         if let Some(registrar) = registrar {
@@ -375,6 +381,7 @@ impl Server {
             _ = broker => Err(RunError::TaskEnded("broker")),
             _ = http => Err(RunError::TaskEnded("listener")),
             _ = reloader => Err(RunError::TaskEnded("watch over the certificate")),
+            _ = tokens => Err(RunError::TaskEnded("watch over the tokens")),
             _ = verifier => Err(RunError::TaskEnded("watch over the seeds")),
             _ = &mut writer_ended => Err(RunError::TaskEnded("registry")),
         };
@@ -404,7 +411,7 @@ struct Core {
     store: Store,
     writer_ended: store::Ended,
     service: Arc<Service>,
-    api_tokens: ApiTokens,
+    api_tokens: Arc<ApiTokens>,
     identity: Arc<Identity>,
     me: Arc<Me>,
     registrar: Option<Registrar>,

@@ -131,6 +131,12 @@ impl Agent {
         }
     }
 
+    /// Has certificates judged by a clock of the node's own, which stands there at the next welcome.
+    #[cfg(feature = "attack-tests")]
+    pub fn trust_own_clock(&mut self, unix_ms: u64) {
+        self.env.own_clock_unix_ms = Some(unix_ms);
+    }
+
     /// Takes an input; then poll the outputs.
     pub fn handle(&mut self, now: Instant, input: Input<'_>) {
         if self.control.has_ended() {

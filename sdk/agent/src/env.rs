@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use meetpoint_proto::ClusterNetwork;
 use meetpoint_proto::rules::UNSOLICITED_MS;
-use meetpoint_proto::wire::ClientMessage;
+use meetpoint_proto::wire::{ClientMessage, Welcome};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -22,6 +22,9 @@ pub(crate) struct Env {
     pub(crate) rng: ChaCha20Rng,
     outputs: VecDeque<Output>,
     sent: Sent,
+    /// Switches the defence off that a node judges by the server's clock, to show the attack it is for.
+    #[cfg(feature = "attack-tests")]
+    pub(crate) own_clock_unix_ms: Option<u64>,
 }
 
 /// Where the main socket has sent something lately, as far as that matters for what comes from there: what
@@ -58,7 +61,23 @@ impl Sent {
 impl Env {
     pub(crate) fn new(config: Config, seed: [u8; 32]) -> Self {
         let rng = ChaCha20Rng::from_seed(seed);
-        Self { config, counters: Counters::default(), rng, outputs: VecDeque::new(), sent: Sent::default() }
+        Self {
+            config,
+            counters: Counters::default(),
+            rng,
+            outputs: VecDeque::new(),
+            sent: Sent::default(),
+            #[cfg(feature = "attack-tests")]
+            own_clock_unix_ms: None,
+        }
+    }
+
+    /// The clock by which certificates are judged from a welcome on.
+    pub(crate) fn clock(&self, now: Instant, welcome: &Welcome) -> ServerClock {
+        let unix_ms = welcome.now_unix_ms;
+        #[cfg(feature = "attack-tests")]
+        let unix_ms = self.own_clock_unix_ms.unwrap_or(unix_ms);
+        ServerClock { at: now, unix_ms }
     }
 
     /// The user insists on a PRIVATE cluster: nothing may leave the private network.

@@ -8,6 +8,8 @@ pub enum Defence {
     SourceCap,
     /// A leave counts on the connection that the node has proven itself on.
     OwnLeave,
+    /// Who says that a node was met unsolicited is drawn by the broker.
+    DrawnWitness,
 }
 
 /// The defences of a broker.

@@ -11,7 +11,7 @@ use meetpoint_proto::{Code, EffectiveNetwork, Evidence, SessionId};
 
 use crate::Broker;
 use crate::api::{ConnId, Event, Output};
-use crate::state::{DialBackRun, Mapping, Proof, Timer};
+use crate::state::{DialBackRun, Mapping, Proof, Timer, Witnesses};
 
 /// The slowest usual path.
 const UNKNOWN_RTT: Duration = Duration::from_millis(400);
@@ -63,6 +63,7 @@ impl Broker {
         session.observed.retain(|known| known.addr.is_ipv4() != source.is_ipv4());
         session.observed.push_front(Mapping { addr: source, proof: Proof::Untried });
         session.is_open = false;
+        session.witnesses = Witnesses::default();
         self.mapping_changed(now, conn);
         self.retry_own(now, conn);
         self.retry_waiting_for(now, conn);
@@ -123,6 +124,7 @@ impl Broker {
         self.timers.set(Timer::Discovery(conn), None);
         self.note_proof(conn, run.to, Proof::Given);
         self.conclude(now, conn);
+        self.seek_witness(now, conn);
         self.go_on(now, conn);
     }
 

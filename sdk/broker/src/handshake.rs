@@ -22,7 +22,7 @@ use crate::api::{
 };
 use crate::defence::Defence;
 use crate::judge::{Claims, Ruling};
-use crate::state::{Cluster, Joining, Phase, PingState, Session, Shown, Timer};
+use crate::state::{Cluster, Joining, Phase, PingState, Quiet, Session, Timer, Witnesses};
 use crate::{Broker, millis};
 
 impl Broker {
@@ -214,7 +214,8 @@ impl Broker {
         let lacks_credential = welcome.effective == EffectiveNetwork::Public && welcome.stun.is_none();
         self.replace_older(now, &joining);
         self.send(conn, ServerMessage::Welcome(Box::new(welcome)));
-        self.enter(now, conn, new_session(now, *joining, certificate), &ruling);
+        let quiet = self.recall_quiet(now, &joining);
+        self.enter(now, conn, new_session(now, *joining, certificate, quiet), &ruling);
         if lacks_credential {
             // The cluster became PUBLIC while the registry was asked.
             self.mint(conn);
@@ -350,7 +351,7 @@ fn certificate(
     Some(certificate.sign(&cluster.config.key))
 }
 
-fn new_session(now: Instant, joining: Joining, certificate: CertificateText) -> Session {
+fn new_session(now: Instant, joining: Joining, certificate: CertificateText, quiet: Quiet) -> Session {
     Session {
         id: joining.session,
         cluster: joining.cluster,
@@ -372,7 +373,8 @@ fn new_session(now: Instant, joining: Joining, certificate: CertificateText) -> 
         dial_back: None,
         last_dial_back: None,
         observed: VecDeque::new(),
-        shown: Shown::default(),
+        quiet,
+        witnesses: Witnesses::default(),
         hosts: Vec::new(),
         behavior: None,
         ping: PingState::default(),

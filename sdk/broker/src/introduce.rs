@@ -10,6 +10,7 @@ use meetpoint_proto::{Code, EffectiveNetwork, NodeId, TicketId, TicketKey};
 use sha2::Sha256;
 
 use crate::api::{ConnId, Event, Output};
+use crate::defence::Defence;
 use crate::state::{Request, Session, Ticket, Timer, Unsolicited};
 use crate::{Broker, millis};
 
@@ -50,7 +51,7 @@ impl Broker {
         match self.find_pair(conn, &peer) {
             Ok(target) => {
                 self.take_request(conn, request);
-                self.introduce(now, conn, target, request);
+                self.introduce(now, conn, target, Some(request));
             }
             Err(Obstacle::Absent) if wait => self.park(conn, request, peer),
             Err(Obstacle::Absent) => self.fail(conn, request, Code::PeerOffline),
@@ -136,8 +137,15 @@ impl Broker {
         }
     }
 
-    /// Mints a ticket and sends each side its half.
-    fn introduce(&mut self, now: Instant, asker_conn: ConnId, target_conn: ConnId, request: u32) {
+    /// Mints a ticket and sends each side its half. Without a request it is the broker that asks: it drew the
+    /// one side as a witness for the other.
+    pub(crate) fn introduce(
+        &mut self,
+        now: Instant,
+        asker_conn: ConnId,
+        target_conn: ConnId,
+        request: Option<u32>,
+    ) {
         let ticket = TicketId::from_bytes(self.random());
         let secret: [u8; 32] = self.random();
         let (Some(asker), Some(target)) = (self.session(asker_conn), self.session(target_conn)) else {
@@ -163,13 +171,15 @@ impl Broker {
         // be reached unasked. If both are reachable the one that asked sends.
         let asker_active = !asker.proven_reachable() || target.proven_reachable();
         let target_active = !target.proven_reachable();
-        let for_asker = half(asker, target, to_target, to_asker, vec![request], asker_active);
+        let for_asker = half(asker, target, to_target, to_asker, request.into_iter().collect(), asker_active);
         let for_target = half(target, asker, to_asker, to_target, Vec::new(), target_active);
         let (shown_to_asker, shown_to_target) = (ips(&for_asker), ips(&for_target));
         let memory = self.limits.unsolicited_after;
+        let drawn = request.is_none();
         let possible = !target_active
-            && now >= target.since + memory
-            && shown_to_target.iter().all(|ip| !target.shown.may_have_sent(now, *ip, memory));
+            && (drawn || !self.defences.stand(Defence::DrawnWitness))
+            && now >= target.quiet.since + memory
+            && shown_to_target.iter().all(|ip| !target.quiet.shown.may_have_sent(now, *ip, memory));
         let event = Event::Introduced {
             cluster: asker.cluster.clone(),
             ticket,
@@ -182,7 +192,7 @@ impl Broker {
             asker: asker_conn,
             target: target_conn,
             direct_after: None,
-            unsolicited: Unsolicited { possible, ..Unsolicited::default() },
+            unsolicited: Unsolicited { possible, drawn, ..Unsolicited::default() },
         };
         self.tickets.insert(ticket, record);
         self.timers.set(Timer::Ticket(ticket), Some(now + self.limits.ticket_lifetime));
@@ -191,11 +201,11 @@ impl Broker {
         self.outputs.push_back(Output::Event(event));
         if let Some(asker) = self.session_mut(asker_conn) {
             asker.asked.insert(ticket);
-            shown_to_asker.into_iter().for_each(|ip| asker.shown.add(now, ip, memory));
+            shown_to_asker.into_iter().for_each(|ip| asker.quiet.shown.add(now, ip, memory));
         }
         if let Some(target) = self.session_mut(target_conn) {
             target.targeted.insert(ticket);
-            shown_to_target.into_iter().for_each(|ip| target.shown.add(now, ip, memory));
+            shown_to_target.into_iter().for_each(|ip| target.quiet.shown.add(now, ip, memory));
         }
     }
 
@@ -229,9 +239,11 @@ impl Broker {
 
     fn review_ticket(&mut self, now: Instant, ticket: TicketId) {
         let Some(record) = self.tickets.get(&ticket) else { return };
-        let (target, is_direct) = (record.target, record.direct_after.is_some());
-        let Unsolicited { possible, target: met, asker } = record.unsolicited;
-        if possible && met && asker {
+        let (target, witness, is_direct) = (record.target, record.asker, record.direct_after.is_some());
+        let Unsolicited { possible, drawn, target: met, asker } = record.unsolicited;
+        if possible && met && asker && drawn {
+            self.witnessed(now, target, witness);
+        } else if possible && met && asker {
             self.opened_up(now, target);
         }
         if is_direct && (!possible || (met && asker)) {
@@ -255,7 +267,7 @@ impl Broker {
 }
 
 /// Where `to` may try to meet `of`.
-fn candidates(effective: EffectiveNetwork, of: &Session, to: &Session) -> Vec<Candidate> {
+pub(crate) fn candidates(effective: EffectiveNetwork, of: &Session, to: &Session) -> Vec<Candidate> {
     let host = |addr: &SocketAddr| Candidate { kind: CandidateKind::Host, addr: *addr };
     let local = |addr: &&SocketAddr| addr::classify(addr.ip()) != AddressClass::Public;
     let locals = of.hosts.iter().filter(local);
@@ -284,7 +296,7 @@ fn ips(introduction: &Introduction) -> Vec<IpAddr> {
 }
 
 /// Behind the same public address, or in the same IPv6 /64.
-fn same_site(a: IpAddr, b: IpAddr) -> bool {
+pub(crate) fn same_site(a: IpAddr, b: IpAddr) -> bool {
     match (a, b) {
         (IpAddr::V4(a), IpAddr::V4(b)) => a == b,
         (IpAddr::V6(a), IpAddr::V6(b)) => a.segments()[..4] == b.segments()[..4],

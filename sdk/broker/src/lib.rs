@@ -32,6 +32,7 @@ mod membership;
 mod presence;
 mod source;
 mod state;
+mod witness;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -52,7 +53,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use defence::{Defence as Stands, Defences};
 use source::Sources;
-use state::{Cluster, Conn, Phase, Session, Ticket, Timer};
+use state::{Cluster, Conn, Phase, Quiet, Session, Ticket, Timer};
 
 /// The broker. See the [crate] for its model.
 #[derive(Debug)]
@@ -67,6 +68,8 @@ pub struct Broker {
     tickets: BTreeMap<TicketId, Ticket>,
     /// Members by where they come from.
     sources: Sources,
+    /// Of members that have left a short while ago.
+    quiet: BTreeMap<(ClusterName, NodeId), Quiet>,
     defences: Defences,
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
@@ -85,6 +88,7 @@ impl Broker {
             sessions: BTreeMap::new(),
             tickets: BTreeMap::new(),
             sources: Sources::default(),
+            quiet: BTreeMap::new(),
             defences: Defences::default(),
             timers: Timers::new(),
             outputs: VecDeque::new(),
@@ -139,6 +143,8 @@ impl Broker {
                 Timer::Probation(conn) => self.probation_timeout(now, conn),
                 Timer::Request(conn, request) => self.request_timeout(conn, request),
                 Timer::Ticket(ticket) => self.end_ticket(ticket),
+                Timer::Witness(conn) => self.witness_due(now, conn),
+                Timer::Quiet(cluster, node) => drop(self.quiet.remove(&(cluster, node))),
                 Timer::Forget(cluster, node) => self.outputs.push_back(Output::Forget { cluster, node }),
             }
         }

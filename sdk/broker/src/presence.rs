@@ -59,7 +59,8 @@ impl Broker {
     /// Forgets a connection and, if it was a member's, tells the others.
     pub(crate) fn drop_conn(&mut self, now: Instant, conn: ConnId, graceful: bool) {
         let Some(state) = self.conns.remove(&conn) else { return };
-        let of_conn = [Timer::Handshake, Timer::Idle, Timer::Ping, Timer::Discovery, Timer::Probation];
+        let of_conn =
+            [Timer::Handshake, Timer::Idle, Timer::Ping, Timer::Discovery, Timer::Probation, Timer::Witness];
         for timer in of_conn {
             self.timers.set(timer(conn), None);
         }
@@ -85,7 +86,8 @@ impl Broker {
     }
 
     fn farewell(&mut self, now: Instant, session: Session, graceful: bool) {
-        let Session { id: session, cluster, node, ephemeral, .. } = session;
+        let Session { id: session, cluster, node, ephemeral, quiet, .. } = session;
+        self.keep_quiet(now, &cluster, node, quiet);
         if ephemeral && graceful {
             self.outputs.push_back(Output::Forget { cluster: cluster.clone(), node });
         } else if ephemeral {

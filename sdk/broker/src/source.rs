@@ -35,7 +35,7 @@ impl Sources {
     }
 }
 
-fn principal(source: IpAddr) -> IpAddr {
+pub(crate) fn principal(source: IpAddr) -> IpAddr {
     match source {
         IpAddr::V4(_) => source,
         IpAddr::V6(ip) => {

@@ -77,7 +77,8 @@ pub(crate) struct Session {
     /// One mapping an address family, the newest first.
     pub(crate) observed: VecDeque<Mapping>,
     /// Where introductions of the last while may have made it send.
-    pub(crate) shown: Shown,
+    pub(crate) quiet: Quiet,
+    pub(crate) witnesses: Witnesses,
     pub(crate) hosts: Vec<SocketAddr>,
     pub(crate) behavior: Option<NatBehavior>,
     pub(crate) ping: PingState,
@@ -117,6 +118,23 @@ pub(crate) enum Proof {
 pub(crate) struct DialBackRun {
     pub(crate) nonce: DialBackNonce,
     pub(crate) to: SocketAddr,
+}
+
+/// Since when it is known where a node was shown to send, and where that was. Outlives its session for as
+/// long as it counts, so that a short absence begins nothing anew.
+#[derive(Debug)]
+pub(crate) struct Quiet {
+    pub(crate) since: Instant,
+    pub(crate) shown: Shown,
+}
+
+/// Members that the broker drew to see whether a node's mapping is open to strangers.
+#[derive(Debug, Default)]
+pub(crate) struct Witnesses {
+    /// The sites of those that met it.
+    pub(crate) sites: BTreeSet<IpAddr>,
+    /// How many did not, since the mapping was observed.
+    pub(crate) failures: u32,
 }
 
 /// The addresses that a node's introductions have shown it, and when last. What it sends to others, it
@@ -298,8 +316,11 @@ pub(crate) struct Ticket {
 /// Whether a ticket can show, and has shown, that the target is met without having sent anything.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Unsolicited {
-    /// The target waits, and was shown none of the asker's addresses for as long as counts.
+    /// The target waits, was shown none of the asker's addresses for as long as counts, and did not choose
+    /// the asker.
     pub(crate) possible: bool,
+    /// The broker drew the asker.
+    pub(crate) drawn: bool,
     /// The target says that a check came from where it had sent nothing to.
     pub(crate) target: bool,
     /// The asker says that the way works.
@@ -319,5 +340,9 @@ pub(crate) enum Timer {
     Probation(ConnId),
     Request(ConnId, u32),
     Ticket(TicketId),
+    /// The next stranger is to meet a reachable node.
+    Witness(ConnId),
+    /// Where a node was shown to send no longer counts.
+    Quiet(ClusterName, NodeId),
     Forget(ClusterName, NodeId),
 }

@@ -5,12 +5,12 @@ mod rig;
 
 use std::time::Duration;
 
-use meetpoint_broker::{ClusterConfig, ConnId, Input, Limits, Output};
+use meetpoint_broker::{ClusterConfig, ConnId, Defence, Input, Limits, Output};
 use meetpoint_proto::id::DialBackNonce;
 use meetpoint_proto::wire::{ClientMessage, Hello, ServerMessage, TicketOutcome};
 use meetpoint_proto::{
     ClusterNetwork, Code, EffectiveNetwork, Evidence, Filtering, Mapping, NatBehavior, NetworkClass,
-    NetworkType, NodeId,
+    NetworkType, NodeId, TicketId,
 };
 
 use rig::{Rig, addr, config, hello, key, token};
@@ -253,57 +253,163 @@ fn relayed_nodes_are_kept_where_the_operator_says_so() {
     assert_eq!(rig.refusal(conn), Some(Code::Unreachable));
 }
 
-/// An asker and a proven target that was idle for `idle`; `earlier` introduces the two once before.
-fn towards_a_proven_node(idle: Duration, earlier: bool) -> (Rig, ConnId, ConnId) {
+/// A proven target at 20.0.0.2, and members at as many other addresses, the first of them its accomplice.
+fn towards_a_proven_node(others: u8) -> (Rig, ConnId, Vec<ConnId>) {
     let mut rig = Rig::new(EffectiveNetwork::Public);
-    let target = rig.join(2, "20.0.0.12:5000", "20.0.0.12");
-    rig.observe(target, "20.0.0.12:7000");
+    let target = rig.join(2, "20.0.1.2:5000", "20.0.1.2");
+    rig.observe(target, "20.0.1.2:7000");
     prove(&mut rig, target);
-    let asker = rig.join(1, "20.0.0.11:5000", "10.0.1.2");
-    rig.observe(asker, "20.0.0.11:7000");
-    if earlier {
-        rig.live(idle);
-        rig.say(target, ClientMessage::Connect { request: 1, peer: "node-1".into(), wait: false });
-        rig.live(11 * S);
-    } else {
-        rig.live(idle);
+    let others = (3..3 + others).map(|n| {
+        let conn = rig.join(n, &format!("20.0.1.{n}:5000"), "10.0.1.2");
+        rig.observe(conn, &format!("20.0.1.{n}:7000"));
+        conn
+    });
+    let others = others.collect();
+    (rig, target, others)
+}
+
+/// The newest member that the broker drew for a target that waits, and their ticket.
+fn drawn(rig: &Rig, target: ConnId) -> Option<(ConnId, TicketId)> {
+    let last =
+        rig.introductions(target).into_iter().rfind(|half| !half.active && half.requests.is_empty())?;
+    let has_other_half = |conn: &ConnId| {
+        let halves = rig.introductions(*conn);
+        halves.iter().any(|half| half.ticket == last.ticket && half.active && half.requests.is_empty())
+    };
+    let others = rig.sessions.iter().map(|(conn, _)| *conn).filter(|conn| *conn != target);
+    Some((others.filter(has_other_half).next()?, last.ticket))
+}
+
+fn met(
+    rig: &mut Rig,
+    (target, target_says): (ConnId, bool),
+    (witness, says): (ConnId, bool),
+    ticket: TicketId,
+) {
+    // Nobody else, and not the witness, speaks for the target.
+    rig.say(witness, ClientMessage::Unsolicited { ticket });
+    if target_says {
+        rig.say(target, ClientMessage::Unsolicited { ticket });
     }
-    rig.say(asker, ClientMessage::Connect { request: 1, peer: "node-2".into(), wait: false });
-    (rig, asker, target)
+    if says {
+        let outcome = TicketOutcome::Direct { elapsed_ms: 7 };
+        rig.say(witness, ClientMessage::TicketResult { ticket, outcome });
+    }
+    rig.drain();
+}
+
+/// The next witness, asked for until then.
+fn next_drawn(rig: &mut Rig, target: ConnId, patience: Duration) -> Option<(ConnId, TicketId)> {
+    let (before, end) = (drawn(rig, target), rig.now + patience);
+    while rig.now < end && drawn(rig, target) == before {
+        rig.live(5 * S);
+        let chatter =
+            |message: &_| matches!(message, ServerMessage::Ping { .. } | ServerMessage::Pong { .. });
+        rig.log.retain(|output| !matches!(output, Output::Send { message, .. } if chatter(message)));
+    }
+    drawn(rig, target).filter(|_| drawn(rig, target) != before)
+}
+
+/// The wait, and by how much it may be prolonged.
+fn patience() -> Duration {
+    Limits::default().unsolicited_after * 3 / 2 + 2 * S
 }
 
 #[test]
-fn an_open_node_is_met_unsolicited_by_all_three_accounts() {
-    let memory = Limits::default().unsolicited_after;
-    type Case = (Duration, bool, bool, bool, bool);
-    // How long idle, introduced before, the target says so, the asker does, open.
-    let cases: [Case; 5] = [
-        (memory, false, true, true, true),
-        (memory, false, true, false, false),
-        (memory, false, false, true, false),
-        (memory, true, true, true, false),
-        (memory - 60 * S, false, true, true, false),
+fn an_open_node_is_met_by_strangers_that_the_broker_draws() {
+    // Other members, the target says so, the witnesses do, open.
+    let cases = [
+        (2, true, true, true),
+        (5, true, true, true),
+        (2, false, true, false),
+        (2, true, false, false),
+        (1, true, true, false),
+        (0, true, true, false),
     ];
     for case in cases {
-        let (idle, earlier, target_says, asker_says, open) = case;
-        let (mut rig, asker, target) = towards_a_proven_node(idle, earlier);
-        let ticket = rig.introductions(target).last().unwrap().ticket;
-        assert!(!rig.introductions(target).last().unwrap().active);
-        // Nobody else, and not the asker, speaks for the target.
-        rig.say(asker, ClientMessage::Unsolicited { ticket });
-        if target_says {
-            rig.say(target, ClientMessage::Unsolicited { ticket });
-        }
-        if asker_says {
-            let outcome = TicketOutcome::Direct { elapsed_ms: 7 };
-            rig.say(asker, ClientMessage::TicketResult { ticket, outcome });
+        let (others, target_says, witnesses_say, open) = case;
+        let (mut rig, target, _) = towards_a_proven_node(others);
+        rig.live(Limits::default().unsolicited_after - 5 * S);
+        assert_eq!(drawn(&rig, target), None, "too early: {case:?}");
+        let mut wait = patience();
+        while let Some((witness, ticket)) = next_drawn(&mut rig, target, wait) {
+            met(&mut rig, (target, target_says), (witness, witnesses_say), ticket);
+            wait = 6 * S;
         }
         let class = if open { NetworkClass::PublicOpen } else { NetworkClass::PublicReachable };
         assert_eq!(rig.class(target), Some((class, Evidence::Proven)), "{case:?}");
-        rig.live(11 * S);
-        rig.observe(target, "20.0.0.12:7001");
+        rig.observe(target, "20.0.1.2:7001");
         assert_eq!(rig.class(target), Some((NetworkClass::PublicUndefined, Evidence::Observed)));
     }
+}
+
+/// Attack: a node and its accomplice say of each other what makes a node open.
+#[test]
+fn two_colluders_do_not_earn_the_word() {
+    for (defended, class) in [(false, NetworkClass::PublicOpen), (true, NetworkClass::PublicReachable)] {
+        let (mut rig, target, others) = towards_a_proven_node(3);
+        let accomplice = others[0];
+        if !defended {
+            rig.broker.set_defence_off(Defence::DrawnWitness);
+        }
+        rig.live(Limits::default().unsolicited_after);
+        rig.say(accomplice, ClientMessage::Connect { request: 1, peer: "node-2".into(), wait: false });
+        let ticket = rig.introductions(target).last().unwrap().ticket;
+        met(&mut rig, (target, true), (accomplice, true), ticket);
+        assert_eq!(rig.class(target), Some((class, Evidence::Proven)), "defended: {defended}");
+        // They go on for hours, and say yes whenever they are asked; strangers do not find a way in.
+        let (mut asked, end) = (0, rig.now + 14_400 * S);
+        while rig.now < end {
+            let Some((witness, ticket)) = next_drawn(&mut rig, target, 3_600 * S) else { continue };
+            asked += u32::from(witness == accomplice);
+            met(&mut rig, (target, true), (witness, witness == accomplice), ticket);
+        }
+        assert_eq!(asked > 0, defended, "the accomplice was drawn too");
+        assert_eq!(rig.class(target), Some((class, Evidence::Proven)), "defended: {defended}");
+    }
+}
+
+/// A witness is somebody whom the node has not been shown, and who is elsewhere by all its addresses.
+#[test]
+fn a_witness_is_a_stranger_from_elsewhere() {
+    let (mut rig, target, others) = towards_a_proven_node(1);
+    // The same site, by its mapping or by its control connection.
+    for (n, source, mapping) in
+        [(20, "20.0.1.2:5001", "20.0.9.1:7000"), (21, "20.0.9.2:5000", "20.0.1.2:7001")]
+    {
+        let conn = rig.join(n, source, "10.0.1.2");
+        rig.observe(conn, mapping);
+    }
+    rig.live(Limits::default().unsolicited_after - 20 * S);
+    rig.say(target, ClientMessage::Connect { request: 1, peer: "node-3".into(), wait: false });
+    assert_eq!(rig.introductions(others[0]).len(), 1);
+    rig.live(Limits::default().unsolicited_after - 20 * S);
+    assert_eq!(drawn(&rig, target), None);
+    let (witness, _) = next_drawn(&mut rig, target, patience()).expect("long forgotten");
+    assert_eq!(witness, others[0]);
+}
+
+/// The ten minutes go on for a node that comes back at once, and where it was shown to send is remembered.
+#[test]
+fn a_short_absence_begins_nothing_anew() {
+    let memory = Limits::default().unsolicited_after;
+    let (mut rig, target, _) = towards_a_proven_node(1);
+    rig.live(memory - 20 * S);
+    rig.say(target, ClientMessage::Leave);
+    rig.live(10 * S);
+    let back = rig.join(2, "20.0.1.2:5000", "20.0.1.2");
+    rig.observe(back, "20.0.1.2:7000");
+    prove(&mut rig, back);
+    rig.live(memory / 2 + 12 * S);
+    assert!(drawn(&rig, back).is_some());
+    // Longer than it is remembered.
+    rig.say(back, ClientMessage::Leave);
+    rig.live(memory + S);
+    let again = rig.join(2, "20.0.1.2:5000", "20.0.1.2");
+    rig.observe(again, "20.0.1.2:7000");
+    prove(&mut rig, again);
+    rig.live(memory - 5 * S);
+    assert_eq!(drawn(&rig, again), None);
 }
 
 /// A lie, told by a pair that helps each other; what it must not bring.

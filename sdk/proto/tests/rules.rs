@@ -170,7 +170,8 @@ fn discovery(page: &mut String) {
         "A dial-back comes from an address and port that the node has never sent to. A node is met \
 unsolicited when a check under a ticket arrives from an address that it has sent nothing to for {} min: the \
 node says so, the one that checked says that the way works, and the server's own record of introductions \
-shows that it gave the node no reason to send there.",
+shows that it gave the node no reason to send there. It counts from members that the server itself drew, at \
+two other sites.",
         UNSOLICITED_MS / 60_000
     );
     let head = ["row", "found", "must be proven", "`--admit-relayed`", "becomes"];

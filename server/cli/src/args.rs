@@ -249,6 +249,47 @@ pub(crate) enum TokensCommand {
         /// The token's id, from the list.
         id: String,
     },
+    /// Have the server make another admin token, and put it into the file that --admin-token-file names. Nobody
+    /// is disconnected.
+    RotateAdmin {
+        #[command(flatten)]
+        server: ServerArgs,
+        #[command(flatten)]
+        overlap: OverlapArgs,
+    },
+    /// The same for the viewer token. It goes into the file that --viewer-token-file names; without that it is
+    /// shown.
+    RotateViewer {
+        #[command(flatten)]
+        server: ServerArgs,
+        #[command(flatten)]
+        overlap: OverlapArgs,
+    },
+    /// End a replaced admin or viewer token before its time.
+    DropReplaced {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Which: admin or viewer.
+        role: ApiRole,
+    },
+}
+
+/// How long a replaced token is accepted.
+#[derive(Debug, Args)]
+pub(crate) struct OverlapArgs {
+    /// Seconds for which the token in use is accepted further, so that other programs can be given the new one;
+    /// 0 ends it at once. Without it ten minutes.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) overlap: Option<u64>,
+}
+
+/// A token of the REST interface.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ApiRole {
+    /// It may do everything.
+    Admin,
+    /// It may read.
+    Viewer,
 }
 
 /// Cluster secrets.

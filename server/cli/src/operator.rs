@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::args::{NodesArgs, ServerArgs, StatusArgs, TokensArgs, TokensCommand};
+use crate::args::{ApiRole, NodesArgs, ServerArgs, StatusArgs, TokensArgs, TokensCommand};
 use crate::exit::Failure;
 
+mod api_tokens;
 mod audit;
 mod client;
 pub(crate) mod identity;
@@ -42,6 +43,15 @@ pub(crate) async fn tokens(args: TokensArgs) -> Result<(), Failure> {
             Client::new(&server, Access::Change)?.delete(&path).await?;
             show(&server, &json!({ "id": id, "revoked": true }), || format!("revoked {id}"));
         }
+        TokensCommand::RotateAdmin { server, overlap } => {
+            let file = server.admin_token_file.clone();
+            api_tokens::rotate(&server, ApiRole::Admin, &overlap, Some(&file)).await?;
+        }
+        TokensCommand::RotateViewer { server, overlap } => {
+            let file = server.viewer_token_file.clone();
+            api_tokens::rotate(&server, ApiRole::Viewer, &overlap, file.as_deref()).await?;
+        }
+        TokensCommand::DropReplaced { server, role } => api_tokens::drop_replaced(&server, role).await?,
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU8, NonZeroU32};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use meetpoint_proto::{ClusterName, ClusterNetwork, NetworkType, PublicKey, SeedAddr};
@@ -183,6 +184,11 @@ pub struct AccessArgs {
     /// Members from one IPv4 address or IPv6 /64 at once. This machine itself is not counted.
     #[arg(long, env = "MEETPOINT_NODES_PER_SOURCE", value_name = "COUNT", default_value = "1024")]
     pub nodes_per_source: NonZeroU32,
+    /// How long a node must have had no reason to send somewhere for what comes from there to be unsolicited, as
+    /// in 10m: then two members of other sites, drawn by this server, are introduced to a node that is proven to be
+    /// reachable, to see whether it is open to strangers.
+    #[arg(long, env = "MEETPOINT_UNSOLICITED_AFTER", value_name = "TIME", default_value = "10m", value_parser = crate::limits::time)]
+    pub unsolicited_after: Duration,
     /// A cluster whose home is another server, which shows its public key with it. Its members are
     /// admitted by the membership certificates that they bring; nothing of them is stored. It takes
     /// the place of this server's own cluster of that name.

@@ -77,9 +77,9 @@ pub struct ServeConfig {
     /// Clusters whose home is another server.
     pub foreign_clusters: Vec<ForeignCluster>,
     /// The admin token given.
-    pub admin_token: Option<Secret>,
+    pub admin_token: Option<GivenToken>,
     /// The viewer token given.
-    pub viewer_token: Option<Secret>,
+    pub viewer_token: Option<GivenToken>,
     /// Certificate and key, if given.
     pub tls: Option<TlsFiles>,
     /// Where everything is kept.
@@ -88,6 +88,15 @@ pub struct ServeConfig {
     pub limits: meetpoint_broker::Limits,
     /// When seeds are asked whether they are there.
     pub seed_timing: SeedTiming,
+}
+
+/// A token of the REST interface that a flag gives.
+#[derive(Debug, Clone)]
+pub struct GivenToken {
+    /// The token.
+    pub secret: Secret,
+    /// The file it was read from, if the flag names one. It is read again when the operator asks.
+    pub file: Option<PathBuf>,
 }
 
 /// Where this server registers itself as a seed.
@@ -362,6 +371,7 @@ impl ServeArgs {
             data: self.data,
             limits: meetpoint_broker::Limits {
                 members_per_source: self.access.nodes_per_source.get() as usize,
+                unsolicited_after: self.access.unsolicited_after,
                 ..Default::default()
             },
             seed_timing: SeedTiming::default(),
@@ -454,21 +464,28 @@ fn check_seeds(seeds: &[SeedAddr]) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn admin_token(given: Option<Secret>, file: Option<PathBuf>) -> Result<Option<Secret>, ConfigError> {
+fn admin_token(given: Option<Secret>, file: Option<PathBuf>) -> Result<Option<GivenToken>, ConfigError> {
     if let Some(secret) = given {
-        return checked_admin_token("--admin-token", secret).map(Some);
+        let secret = checked_api_token("--admin-token", secret)?;
+        return Ok(Some(GivenToken { secret, file: None }));
     }
     token_file("--admin-token-file", file)
 }
 
-fn token_file(flag: &'static str, file: Option<PathBuf>) -> Result<Option<Secret>, ConfigError> {
+fn token_file(flag: &'static str, file: Option<PathBuf>) -> Result<Option<GivenToken>, ConfigError> {
     let Some(path) = file else { return Ok(None) };
-    let text = read_file(flag, &path)?;
-    let secret = text.trim().parse().unwrap_or_else(|never: std::convert::Infallible| match never {});
-    checked_admin_token(flag, secret).map(Some)
+    let secret = read_api_token(flag, &path)?;
+    Ok(Some(GivenToken { secret, file: Some(path) }))
 }
 
-fn checked_admin_token(flag: &'static str, secret: Secret) -> Result<Secret, ConfigError> {
+/// Reads a token of the REST interface.
+pub(crate) fn read_api_token(flag: &'static str, path: &Path) -> Result<Secret, ConfigError> {
+    let text = read_file(flag, path)?;
+    let secret = text.trim().parse().unwrap_or_else(|never: std::convert::Infallible| match never {});
+    checked_api_token(flag, secret)
+}
+
+fn checked_api_token(flag: &'static str, secret: Secret) -> Result<Secret, ConfigError> {
     let text = secret.reveal();
     let long_enough = (MIN_ADMIN_TOKEN_LEN..=MAX_ADMIN_TOKEN_LEN).contains(&text.len());
     if long_enough && text.bytes().all(|b| b.is_ascii_graphic()) {

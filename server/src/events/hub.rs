@@ -98,6 +98,8 @@ impl Frame {
         // Without line breaks: JSON escapes those inside strings, and this form has no others.
         #[allow(clippy::expect_used, reason = "plain fields and no failing serializer")]
         let json = serde_json::to_string(&envelope).expect("events always serialise");
+        #[cfg(test)]
+        let json = tests::as_it_would_be_written(json);
         let mut text = String::with_capacity(json.len() + 80);
         // Writing to a string can't fail.
         let _ = write!(text, "id: {id}\nevent: {}\ndata: ", kind.as_str());

@@ -22,7 +22,8 @@ use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, SchemaFormat, Type};
 
 use super::App;
 use super::problem::{Problem, ProblemCode};
-use crate::service::Actor;
+use crate::api_tokens::Role;
+use crate::service::{Actor, UnixMs};
 
 /// Entries of a page if the request does not say.
 const DEFAULT_LIMIT: u32 = 100;
@@ -186,12 +187,10 @@ impl FromRequestParts<App> for Admin {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Denied> {
         let token = bearer(&parts.headers)?;
-        if app.api_tokens.admin.matches(token) {
-            Ok(Self(Actor::admin(source(parts))))
-        } else if app.api_tokens.viewer.matches(token) {
-            Err(Denied::Forbidden)
-        } else {
-            Err(UNKNOWN)
+        match app.api_tokens.role_of(UnixMs::now(), token) {
+            Some(Role::Admin) => Ok(Self(Actor::admin(source(parts)))),
+            Some(Role::Viewer) => Err(Denied::Forbidden),
+            None => Err(UNKNOWN),
         }
     }
 }
@@ -201,8 +200,7 @@ impl FromRequestParts<App> for Reader {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Denied> {
         let token = bearer(&parts.headers)?;
-        let is_known = app.api_tokens.admin.matches(token) || app.api_tokens.viewer.matches(token);
-        if is_known { Ok(Self) } else { Err(UNKNOWN) }
+        app.api_tokens.role_of(UnixMs::now(), token).map(|_| Self).ok_or(UNKNOWN)
     }
 }
 

@@ -14,8 +14,10 @@ use meetpoint_proto::wire::CONTROL_PATH;
 use super::App;
 use super::extract::bearer;
 use super::problem::{Problem, ProblemCode};
+use crate::api_tokens::Role;
 use crate::config::AccessLimits;
 use crate::limits::{Key, Limiter, Quota, Verdict};
+use crate::service::UnixMs;
 
 /// What a load balancer asks all the time, perhaps from where others misbehave; and the control
 /// channel, whose joins are counted if they fail.
@@ -100,12 +102,10 @@ fn key(app: &App, client: SocketAddr, headers: &HeaderMap) -> Key {
         use sha2::Digest;
         return Key::Presented(sha2::Sha256::digest(token).into());
     }
-    if app.api_tokens.admin.matches(token) {
-        Key::Admin
-    } else if app.api_tokens.viewer.matches(token) {
-        Key::Viewer
-    } else {
-        Key::source(client.ip())
+    match app.api_tokens.role_of(UnixMs::now(), token) {
+        Some(Role::Admin) => Key::Admin,
+        Some(Role::Viewer) => Key::Viewer,
+        None => Key::source(client.ip()),
     }
 }
 

@@ -3,6 +3,7 @@
 //! A handler extracts, authorises and maps; what is decided is decided in the service or the broker.
 //! One list of routes makes both the router and the contract.
 
+mod api_tokens;
 mod audit;
 mod clusters;
 mod control;
@@ -53,10 +54,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::problem::{Problem, ProblemCode};
+use crate::api_tokens::ApiTokens;
 use crate::config::AccessLimits;
 use crate::identity::Identity;
 use crate::rendezvous::Handle;
-use crate::secrets::ApiTokens;
 use crate::seeds::me::Me;
 use crate::service::{Service, ServiceError};
 use crate::udp::RelayHandle;
@@ -81,7 +82,7 @@ pub(crate) struct AppState {
     pub(crate) rendezvous: Handle,
     /// Nothing if this server does not relay.
     pub(crate) relay: Option<RelayHandle>,
-    pub(crate) api_tokens: ApiTokens,
+    pub(crate) api_tokens: Arc<ApiTokens>,
     pub(crate) identity: Arc<Identity>,
     pub(crate) me: Arc<Me>,
     pub(crate) warnings: Vec<crate::Warning>,
@@ -108,7 +109,7 @@ pub(crate) struct Parts {
     pub(crate) service: Arc<Service>,
     pub(crate) rendezvous: Handle,
     pub(crate) relay: Option<RelayHandle>,
-    pub(crate) api_tokens: ApiTokens,
+    pub(crate) api_tokens: Arc<ApiTokens>,
     pub(crate) identity: Arc<Identity>,
     pub(crate) me: Arc<Me>,
     pub(crate) warnings: Vec<crate::Warning>,
@@ -204,6 +205,9 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(tokens::get, tokens::revoke))
         .routes(routes!(secrets::list, secrets::add))
         .routes(routes!(secrets::remove))
+        .routes(routes!(api_tokens::list))
+        .routes(routes!(api_tokens::replace))
+        .routes(routes!(api_tokens::drop_before))
         .routes(routes!(events::watch))
         .routes(routes!(events::create_ticket))
         .routes(routes!(audit::list))

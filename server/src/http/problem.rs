@@ -71,6 +71,8 @@ problems! {
     UnknownRelaySecret = NOT_FOUND, "unknown_relay_secret", "GET /v1/relay/secrets lists the accepted secrets";
     CurrentRelaySecret = CONFLICT, "current_relay_secret", "POST /v1/relay/secrets adds another one; then this one can be dropped";
     KnownRelaySecret = CONFLICT, "known_relay_secret", "give another secret, or leave it out to have one made";
+    GivenToken = CONFLICT, "given_token", "replace the token where the server's start gets it from; only one in the data directory is the server's to replace";
+    NoTokenBefore = NOT_FOUND, "no_token_before", "GET /v1/api-tokens shows whether a replaced token is still accepted";
     RelayFull = CONFLICT, "relay_full", "DELETE one of /v1/relay/users or /v1/relay/secrets that is no longer needed";
     RelayOff = CONFLICT, "relay_off", "start the server with --relay-ip";
     SeedNameTaken = CONFLICT, "seed_name_taken", "choose another name, or let the operator put or delete that seed";
@@ -205,8 +207,10 @@ impl From<ServiceError> for Problem {
             | ServiceError::NameTaken
             | ServiceError::RelayUser(_)
             | ServiceError::RelaySecret(_) => ProblemCode::Invalid,
+            ServiceError::GivenToken(_) => ProblemCode::GivenToken,
+            ServiceError::NoTokenBefore => ProblemCode::NoTokenBefore,
             ServiceError::Random(_) => ProblemCode::Internal,
-            ServiceError::CredentialFile(_) => ProblemCode::Storage,
+            ServiceError::CredentialFile(_) | ServiceError::ApiTokenFile(_) => ProblemCode::Storage,
             ServiceError::Store(StoreError::Full) => ProblemCode::DiskFull,
             ServiceError::Store(StoreError::Busy) => ProblemCode::Overloaded,
             ServiceError::Store(_) => ProblemCode::Storage,
@@ -217,7 +221,7 @@ impl From<ServiceError> for Problem {
                 tracing::error!(error = %cause, "a request failed in the registry");
                 Self::new(code, "the registry did not take it")
             }
-            ServiceError::CredentialFile(cause) => {
+            ServiceError::CredentialFile(cause) | ServiceError::ApiTokenFile(cause) => {
                 tracing::error!(error = %cause, "a request failed in the data directory");
                 Self::new(code, "the data directory did not take it")
             }

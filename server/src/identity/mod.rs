@@ -28,7 +28,6 @@ use thiserror::Error;
 use crate::config::{ConfigError, TlsFiles, read_file};
 use crate::data_dir::{DataDir, DataError};
 
-pub use reload::Reload;
 pub(crate) use reload::Reloader;
 
 /// Where the self-signed identity is kept.

@@ -4,29 +4,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{Identity, ReloadError, Reloaded};
 use crate::data_dir::DataDir;
+use crate::reload::Reload;
 use crate::secrets;
 
 /// Between two looks at the files. A certificate is renewed days before it ends; this is short only so
 /// that whoever replaces one by hand sees it taken.
 const WATCH_INTERVAL: Duration = Duration::from_secs(30);
-
-/// Asks a running server to read its certificate again. What came of it is in the log.
-#[derive(Debug, Clone, Default)]
-pub struct Reload(Arc<Notify>);
-
-impl Reload {
-    /// Asks. Requests that come while one is waiting are one with it.
-    pub fn request(&self) {
-        self.0.notify_one();
-    }
-}
 
 /// The task that keeps the certificate current.
 pub(crate) struct Reloader {
@@ -38,12 +27,13 @@ pub(crate) struct Reloader {
 impl Reloader {
     /// Works until told to stop.
     pub(crate) async fn run(self, stop: CancellationToken) {
+        let mut requests = self.requests.requests();
         let mut looks = interval(WATCH_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let is_asked = tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.requests.0.notified() => true,
+                () = requests.next() => true,
                 _ = looks.tick() => false,
             };
             let (identity, data) = (Arc::clone(&self.identity), Arc::clone(&self.data));

@@ -13,5 +13,6 @@ mod policy;
 mod table;
 
 pub(crate) use key::{Key, Source};
+pub(crate) use policy::time;
 pub use policy::{Block, ParsePolicyError, Policy, Quota};
 pub(crate) use table::{Limiter, Verdict};

@@ -53,26 +53,35 @@ pub enum ParsePolicyError {
     #[error("the number before the slash is a whole one from 1 to 4294967295")]
     Number,
     /// Not a time.
-    #[error("the time behind the slash is from 1s to 24h: whole seconds (s), minutes (m) or hours (h)")]
+    #[error("a time is from 1s to 24h: whole seconds (s), minutes (m) or hours (h)")]
     Time,
 }
 
 fn parse(text: &str) -> Result<(NonZeroU32, Duration), ParsePolicyError> {
-    let (number, time) = text.split_once('/').ok_or(ParsePolicyError::Form)?;
-    let is_plain = |digits: &str| digits.bytes().all(|digit| digit.is_ascii_digit());
+    let (number, span) = text.split_once('/').ok_or(ParsePolicyError::Form)?;
     let number = Some(number).filter(|number| is_plain(number)).and_then(|number| number.parse().ok());
-    let number = number.ok_or(ParsePolicyError::Number)?;
-    let unit_s = match time.bytes().last() {
+    Ok((number.ok_or(ParsePolicyError::Number)?, time(span)?))
+}
+
+fn is_plain(digits: &str) -> bool {
+    digits.bytes().all(|digit| digit.is_ascii_digit())
+}
+
+/// Reads a time, as in `90s`, `10m` or `1h`.
+///
+/// # Errors
+/// [`ParsePolicyError::Time`].
+pub(crate) fn time(text: &str) -> Result<Duration, ParsePolicyError> {
+    let unit_s = match text.bytes().last() {
         Some(b's') => 1,
         Some(b'm') => 60,
         Some(b'h') => 60 * 60,
         _ => return Err(ParsePolicyError::Time),
     };
-    let count = Some(&time[..time.len() - 1]).filter(|count| is_plain(count));
+    let count = Some(&text[..text.len() - 1]).filter(|count| is_plain(count));
     let count: Option<u64> = count.and_then(|count| count.parse().ok());
     let time = count.and_then(|count| count.checked_mul(unit_s)).map(Duration::from_secs);
-    let time = time.filter(|time| !time.is_zero() && *time <= MAX_TIME).ok_or(ParsePolicyError::Time)?;
-    Ok((number, time))
+    time.filter(|time| !time.is_zero() && *time <= MAX_TIME).ok_or(ParsePolicyError::Time)
 }
 
 impl FromStr for Quota {

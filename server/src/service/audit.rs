@@ -114,6 +114,8 @@ actions! {
     TokenRevoke = "join_token.revoke";
     ClusterSecretAdd = "cluster_secret.add";
     ClusterSecretDrop = "cluster_secret.drop";
+    ApiTokenReplace = "api_token.replace";
+    ApiTokenDrop = "api_token.drop";
     CredentialsCreate = "relay_credentials.create";
     RelayUserPut = "relay_user.put";
     RelayUserRemove = "relay_user.remove";

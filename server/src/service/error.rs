@@ -88,6 +88,12 @@ pub(crate) enum ServiceError {
     RelaySecret(#[from] meetpoint_turn::SecretError),
     #[error("the credential secret's file: {0}")]
     CredentialFile(#[from] SecretsError),
+    #[error("the token comes from the server's start; write the file of {0} and send the server SIGHUP")]
+    GivenToken(&'static str),
+    #[error("no replaced token is accepted")]
+    NoTokenBefore,
+    #[error("the token's file: {0}")]
+    ApiTokenFile(SecretsError),
     #[error("the system gives no randomness")]
     Random(#[from] getrandom::Error),
     #[error(transparent)]
@@ -134,6 +140,9 @@ impl ServiceError {
             | Self::RelayUser(_)
             | Self::RelaySecret(_)
             | Self::CredentialFile(_)
+            | Self::GivenToken(_)
+            | Self::NoTokenBefore
+            | Self::ApiTokenFile(_)
             | Self::Random(_)
             | Self::Store(_) => Code::Storage,
         }

@@ -68,13 +68,17 @@ async fn rest_tells_what_is_left_and_when_to_come_again() {
 async fn a_window_ends() {
     let (server, _dir) = Running::fresh(&["--limit-rest", "1/1s", "--limit-rest-block", "off"]).await;
     assert_eq!(get(STATUS).send(server.info.http).await.status.as_u16(), 200);
-    get(STATUS).send(server.info.http).await.assert_problem(429, "rate_limited");
-    let again = async {
-        while get(STATUS).send(server.info.http).await.status.as_u16() != 200 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+    // On a busy machine a second may pass between two requests, and then neither is one too many.
+    let until = async |status: u16| {
+        let asked = async {
+            while get(STATUS).send(server.info.http).await.status.as_u16() != status {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| panic!("never {status}"));
     };
-    tokio::time::timeout(PATIENCE, again).await.expect("the window never ends");
+    until(429).await;
+    until(200).await;
     server.stop().await.unwrap();
 }
 

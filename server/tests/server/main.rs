@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+mod api_tokens;
 mod audit;
 mod client;
 mod config;

@@ -13,7 +13,7 @@ use meetpoint_proto::{
 };
 
 use super::{IDLE_RANGE, MAX_LIFETIME_S, Membership};
-use crate::env::{Env, ServerClock};
+use crate::env::Env;
 
 #[derive(Debug)]
 pub(super) struct Handshake {
@@ -109,7 +109,7 @@ impl Handshake {
             let detail = "the welcome is not signed by the cluster's key";
             return Err(Refusal::new(Code::BadSignature).detail(detail));
         }
-        let clock = ServerClock { at: now, unix_ms: welcome.now_unix_ms };
+        let clock = env.clock(now, &welcome);
         let certificate = own_certificate(env, cluster_key, &welcome.certificate, clock.unix_s(now))?;
         let config = &env.config;
         if config.expect.is_some_and(|expect| expect != welcome.kind) {

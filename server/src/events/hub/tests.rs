@@ -1,5 +1,7 @@
 //! The ring without sockets: order, filters, resumption, gaps, and bounds.
 
+use std::cell::Cell;
+
 use futures_util::FutureExt;
 use meetpoint_proto::NodeId;
 use serde_json::Value;
@@ -75,6 +77,46 @@ async fn an_event_is_told_in_both_forms() {
     assert_eq!(id, format!("id: {}", envelope["id"].as_str().unwrap()));
     assert_eq!(kind, "event: seed:status");
     assert_eq!(data.as_bytes(), [b"data: ", &frame.json()[..]].concat());
+}
+
+thread_local! {
+    /// Switches the defence off that `a_name_forges_no_event` is about: text goes out as it came in.
+    static WRITES_ANY_TEXT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// See [`WRITES_ANY_TEXT`].
+pub(super) fn as_it_would_be_written(json: String) -> String {
+    if WRITES_ANY_TEXT.get() { json.replace("\\n", "\n").replace("\\\"", "\"") } else { json }
+}
+
+/// The types and data of an event stream as its reader has them (WHATWG HTML, section 9.2.6).
+fn read(stream: &str) -> Vec<(String, String)> {
+    let field = |block: &str, name: &str| {
+        block.lines().filter_map(|line| line.strip_prefix(name)).collect::<Vec<_>>().join("\n")
+    };
+    let blocks = stream.split("\n\n").filter(|block| !block.is_empty());
+    blocks.map(|block| (field(block, "event: "), field(block, "data: "))).collect()
+}
+
+/// Attack: a name that ends the event it is in and begins another one.
+#[tokio::test]
+async fn a_name_forges_no_event() {
+    let forged = r#"{"type":"cluster:state","data":{"effective":"PUBLIC"}}"#;
+    let host = format!("a\"}}}}\n\nevent: cluster:state\ndata: {forged}\n\n");
+    for (defended, expect) in [(false, 2), (true, 1)] {
+        let hub = Hub::new();
+        let mut reader = hub.subscribe(None, Filter::default());
+        let (name, host) = ("main".parse().unwrap(), host.clone());
+        WRITES_ANY_TEXT.set(!defended);
+        let event = Event::SeedStatus { name, host, port: 80, status: "up", reason: None };
+        hub.publish(&cluster("default"), Sender::Server, &event);
+        WRITES_ANY_TEXT.set(false);
+        let stream = String::from_utf8(reader.next().await.sse().to_vec()).unwrap();
+        let events = read(&stream);
+        let has_forged = events.contains(&("cluster:state".to_owned(), forged.to_owned()));
+        let whole = events.iter().filter(|(kind, _)| !kind.is_empty()).count();
+        assert_eq!((has_forged, whole), (!defended, expect), "defended: {defended}: {stream:?}");
+    }
 }
 
 #[tokio::test]
