@@ -23,7 +23,7 @@ use crate::observe::Observer;
 use crate::pace::Pacer;
 use crate::punch::Punch;
 use crate::requests::{Purpose, Requests};
-use crate::stun::{Class, Datagram};
+use crate::stun::{Class, Datagram, Method};
 use meetpoint_proto::Timers;
 
 /// Dial-backs passed on within [`DIAL_BACK_WINDOW`]. A server sends three copies of one at a time;
@@ -429,7 +429,8 @@ impl Agent {
     }
 
     fn datagram(&mut self, now: Instant, socket: Socket, source: SocketAddr, payload: &[u8]) {
-        let Some(datagram) = Datagram::parse(payload) else {
+        let datagram = Datagram::parse(payload).filter(|datagram| datagram.method() == Some(Method::Binding));
+        let Some(datagram) = datagram else {
             self.env.counters.malformed += 1;
             return;
         };
