@@ -10,7 +10,7 @@ use meetpoint_proto::wire::{
 };
 use meetpoint_proto::{ClusterNetwork, Code, EffectiveNetwork, NodeId, NodeName, TicketId, addr};
 
-use crate::api::{Config, Event, Input, Output, ServerRank, Socket};
+use crate::api::{Config, Event, Input, Output, ServerRank, Socket, Way};
 use crate::backoff::Backoff;
 use crate::control::{Control, Membership, Step};
 use crate::counters::Counters;
@@ -23,7 +23,7 @@ use crate::observe::Observer;
 use crate::pace::Pacer;
 use crate::punch::Punch;
 use crate::requests::{Purpose, Requests};
-use crate::stun::{Class, Datagram};
+use crate::stun::{Class, Datagram, Method};
 use meetpoint_proto::Timers;
 
 /// Dial-backs passed on within [`DIAL_BACK_WINDOW`]. A server sends three copies of one at a time;
@@ -435,7 +435,8 @@ impl Agent {
     }
 
     fn datagram(&mut self, now: Instant, socket: Socket, source: SocketAddr, payload: &[u8]) {
-        let Some(datagram) = Datagram::parse(payload) else {
+        let datagram = Datagram::parse(payload).filter(|datagram| datagram.method() == Some(Method::Binding));
+        let Some(datagram) = datagram else {
             self.env.counters.malformed += 1;
             return;
         };
@@ -447,11 +448,11 @@ impl Agent {
                     self.set_discovery_timer();
                 }
             }
-            (Socket::Main, Class::Request) => self.check(now, source, &datagram),
+            (Socket::Main, Class::Request) => self.check(now, Way::main(source), &datagram),
             (Socket::Main, Class::Indication) => self.dial_back(now, &datagram),
             (Socket::Main, Class::Success | Class::Error) => {
                 if !self.observed(now, source, &datagram) {
-                    self.check_answered(now, source, &datagram);
+                    self.check_answered(now, Way::main(source), &datagram);
                 }
             }
         }

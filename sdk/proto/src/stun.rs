@@ -1,10 +1,6 @@
 //! The few STUN facts that server and node must agree on.
 //!
-//! Each has a codec of its own choice; here are only the numbers that are ours.
-
-/// Carries a dial-back's nonce. Comprehension-optional (RFC 8489, section 14), in the part
-/// of the registry that IANA has not assigned: other STUN agents ignore it.
-pub const MEETPOINT_NONCE: u16 = 0xC0F1;
+//! The codec is a crate of its own.
 
 /// The realm of the server's credentials (RFC 8489, section 14.9).
 pub const REALM: &str = "meetpoint";

@@ -56,7 +56,7 @@ fn main() -> ExitCode {
 }
 
 /// The STUN codec of the nodes warns of each malformed packet, which any stranger can send.
-const DEFAULT_LOG: &str = "warn,meetpoint=info,stun_types=off";
+const DEFAULT_LOG: &str = "warn,meetpoint=info";
 
 /// All logs go to stderr: stdout belongs to what a command answers.
 fn init_log(format: args::LogFormat) {

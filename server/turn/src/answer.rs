@@ -4,15 +4,15 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use meetpoint_stun::{IntegrityKey, Writer};
+
 use crate::attr;
 use crate::auth::{Proof, Refusal};
 use crate::behaviour::Place;
 use crate::budget::Party;
-use crate::crypto::IntegrityKey;
 use crate::message::{ALLOCATE, ATTRIBUTE_HEADER_LEN, BINDING, Class, HEADER_LEN, Message, REFRESH};
 use crate::nonce::Origin;
 use crate::server::StunServer;
-use crate::write::Writer;
 
 /// Length of a FINGERPRINT with its header.
 pub(crate) const FINGERPRINT_LEN: usize = ATTRIBUTE_HEADER_LEN + 4;

@@ -13,13 +13,13 @@
 
 use std::sync::Arc;
 
+use meetpoint_stun::{IntegrityKey, IntegrityKind, Writer};
+
 use crate::attr;
 use crate::credentials::{PasswordAlgorithm, SecretId, Secrets, expiry_unix_s, key_for, user_of};
-use crate::crypto::{IntegrityKey, IntegrityKind};
 use crate::message::Message;
 use crate::nonce::{Features, NonceKey, Origin};
 use crate::users::{LongTermKeys, User, Users};
-use crate::write::Writer;
 
 /// Usernames are shorter than 509 bytes (RFC 8489, section 14.3).
 const MAX_USERNAME_LEN: usize = 508;

@@ -1,12 +1,13 @@
 //! Answers Binding requests: who asks, what he may have, and the bytes.
 
+use meetpoint_stun::Writer;
+
 use crate::answer::{FINGERPRINT_LEN, Fault, MAX_UNKNOWN, Request, seal, unknown_attributes};
 use crate::attr;
 use crate::auth::{Proof, is_anonymous};
 use crate::behaviour::{Change, Place, response_port};
 use crate::message::{ATTRIBUTE_HEADER_LEN, BINDING, Class, Message};
 use crate::server::{Output, StunServer};
-use crate::write::Writer;
 
 /// The longest attribute value.
 const MAX_VALUE_LEN: usize = u16::MAX as usize;

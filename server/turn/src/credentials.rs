@@ -10,12 +10,11 @@ use std::sync::Arc;
 
 use data_encoding::BASE64;
 use hmac::{Hmac, Mac};
-use md5::{Digest, Md5};
+use meetpoint_stun::crypto::keyed;
+use meetpoint_stun::{IntegrityKey, IntegrityKind};
+pub use meetpoint_stun::{PasswordAlgorithm, long_term_key};
 use sha1::Sha1;
-use sha2::Sha256;
 use thiserror::Error;
-
-use crate::crypto::{IntegrityKey, IntegrityKind, keyed};
 
 /// Shorter secrets can be guessed offline from one observed request.
 pub const MIN_SECRET_LEN: usize = 16;
@@ -117,36 +116,6 @@ pub fn mint(secret: &Secret, user: &str, expires_unix_s: u64) -> (String, String
     let username = format!("{expires_unix_s}:{user}");
     let password = secret.password(&username);
     (username, password.iter().copied().map(char::from).collect())
-}
-
-/// How a long-term key is made of a password (RFC 8489, section 18.5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PasswordAlgorithm {
-    /// `MD5(username ":" realm ":" password)`, what RFC 5389 had.
-    Md5,
-    /// The same with SHA-256.
-    Sha256,
-}
-
-/// The long-term key (RFC 8489, sections 18.5.1.1 and 18.5.1.2), prepared for integrity
-/// attributes of this kind.
-#[must_use]
-pub fn long_term_key(
-    algorithm: PasswordAlgorithm,
-    kind: IntegrityKind,
-    username: &str,
-    realm: &str,
-    password: &[u8],
-) -> IntegrityKey {
-    let parts = [username.as_bytes(), b":", realm.as_bytes(), b":", password];
-    match algorithm {
-        PasswordAlgorithm::Md5 => IntegrityKey::new(kind, &digest::<Md5, 5>(parts)),
-        PasswordAlgorithm::Sha256 => IntegrityKey::new(kind, &digest::<Sha256, 5>(parts)),
-    }
-}
-
-pub(crate) fn digest<D: Digest, const N: usize>(parts: [&[u8]; N]) -> md5::digest::Output<D> {
-    parts.iter().fold(D::new(), |hash, part| hash.chain_update(part)).finalize()
 }
 
 /// The key that `username` has under `secret`.

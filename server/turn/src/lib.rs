@@ -67,7 +67,6 @@
 //! Deliberately absent: TLS, TCP towards peers (RFC 6062), and every decision about clusters.
 
 mod answer;
-pub mod attr;
 mod auth;
 mod behaviour;
 mod binding;
@@ -75,19 +74,14 @@ pub mod budget;
 mod config;
 mod counters;
 pub mod credentials;
-mod crypto;
 mod defence;
 mod dialback;
-pub mod frame;
 mod holder;
-pub mod message;
 mod nonce;
-mod payload;
 mod relay;
 mod server;
 mod shared;
 pub mod users;
-mod write;
 
 pub use budget::Rate;
 pub use config::{
@@ -99,17 +93,16 @@ pub use counters::{
     RelayDropCounters, Traffic,
 };
 pub use credentials::{Secret, SecretError, Secrets};
-pub use crypto::{IntegrityKey, IntegrityKind};
 #[cfg(feature = "attack-tests")]
 pub use defence::Defence;
 pub use holder::{Holder, is_node_user, node_session, node_user};
-pub use payload::Payload;
-pub use relay::read_xor_address;
+pub use meetpoint_stun::{
+    Family, IntegrityKey, IntegrityKind, Payload, Writer, attr, frame, message, read_xor_address,
+};
 pub use relay::{
-    ByteRate, Cidr, DEFAULT_PORTS, Family, Head, MAX_LIFETIME, MAX_PEER_BLOCKS, ParseCidrError, Relay,
-    RelayConfig, RelayId, RelayIp, RelayLimits, Session, SessionId, ShardMessage,
+    ByteRate, Cidr, DEFAULT_PORTS, Head, MAX_LIFETIME, MAX_PEER_BLOCKS, ParseCidrError, Relay, RelayConfig,
+    RelayId, RelayIp, RelayLimits, Session, SessionId, ShardMessage,
 };
 pub use server::{Input, MAX_OUTPUTS, Output, StunServer};
 pub use shared::{MAX_SHARDS, ShardId, Shared};
 pub use users::{LongTermKeys, User, UserError, Users};
-pub use write::Writer;

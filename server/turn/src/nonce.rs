@@ -7,10 +7,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use data_encoding::BASE64URL_NOPAD;
 use hmac::{Hmac, Mac};
+use meetpoint_stun::crypto::keyed;
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
-use crate::crypto::keyed;
 use crate::defence::{Defence, Defences};
 
 /// A nonce lives for the rest of its epoch and one more: 5 to 10 minutes. RFC 8656, section 5

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use meetpoint_proto::SessionId as NodeSession;
+use meetpoint_stun::{Payload, Writer, is_channel_data};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::Rng;
 
@@ -19,14 +20,11 @@ use crate::counters::Counters;
 use crate::credentials::Secrets;
 use crate::dialback::{DialBacks, Probe, is_one_host};
 use crate::message::{BINDING, Class, Message, ParseError, SEND, TransactionId};
-use crate::payload::Payload;
 use crate::relay::{
-    Datagram, Due, Icmp, Relay, RelayId, Relays, Session, SessionId, ShardMessage, Told, is_channel_data,
-    is_turn_request,
+    Datagram, Due, Icmp, Relay, RelayId, Relays, Session, SessionId, ShardMessage, Told, is_turn_request,
 };
 use crate::shared::{ShardId, Shared};
 use crate::users::Users;
-use crate::write::Writer;
 
 /// Outputs that wait for the shell. A batch of 512 datagrams, each with an answer and an
 /// observation, fits; a shell that leaves more has stopped sending, and questions are dropped.

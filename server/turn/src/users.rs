@@ -15,11 +15,9 @@
 use std::sync::Arc;
 
 use md5::Md5;
+use meetpoint_stun::{IntegrityKey, IntegrityKind, PasswordAlgorithm, digest};
 use sha2::Sha256;
 use thiserror::Error;
-
-use crate::credentials::{PasswordAlgorithm, digest};
-use crate::crypto::{IntegrityKey, IntegrityKind};
 
 /// The longest name of a static user.
 pub const MAX_USER_NAME_LEN: usize = 63;

@@ -4,6 +4,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
+use meetpoint_stun::{CHANNEL_HEADER_LEN, Family, read_channel_data, read_xor_address};
+
 use crate::attr;
 use crate::config::{ListenerId, Transport};
 use crate::counters::RelayCounters;
@@ -12,25 +14,14 @@ use crate::holder::Holder;
 use crate::message::{Class, DATA, HEADER_LEN, MAGIC_COOKIE, Message, message_type};
 use crate::relay::allocation::Allocation;
 use crate::relay::peers::Peer;
-use crate::relay::request::read_xor_address;
 use crate::relay::slab::Key;
 use crate::relay::table::Relays;
-use crate::relay::{Family, Head, MAX_HEAD_LEN, Relay, RelayId};
+use crate::relay::{Head, MAX_HEAD_LEN, Relay, RelayId};
 
-/// The length of a ChannelData header (RFC 8656, section 12.4).
-pub(crate) const CHANNEL_HEADER_LEN: usize = 4;
-/// More than this behind ChannelData is no padding (RFC 8656, section 12.5).
-const MAX_CHANNEL_PADDING: usize = 3;
 /// What fits a UDP datagram with the longest head before it.
 const MAX_RELAYED_LEN: usize = 65_507 - MAX_HEAD_LEN - ZEROS.len();
 /// What fills up DATA.
 static ZEROS: [u8; 3] = [0; 3];
-
-/// True for the first byte of ChannelData (RFC 8656, section 12; RFC 5766, section 11 for the upper part).
-#[inline]
-pub(crate) const fn is_channel_data(first: u8) -> bool {
-    first & 0xC0 == 0x40
-}
 
 fn dropped<T>(counter: &mut u64) -> Option<T> {
     *counter += 1;
@@ -215,14 +206,6 @@ impl Relays {
         };
         Some(Relay::ToClient { listener: allocation.listener, to: allocation.source, head, payload, tail })
     }
-}
-
-fn read_channel_data(datagram: &[u8]) -> Option<(u16, &[u8])> {
-    let (header, rest) = datagram.split_first_chunk::<CHANNEL_HEADER_LEN>()?;
-    let len = usize::from(u16::from_be_bytes([header[2], header[3]]));
-    let payload = rest.get(..len)?;
-    let is_whole = rest.len() - len <= MAX_CHANNEL_PADDING;
-    is_whole.then_some((u16::from_be_bytes([header[0], header[1]]), payload))
 }
 
 /// A ChannelData header, and the zeros behind what it announces: in a stream the next message has

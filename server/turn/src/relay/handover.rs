@@ -12,9 +12,10 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use meetpoint_stun::Payload;
+
 use crate::answer::TurnError;
 use crate::holder::Holder;
-use crate::payload::Payload;
 use crate::relay::allocation::Opening;
 use crate::relay::owners::PortLease;
 use crate::relay::ports::Port;

@@ -8,6 +8,8 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use meetpoint_stun::Writer;
+
 use crate::attr;
 use crate::budget::Rate;
 use crate::config::ListenerId;
@@ -15,7 +17,6 @@ use crate::counters::RelayCounters;
 use crate::message::{Class, DATA, TransactionId};
 use crate::relay::table::Relays;
 use crate::relay::{Family, RelayId};
-use crate::write::Writer;
 
 /// Indications an allocation is sent: one for each peer that a client tries at the same time.
 pub(super) const RATE: Rate = Rate::new(10, 20);

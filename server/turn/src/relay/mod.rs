@@ -50,10 +50,10 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use meetpoint_stun::Family;
 use siphasher::sip::SipHasher13;
 
 pub use cidr::{Cidr, ParseCidrError};
-pub(crate) use data::{CHANNEL_HEADER_LEN, is_channel_data};
 pub use handover::ShardMessage;
 pub(crate) use handover::{Datagram, Message as Told};
 pub(crate) use hash::ClientHasher;
@@ -62,7 +62,6 @@ pub(crate) use quota::Quota;
 pub use rate::ByteRate;
 pub(crate) use rate::Spent;
 pub(crate) use request::is_turn_request;
-pub use request::read_xor_address;
 pub(crate) use table::{Due, Relays};
 
 use crate::behaviour::Listeners;
@@ -101,46 +100,6 @@ pub(crate) const MAX_OPEN_ATTEMPTS: u8 = 8;
 const INDEX_BITS: u32 = 24;
 /// Allocations there may be at most, whatever the limits say.
 const MAX_ALLOCATIONS: u32 = 1 << INDEX_BITS;
-
-/// An address family (RFC 8656, section 18.6).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-impl Family {
-    pub(crate) const BOTH: [Self; 2] = [Self::V4, Self::V6];
-
-    /// Its number on the wire (RFC 8489, section 14.1).
-    pub(crate) const fn number(self) -> u8 {
-        match self {
-            Self::V4 => 0x01,
-            Self::V6 => 0x02,
-        }
-    }
-
-    pub(crate) const fn from_number(number: u8) -> Option<Self> {
-        match number {
-            0x01 => Some(Self::V4),
-            0x02 => Some(Self::V6),
-            _ => None,
-        }
-    }
-
-    pub(crate) const fn of(ip: IpAddr) -> Self {
-        match ip {
-            IpAddr::V4(_) => Self::V4,
-            IpAddr::V6(_) => Self::V6,
-        }
-    }
-
-    pub(crate) const fn index(self) -> usize {
-        self as usize
-    }
-}
 
 /// The address relayed addresses of a family have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

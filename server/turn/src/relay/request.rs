@@ -4,15 +4,14 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use meetpoint_stun::{Writer, read_xor_address};
 use rand_chacha::ChaCha20Rng;
 
 use crate::answer::{Fault, MAX_UNKNOWN, Request, TurnError, seal, unknown_attributes};
 use crate::attr;
 use crate::auth::{KnownKey, Proof};
 use crate::holder::Holder;
-use crate::message::{
-    ALLOCATE, CHANNEL_BIND, CREATE_PERMISSION, Class, MAGIC_COOKIE, Message, REFRESH, TransactionId,
-};
+use crate::message::{ALLOCATE, CHANNEL_BIND, CREATE_PERMISSION, Class, Message, REFRESH};
 use crate::relay::allocation::{Allocation, Beginning, Opening, Wanted};
 use crate::relay::handover::{Message as Told, ShardMessage};
 use crate::relay::owners::Parity;
@@ -23,7 +22,6 @@ use crate::relay::table::Relays;
 use crate::relay::{DEFAULT_LIFETIME, Family, MAX_LIFETIME, Quota, RelayId};
 use crate::server::{Output, StunServer};
 use crate::shared::ShardId;
-use crate::write::Writer;
 
 /// UDP's protocol number, the only transport there is (RFC 8656, section 18.8).
 const UDP: u8 = 17;
@@ -427,29 +425,5 @@ fn read_family(value: &[u8]) -> Result<Option<Family>, TurnError> {
     match value {
         [number, _, _, _] => Ok(Family::from_number(*number)),
         _ => Err(TurnError::BadRequest),
-    }
-}
-
-/// Reads the value of an XOR-PEER-ADDRESS (RFC 8656, section 18.3) or of any other attribute in the form of
-/// XOR-MAPPED-ADDRESS (RFC 8489, section 14.2) in a message with this transaction id; nothing if it is no address.
-#[must_use]
-#[inline]
-pub fn read_xor_address(value: &[u8], id: TransactionId) -> Option<SocketAddr> {
-    let mut mask = [0; 16];
-    mask[..4].copy_from_slice(&MAGIC_COOKIE);
-    mask[4..].copy_from_slice(&id.0);
-    let ([_, number, high, low], ip) = value.split_first_chunk::<4>()?;
-    let port = u16::from_be_bytes([high ^ mask[0], low ^ mask[1]]);
-    match Family::from_number(*number)? {
-        Family::V4 => {
-            let mut ip: [u8; 4] = ip.try_into().ok()?;
-            ip.iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
-            Some(SocketAddr::from((ip, port)))
-        }
-        Family::V6 => {
-            let mut ip: [u8; 16] = ip.try_into().ok()?;
-            ip.iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
-            Some(SocketAddr::from((ip, port)))
-        }
     }
 }

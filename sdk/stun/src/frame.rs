@@ -8,8 +8,8 @@
 
 use thiserror::Error;
 
+use crate::channel::{CHANNEL_HEADER_LEN, is_channel_data};
 use crate::message::{HEADER_LEN, MAGIC_COOKIE};
-use crate::relay::{CHANNEL_HEADER_LEN, is_channel_data};
 
 /// The longest frame: a STUN message of the longest body, which is a multiple of four. The longest
 /// ChannelData is shorter.

@@ -18,13 +18,16 @@ enum Repr {
 }
 
 impl Payload {
-    pub(crate) const fn new() -> Self {
+    /// No bytes.
+    #[must_use]
+    #[inline]
+    pub const fn new() -> Self {
         Self(Repr::Inline { len: 0, bytes: [0; INLINE_LEN] })
     }
 
-    /// Inlined, so that a caller's constant length becomes a plain store.
+    /// Adds bytes. Inlined, so that a caller's constant length becomes a plain store.
     #[inline]
-    pub(crate) fn push(&mut self, more: &[u8]) {
+    pub fn push(&mut self, more: &[u8]) {
         if let Repr::Inline { len, bytes } = &mut self.0 {
             let used = usize::from(*len);
             if let Some(free) = bytes.get_mut(used..used + more.len()) {
@@ -46,6 +49,7 @@ impl Payload {
         }
     }
 
+    #[inline]
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         match &mut self.0 {
             Repr::Inline { len, bytes } => &mut bytes[..usize::from(*len)],
@@ -60,9 +64,16 @@ impl Payload {
     }
 }
 
+impl Default for Payload {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Deref for Payload {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         match &self.0 {
             Repr::Inline { len, bytes } => &bytes[..usize::from(*len)],

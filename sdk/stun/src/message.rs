@@ -64,18 +64,18 @@ impl Class {
 
 /// Packs class and method into the 14-bit message type (RFC 8489, section 5, figure 3).
 #[must_use]
+#[inline]
 pub const fn message_type(class: Class, method: u16) -> u16 {
     (method & 0x00F) | (method & 0x070) << 1 | (method & 0xF80) << 2 | class.bits()
 }
 
 /// The 96-bit number that ties an answer to its question (RFC 8489, section 5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TransactionId(pub [u8; 12]);
 
 /// Why a datagram is not a message to act on. RFC 8489, section 6.3: all of these are dropped
 /// in silence, because answering garbage makes a reflector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[non_exhaustive]
 pub enum ParseError {
     /// Shorter than a header, wrong first bits, or no magic cookie.
     #[error("not a STUN message")]
@@ -114,6 +114,7 @@ impl<'a> Message<'a> {
     ///
     /// # Errors
     /// See [`ParseError`]; there is nothing to answer in any case.
+    #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, ParseError> {
         if bytes.len() < HEADER_LEN || bytes[0] & 0xC0 != 0 || bytes[4..8] != MAGIC_COOKIE {
             return Err(ParseError::NotStun);
@@ -136,6 +137,7 @@ impl<'a> Message<'a> {
     /// Notes the attributes that end the body. RFC 8489, sections 14.5 to 14.7: behind
     /// MESSAGE-INTEGRITY only MESSAGE-INTEGRITY-SHA256 and FINGERPRINT count, behind the former
     /// only FINGERPRINT, and FINGERPRINT is the last of all.
+    #[inline]
     fn note(&mut self, attribute: Attribute<'a>, at: usize, next: usize) -> Result<(), ParseError> {
         match attribute.kind {
             attr::MESSAGE_INTEGRITY if self.sha1_at.is_none() && self.sha256_at.is_none() => {
@@ -161,6 +163,7 @@ impl<'a> Message<'a> {
 
     /// The message's class.
     #[must_use]
+    #[inline]
     pub fn class(&self) -> Class {
         match (self.bytes[0] & 0x01, self.bytes[1] & 0x10) {
             (0, 0) => Class::Request,
@@ -172,6 +175,7 @@ impl<'a> Message<'a> {
 
     /// The message's method.
     #[must_use]
+    #[inline]
     pub fn method(&self) -> u16 {
         let kind = u16_at(self.bytes, 0);
         (kind & 0x000F) | (kind & 0x00E0) >> 1 | (kind & 0x3E00) >> 2
@@ -179,6 +183,7 @@ impl<'a> Message<'a> {
 
     /// The transaction the message belongs to.
     #[must_use]
+    #[inline]
     pub fn transaction_id(&self) -> TransactionId {
         let mut id = [0; 12];
         id.copy_from_slice(&self.bytes[8..HEADER_LEN]);
@@ -187,17 +192,20 @@ impl<'a> Message<'a> {
 
     /// The message's length on the wire.
     #[must_use]
+    #[inline]
     pub fn wire_len(&self) -> usize {
         self.bytes.len()
     }
 
     /// True if the message carries a FINGERPRINT (a wrong one does not parse).
     #[must_use]
+    #[inline]
     pub fn has_fingerprint(&self) -> bool {
         self.has_fingerprint
     }
 
     /// The attributes that count, in their order: none behind an integrity attribute.
+    #[inline]
     pub fn attributes(&self) -> impl Iterator<Item = Attribute<'a>> + use<'a> {
         let body = &self.bytes[..self.body_end];
         let mut at = HEADER_LEN;
@@ -211,12 +219,14 @@ impl<'a> Message<'a> {
     /// The value of the first attribute of this kind; later ones do not count
     /// (RFC 8489, section 14).
     #[must_use]
+    #[inline]
     pub fn attribute(&self, kind: u16) -> Option<&'a [u8]> {
         self.attributes().find(|a| a.kind == kind).map(|a| a.value)
     }
 
     /// Which integrity attribute decides: SHA-256 if present (RFC 8489, section 9.2.4).
     #[must_use]
+    #[inline]
     pub fn integrity(&self) -> Option<IntegrityKind> {
         match (self.sha256_at, self.sha1_at) {
             (Some(_), _) => Some(IntegrityKind::Sha256),
@@ -231,6 +241,7 @@ impl<'a> Message<'a> {
     /// A truncated MESSAGE-INTEGRITY-SHA256 never verifies: RFC 8489, section 14.6 allows it only
     /// where a usage says so, and neither Binding nor TURN does.
     #[must_use]
+    #[inline]
     pub fn verify(&self, key: &IntegrityKey) -> bool {
         if self.integrity() != Some(key.kind()) {
             return false;
@@ -247,6 +258,7 @@ impl<'a> Message<'a> {
 }
 
 /// The attribute that starts at `at`, and where the next one starts.
+#[inline]
 fn attribute_at(bytes: &[u8], at: usize) -> Option<(Attribute<'_>, usize)> {
     let value_at = at + ATTRIBUTE_HEADER_LEN;
     let header = bytes.get(at..value_at)?;
@@ -257,6 +269,7 @@ fn attribute_at(bytes: &[u8], at: usize) -> Option<(Attribute<'_>, usize)> {
     Some((Attribute { kind, value }, next))
 }
 
+#[inline]
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }

@@ -28,6 +28,7 @@ pub enum IntegrityKind {
 impl IntegrityKind {
     /// Length of the attribute's value.
     #[must_use]
+    #[inline]
     pub const fn value_len(self) -> usize {
         match self {
             Self::Sha1 => 20,
@@ -56,7 +57,7 @@ impl std::fmt::Debug for IntegrityKey {
 
 impl IntegrityKey {
     /// Prepares `key`: a password for short-term credentials (RFC 8489, section 9.1.1), or what
-    /// [`crate::credentials::long_term_key`] makes.
+    /// [`crate::long_term_key`] makes.
     #[must_use]
     pub fn new(kind: IntegrityKind, key: &[u8]) -> Self {
         Self(match kind {
@@ -67,6 +68,7 @@ impl IntegrityKey {
 
     /// The attribute it is for.
     #[must_use]
+    #[inline]
     pub const fn kind(&self) -> IntegrityKind {
         match self.0 {
             Keyed::Sha1(_) => IntegrityKind::Sha1,
@@ -81,6 +83,7 @@ impl IntegrityKey {
     }
 
     /// The value of the integrity attribute to put behind `before`.
+    #[inline]
     pub(crate) fn compute(&self, before: &[u8]) -> Tag {
         let head = head_with_length(before, self.kind().value_len());
         let rest = &before[head.len()..];
@@ -111,7 +114,8 @@ impl AsRef<[u8]> for Tag {
 }
 
 /// A MAC with its key set.
-pub(crate) fn keyed<M: KeyInit>(key: &[u8]) -> M {
+#[must_use]
+pub fn keyed<M: KeyInit>(key: &[u8]) -> M {
     M::new_from_slice(key).expect("HMAC takes a key of any length (RFC 2104)")
 }
 
@@ -126,6 +130,7 @@ pub(crate) fn fingerprint(before: &[u8]) -> [u8; FINGERPRINT_LEN] {
 
 /// The first four bytes of the header, with the length of a message that ends with the
 /// checking attribute.
+#[inline]
 fn head_with_length(before: &[u8], value_len: usize) -> [u8; 4] {
     let body_len = before.len() - HEADER_LEN + ATTRIBUTE_HEADER_LEN + value_len;
     // A datagram is shorter than 64 KiB, and so is what it says of itself.

@@ -65,7 +65,9 @@ pub const FINGERPRINT: u16 = 0x8028;
 pub const RESPONSE_ORIGIN: u16 = 0x802B;
 /// RFC 5780, section 7.4.
 pub const OTHER_ADDRESS: u16 = 0x802C;
-pub use meetpoint_proto::stun::MEETPOINT_NONCE;
+/// Carries the nonce of a dial-back of ours. Comprehension-optional (RFC 8489, section 14), in the part of the
+/// registry that IANA has not assigned: other STUN agents ignore it.
+pub const MEETPOINT_NONCE: u16 = 0xC0F1;
 
 /// True for numbers a receiver has to understand (RFC 8489, section 14).
 #[must_use]

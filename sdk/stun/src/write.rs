@@ -4,9 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::attr;
 use crate::crypto::{IntegrityKey, IntegrityKind, fingerprint};
+use crate::family::Family;
 use crate::message::{Class, HEADER_LEN, MAGIC_COOKIE, TransactionId, message_type};
 use crate::payload::Payload;
-use crate::relay::Family;
 
 /// A message being written. [`Writer::finish`] sets the length.
 #[derive(Clone)]
@@ -31,6 +31,7 @@ impl Writer {
 
     /// The length of the message so far.
     #[must_use]
+    #[inline]
     pub fn wire_len(&self) -> usize {
         self.payload.len()
     }
@@ -49,11 +50,13 @@ impl Writer {
     }
 
     /// Adds an address as MAPPED-ADDRESS has it (RFC 8489, section 14.1).
+    #[inline]
     pub fn address(&mut self, kind: u16, addr: SocketAddr) {
         self.masked_address(kind, addr, &[0; 16]);
     }
 
     /// Adds an address as XOR-MAPPED-ADDRESS has it (RFC 8489, section 14.2).
+    #[inline]
     pub fn xor_address(&mut self, kind: u16, addr: SocketAddr) {
         let mut mask = [0; 16];
         mask[..4].copy_from_slice(&MAGIC_COOKIE);
@@ -61,6 +64,7 @@ impl Writer {
         self.masked_address(kind, addr, &mask);
     }
 
+    #[inline]
     fn masked_address(&mut self, kind: u16, addr: SocketAddr, mask: &[u8; 16]) {
         let [port_high, port_low] = addr.port().to_be_bytes();
         let port = [port_high ^ mask[0], port_low ^ mask[1]];
@@ -81,6 +85,7 @@ impl Writer {
 
     /// Adds ERROR-CODE without a reason phrase: it is for diagnosis only (RFC 8489,
     /// section 14.8), and every byte of it could be sent to somebody who did not ask.
+    #[inline]
     pub fn error_code(&mut self, code: u16) {
         self.attribute(attr::ERROR_CODE, &[0, 0, (code / 100) as u8, (code % 100) as u8]);
     }
@@ -106,6 +111,7 @@ impl Writer {
     }
 
     /// Adds the integrity attribute of the key's kind.
+    #[inline]
     pub fn integrity(&mut self, key: &IntegrityKey) {
         let tag = key.compute(&self.payload);
         let number = match key.kind() {
@@ -116,6 +122,7 @@ impl Writer {
     }
 
     /// Adds FINGERPRINT; nothing may follow.
+    #[inline]
     pub fn fingerprint(&mut self) {
         let value = fingerprint(&self.payload);
         self.attribute(attr::FINGERPRINT, &value);
@@ -131,6 +138,7 @@ impl Writer {
     }
 }
 
+#[inline]
 fn xor(to: &mut [u8], from: &[u8], mask: &[u8]) {
     for ((to, from), mask) in to.iter_mut().zip(from).zip(mask) {
         *to = from ^ mask;
