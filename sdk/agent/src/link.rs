@@ -15,6 +15,8 @@ use crate::api::{Path, PathKind};
 use crate::stun::{Datagram, Key, TransactionId};
 use meetpoint_proto::Timers;
 
+mod ways;
+
 /// Between two consent checks of one way (RFC 7675, section 5.1: 5 s, varied by a fifth).
 const CONSENT_INTERVAL: Duration = Duration::from_secs(5);
 /// Between consent checks while one is unanswered.

@@ -148,6 +148,9 @@ pub(crate) struct NodeArgs {
     /// what comes back, then ping until stopped. May be repeated.
     #[arg(long, env = "MEETPOINT_CONNECT", value_name = "PEER", value_delimiter = ',')]
     pub(crate) connect: Vec<String>,
+    /// Between two of these pings.
+    #[arg(long, env = "MEETPOINT_PING_INTERVAL", value_name = "DURATION", default_value = "1s", value_parser = duration::parse)]
+    pub(crate) ping_interval: Duration,
     /// Send back whatever peers send through streams.
     #[arg(long, env = "MEETPOINT_ECHO")]
     pub(crate) echo: bool,

@@ -21,7 +21,8 @@ use say::Voice;
 const ECHO_BYTES: usize = 64 * 1024;
 /// What each ping sends and expects back.
 const PING_BYTES: usize = 64;
-const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// A shorter one is a busy loop.
+const MIN_PING_INTERVAL: Duration = Duration::from_millis(10);
 /// An echo that takes longer than this has failed: QUIC itself gives up after about as long.
 const ECHO_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest stream that an echoing node takes: memory for one stream of one peer.
@@ -43,7 +44,7 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Failure> {
         tasks.spawn(membership::keep(Arc::clone(&node), file));
     }
     for peer in args.connect {
-        tasks.spawn(meet(Arc::clone(&node), Arc::clone(&voice), peer));
+        tasks.spawn(meet(Arc::clone(&node), Arc::clone(&voice), peer, args.ping_interval));
     }
     let events = node.events();
     let outcome = tokio::select! {
@@ -204,7 +205,7 @@ async fn watch_path(connection: Connection, peer: String, voice: Arc<Voice>) {
 }
 
 /// Waits for a peer, checks an echo, and pings it for as long as it is there; again whenever it comes back.
-async fn meet(node: Arc<Node>, voice: Arc<Voice>, peer: String) -> Result<(), Failure> {
+async fn meet(node: Arc<Node>, voice: Arc<Voice>, peer: String, interval: Duration) -> Result<(), Failure> {
     loop {
         let connection = match node.connect_when_present(&peer).await {
             Ok(connection) => connection,
@@ -212,7 +213,7 @@ async fn meet(node: Arc<Node>, voice: Arc<Voice>, peer: String) -> Result<(), Fa
             Err(error) => return Err(Failure::failed(format!("no path to {peer}: {error}"))),
         };
         let path = tokio::spawn(watch_path(connection.clone(), peer.clone(), Arc::clone(&voice)));
-        let outcome = converse(&connection, &peer, &voice).await;
+        let outcome = converse(&connection, &peer, &voice, interval).await;
         path.abort();
         if let Err(error) = outcome {
             tracing::warn!(%peer, %error, "the connection ended; waiting for the peer");
@@ -221,9 +222,14 @@ async fn meet(node: Arc<Node>, voice: Arc<Voice>, peer: String) -> Result<(), Fa
 }
 
 /// Echoes until something fails.
-async fn converse(connection: &Connection, peer: &str, voice: &Voice) -> Result<(), String> {
+async fn converse(
+    connection: &Connection,
+    peer: &str,
+    voice: &Voice,
+    interval: Duration,
+) -> Result<(), String> {
     let mut len = ECHO_BYTES;
-    let mut ticks = tokio::time::interval(PING_INTERVAL);
+    let mut ticks = tokio::time::interval(interval.max(MIN_PING_INTERVAL));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
