@@ -2,15 +2,15 @@
 //! application say, and does what it says.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use meetpoint_agent::{Agent, Ended, Input, Output, Socket};
 use meetpoint_proto::wire::Refusal;
 use meetpoint_proto::{ClusterSecret, NodeId, addr};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -19,16 +19,13 @@ mod probe;
 use crate::control::{self, Channel, ControlEvent};
 use crate::egress::Egress;
 use crate::event::{Classification, Event, Peer};
-use crate::interfaces;
+use crate::interfaces::{self, Gateway};
 use crate::mux::{Mux, StunDatagram};
 use crate::quic::Admitted;
 use crate::servers::{Obstacle, Obstacles};
 use crate::shared::{PeerUse, Shared};
 use crate::ws::OpenOptions;
 use probe::{Probe, ProbeDatagram};
-
-/// How often the machine's addresses are looked at. A change is also noticed when the control channel breaks.
-const INTERFACES_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Control events waiting for the driver; each is at most 64 KiB.
 const CONTROL_QUEUE: usize = 64;
@@ -88,6 +85,9 @@ pub(crate) struct Parts {
     pub(crate) cluster: String,
 }
 
+/// The source address towards the server, and the machine's default router.
+type Route = (Option<IpAddr>, Option<Gateway>);
+
 pub(crate) struct Driver {
     parts: Parts,
     tasks: TaskTracker,
@@ -95,6 +95,10 @@ pub(crate) struct Driver {
     channel_number: u64,
     /// The server that the channel goes to.
     server: usize,
+    /// Where the newest channel went.
+    server_addr: Option<SocketAddr>,
+    /// By what it would go there, when last looked at.
+    route: Route,
     knocked: mpsc::Receiver<(usize, bool)>,
     knocks: mpsc::Sender<(usize, bool)>,
     control_events: mpsc::Sender<(u64, ControlEvent)>,
@@ -117,6 +121,8 @@ impl Driver {
             channel: None,
             channel_number: 0,
             server: 0,
+            server_addr: None,
+            route: (None, None),
             knocked,
             knocks,
             control_events,
@@ -131,8 +137,7 @@ impl Driver {
 
     /// Runs until the node has ended.
     pub(crate) async fn run(mut self) {
-        let mut look_around = interval(INTERFACES_INTERVAL);
-        look_around.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut watch = interfaces::Watch::new();
         let mut stun = Vec::with_capacity(STUN_BATCH);
         // The agent opens the control channel as its first act.
         self.parts.agent.handle_timeout(Instant::now());
@@ -173,7 +178,7 @@ impl Driver {
                         self.feed(Input::Release { peer });
                     }
                 }
-                _ = look_around.tick() => self.look_around(),
+                () = watch.changed() => self.look_around(),
                 () = alarm => self.parts.agent.handle_timeout(Instant::now()),
             }
             self.perform();
@@ -204,8 +209,10 @@ impl Driver {
         }
         match event {
             ControlEvent::Opened { local, remote } => {
-                self.look_around();
+                self.tell_interfaces();
                 let (local, remote) = (addr::unmap(local), addr::unmap(remote));
+                self.server_addr = Some(remote);
+                self.route = (Some(local.ip()), interfaces::default_gateway());
                 self.feed(Input::ControlOpened { local, remote });
             }
             ControlEvent::Message(message) => self.feed(Input::ControlMessage(message)),
@@ -218,7 +225,7 @@ impl Driver {
                     }
                     None => Obstacle::Broke,
                 }));
-                self.look_around();
+                self.tell_interfaces();
                 self.feed(Input::ControlClosed);
             }
         }
@@ -253,7 +260,7 @@ impl Driver {
         }
     }
 
-    fn look_around(&mut self) {
+    fn tell_interfaces(&mut self) {
         let list = match interfaces::list() {
             Ok(list) => list,
             Err(error) => return tracing::warn!(%error, "cannot list this machine's addresses"),
@@ -262,6 +269,19 @@ impl Driver {
         let port = |v4: bool| ports.iter().find(|addr| addr.is_ipv4() == v4).map(SocketAddr::port);
         let (port_v4, port_v6) = (port(true), port(false));
         self.feed(Input::Interfaces { list, port_v4, port_v6 });
+    }
+
+    /// The machine's addresses or routes may have changed.
+    fn look_around(&mut self) {
+        self.tell_interfaces();
+        let Some(server) = self.server_addr else { return };
+        let route = (interfaces::source_towards(server), interfaces::default_gateway());
+        if route != self.route {
+            let source = route.0;
+            self.route = route;
+            tracing::info!(?source, "the way to the server has changed");
+            self.feed(Input::Rerouted { source });
+        }
     }
 
     /// Does what the agent says, until it says no more.

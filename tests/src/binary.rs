@@ -175,6 +175,12 @@ impl Node {
         self.process.expect_line(kind, patience, pick)
     }
 
+    /// An event of this kind that came before one that was waited for.
+    pub fn take_passed(&mut self, kind: &str) -> Option<Value> {
+        let at = self.passed.iter().position(|event| event["event"] == kind)?;
+        Some(self.passed.remove(at))
+    }
+
     /// Waits for its end, and gives the exit code.
     ///
     /// # Panics

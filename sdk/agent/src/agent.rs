@@ -1,7 +1,7 @@
 //! The machine itself: its four verbs, and who is told what. Meeting peers is in [`crate::meet`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use meetpoint_proto::id::DialBackNonce;
@@ -23,6 +23,7 @@ use crate::observe::Observer;
 use crate::pace::Pacer;
 use crate::punch::Punch;
 use crate::requests::{Purpose, Requests};
+use crate::roam::Doubt;
 use crate::stun::{Class, Datagram, Method};
 use meetpoint_proto::Timers;
 
@@ -50,6 +51,7 @@ pub(crate) enum Timer {
     Link(NodeId),
     Request(u32),
     Repair(NodeId),
+    Doubt(NodeId),
 }
 
 /// A node's decisions. See the [crate] for the model.
@@ -76,6 +78,9 @@ pub struct Agent {
     pub(crate) outstanding: Outstanding,
     pub(crate) pacer: Pacer,
     pub(crate) repairs: BTreeMap<NodeId, Backoff>,
+    pub(crate) doubts: BTreeMap<NodeId, Doubt>,
+    /// What the machine sends to the server from.
+    pub(crate) source: Option<IpAddr>,
     /// Removed peers, and when the last certificate of each ends, in seconds since 1970.
     pub(crate) revoked: BTreeMap<NodeId, u64>,
     pub(crate) timers: Timers<Timer>,
@@ -126,6 +131,8 @@ impl Agent {
             outstanding: Outstanding::default(),
             pacer: Pacer::default(),
             repairs: BTreeMap::new(),
+            doubts: BTreeMap::new(),
+            source: None,
             revoked: BTreeMap::new(),
             timers: Timers::new(),
         }
@@ -147,7 +154,11 @@ impl Agent {
             Input::Interfaces { list, port_v4, port_v6 } => {
                 self.set_network(now, Network::new(list, port_v4, port_v6));
             }
-            Input::ControlOpened { local, remote } => self.control.opened(&mut self.env, now, local, remote),
+            Input::Rerouted { source } => self.rerouted(now, source.map(|ip| ip.to_canonical())),
+            Input::ControlOpened { local, remote } => {
+                self.source = Some(addr::unmap(local).ip());
+                self.control.opened(&mut self.env, now, local, remote);
+            }
             Input::ControlClosed => {
                 let step = self.control.closed(&mut self.env, now);
                 self.step(now, step);
@@ -205,6 +216,7 @@ impl Agent {
                 Timer::Link(peer) => self.run_link(now, peer),
                 Timer::Request(number) => self.send_request(number),
                 Timer::Repair(peer) => self.repair(now, peer),
+                Timer::Doubt(peer) => self.run_doubt(now, peer),
             }
         }
     }
@@ -240,7 +252,7 @@ impl Agent {
     }
 
     /// Does what a step of the control connection means for the rest.
-    fn step(&mut self, now: Instant, step: Step) {
+    pub(crate) fn step(&mut self, now: Instant, step: Step) {
         match step {
             Step::Quiet => {}
             Step::Joined(membership) => self.joined(now, *membership),
@@ -326,7 +338,14 @@ impl Agent {
         if network == self.network {
             return;
         }
+        let has_lost_some = self.network.has_more_than(&network);
         self.network = network;
+        if has_lost_some {
+            // Some way may have led there.
+            for peer in self.links.keys().copied().collect::<Vec<NodeId>>() {
+                self.doubt(now, peer);
+            }
+        }
         self.tell_candidates();
         self.refresh_observations(now);
         if self.control.is_member() {
@@ -547,6 +566,8 @@ impl Agent {
                 self.env.push(Output::ConnectEnded { request, result: Err(refusal) });
             }
             Purpose::Repair(peer) => self.schedule_repair(now, peer),
+            // The path may hold all the same; if it is lost, that is repaired.
+            Purpose::Roam(_) => {}
         }
     }
 }
@@ -564,7 +585,7 @@ fn stun_servers(membership: &Membership) -> Vec<StunServer> {
             }
             server.primary.set_ip(membership.server);
         }
-        let is_usable = |ip: &std::net::IpAddr| {
+        let is_usable = |ip: &IpAddr| {
             !ip.is_unspecified() && ip.is_ipv6() == server.primary.is_ipv6() && *ip != server.primary.ip()
         };
         server.alternate = server.alternate.map(|ip| ip.to_canonical()).filter(is_usable);

@@ -136,6 +136,12 @@ pub enum Input<'a> {
         /// The main socket's IPv6 port, if it has one.
         port_v6: Option<u16>,
     },
+    /// The machine's way to the server is another one: its source address has changed, or the router it goes by. Told
+    /// after [`Input::Interfaces`], if they have changed too.
+    Rerouted {
+        /// What the machine would send to the server from now; `None` if it can't.
+        source: Option<IpAddr>,
+    },
     /// The control connection that [`Output::OpenControl`] asked for is open.
     ControlOpened {
         /// This node's end: the source address it uses towards the server.

@@ -234,6 +234,28 @@ impl Control {
         }
     }
 
+    /// The way to the server is another one. Connections from an address that the node has left are dead without a
+    /// word, so a new one is opened at once, and a failure that another uplink may cure is forgotten.
+    pub(crate) fn rerouted(&mut self, env: &mut Env, now: Instant, has_moved: bool) -> Step {
+        match &mut self.state {
+            State::Member(_) if has_moved => {
+                self.open(env, now, self.servers.current());
+                return Step::Lost;
+            }
+            State::Opening { .. } | State::Handshake { .. } if has_moved => {
+                self.open(env, now, self.servers.current());
+            }
+            // The answer, or the lack of one, tells whether the connection has survived.
+            State::Member(stay) => stay.ping(env, now),
+            State::Waiting { until } if self.servers.is_any_free(now) => {
+                self.backoff.reset();
+                *until = now;
+            }
+            _ => {}
+        }
+        Step::Quiet
+    }
+
     fn open(&mut self, env: &mut Env, now: Instant, server: usize) {
         env.push(Output::OpenControl { server });
         self.state = State::Opening { give_up: Some(now + OPEN_TIMEOUT) };
@@ -301,9 +323,7 @@ impl Control {
                 env.send(ClientMessage::Renew);
             }
             State::Member(stay) if stay.next_ping() <= now => {
-                stay.pings += 1;
-                stay.asked = now;
-                env.send(ClientMessage::Ping { seq: stay.pings });
+                stay.ping(env, now);
             }
             State::Waiting { until } if *until <= now => {
                 let server = self.servers.begin(Some(now), &mut env.rng);
@@ -486,6 +506,12 @@ impl Control {
 }
 
 impl Stay {
+    fn ping(&mut self, env: &mut Env, now: Instant) {
+        self.pings += 1;
+        self.asked = now;
+        env.send(ClientMessage::Ping { seq: self.pings });
+    }
+
     fn next_ping(&self) -> Instant {
         self.heard.max(self.asked) + self.idle / PINGS_PER_IDLE
     }

@@ -33,7 +33,7 @@
 //! probed at once. A way is *verified* when our own check was answered under the peer's key from
 //! the very address it went to; only then it may carry data.
 //!
-//! **Stay** (`link`): each verified way is asked for consent every few seconds. The one with the
+//! **Stay** (`link`, `roam`): each verified way is asked for consent every few seconds. The one with the
 //! shortest round trip is used; a dead one is replaced. If none is left and the application still
 //! holds the peer, the agent asks for a new introduction by itself.
 //!
@@ -65,6 +65,7 @@ mod observe;
 mod pace;
 mod punch;
 mod requests;
+mod roam;
 mod servers;
 mod stun;
 #[cfg(test)]

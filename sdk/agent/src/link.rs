@@ -14,6 +14,8 @@ use crate::api::{Leg, Path, PathKind, Way};
 use crate::stun::{Datagram, Key, TransactionId};
 use meetpoint_proto::Timers;
 
+mod ways;
+
 /// Between two consent checks of one way (RFC 7675, section 5.1: 5 s, varied by a fifth).
 const CONSENT_INTERVAL: Duration = Duration::from_secs(5);
 /// Between consent checks while one is unanswered.

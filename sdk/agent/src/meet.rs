@@ -143,6 +143,7 @@ impl Agent {
         self.punches.insert(ticket, punch);
         self.run_ticket(now, ticket);
         if self.links.get(&peer.node).is_some_and(Link::is_open) {
+            self.doubt(now, peer.node);
             self.finish_requests(peer.node);
         }
     }
@@ -207,7 +208,13 @@ impl Agent {
     ///
     /// # Errors
     /// When it may be sent, if not now.
-    fn send_check(&mut self, now: Instant, peer: NodeId, ticket: TicketId, to: Way) -> Result<(), Instant> {
+    pub(crate) fn send_check(
+        &mut self,
+        now: Instant,
+        peer: NodeId,
+        ticket: TicketId,
+        to: Way,
+    ) -> Result<(), Instant> {
         let Some(link) = self.links.get(&peer) else { return Ok(()) };
         let Some(keys) = link.keys(ticket) else { return Ok(()) };
         if let Err(again) = self.pacer.take(now, to.remote) {
@@ -252,6 +259,7 @@ impl Agent {
         } else if !has_route {
             // The peer checks again if this one is too early or gets lost.
             let _ = self.send_check(now, peer, ticket, way);
+            self.doubt(now, peer);
         }
         self.env.counters.checks_answered += 1;
         let answer = stun::check_answer(check.id(), way.remote, &send);
@@ -300,6 +308,7 @@ impl Agent {
         let elapsed = now.saturating_duration_since(since);
         let change = link.confirm(now, &confirmation, elapsed);
         self.tell_path(now, sent.peer, change);
+        self.way_answered(now, sent.peer, sent.to);
         self.finish_requests(sent.peer);
         self.set_link_timer(sent.peer);
     }
@@ -318,7 +327,7 @@ impl Agent {
         since
     }
 
-    fn tell_path(&mut self, now: Instant, peer: NodeId, change: Change) {
+    pub(crate) fn tell_path(&mut self, now: Instant, peer: NodeId, change: Change) {
         match change {
             Change::None => {}
             Change::Moved(path) => self.env.push(Output::Path { peer, path: Some(path) }),
@@ -338,8 +347,8 @@ impl Agent {
     fn finish_requests(&mut self, peer: NodeId) {
         let Some(link) = self.links.get_mut(&peer).filter(|link| link.is_open()) else { return };
         for number in self.requests.for_peer(&peer, &link.name) {
-            link.held = true;
             let request = self.requests.get(number);
+            link.held |= request.is_some_and(|request| request.purpose != Purpose::Roam(peer));
             let is_on_server = request.is_some_and(|request| request.ticket.is_none());
             if is_on_server && self.control.is_member() {
                 self.env.send(ClientMessage::CancelConnect { request: number });
@@ -349,7 +358,7 @@ impl Agent {
                 Some(Purpose::Application(request)) => {
                     self.env.push(Output::ConnectEnded { request, result: Ok(peer) });
                 }
-                Some(Purpose::Repair(_)) | None => {}
+                Some(Purpose::Repair(_) | Purpose::Roam(_)) | None => {}
             }
         }
         if self.repairs.remove(&peer).is_some() {
@@ -371,7 +380,7 @@ impl Agent {
         self.drop_idle_link(peer);
     }
 
-    fn set_link_timer(&mut self, peer: NodeId) {
+    pub(crate) fn set_link_timer(&mut self, peer: NodeId) {
         let deadline = self.links.get(&peer).and_then(Link::deadline);
         self.timers.set(Timer::Link(peer), deadline);
     }
@@ -402,9 +411,9 @@ impl Agent {
     pub(crate) fn release(&mut self, peer: NodeId) {
         if self.repairs.remove(&peer).is_some() {
             self.timers.set(Timer::Repair(peer), None);
-            for number in self.requests.of_repair(peer) {
-                self.drop_request(number);
-            }
+        }
+        for number in self.requests.of_agent(peer) {
+            self.drop_request(number);
         }
         let Some(link) = self.links.get_mut(&peer) else { return };
         if link.release() == Change::Lost {

@@ -49,6 +49,11 @@ impl Network {
         self.interfaces.iter().any(|interface| interface.ip == ip)
     }
 
+    /// It has an address that the other has not.
+    pub(crate) fn has_more_than(&self, other: &Self) -> bool {
+        self.interfaces.iter().any(|interface| !other.has_ip(interface.ip))
+    }
+
     fn is_on_link(&self, ip: IpAddr) -> bool {
         self.interfaces.iter().any(|interface| in_prefix(ip, interface))
     }

@@ -20,6 +20,8 @@ pub(crate) enum Purpose {
     Application(u32),
     /// The agent: the path to this peer was lost while the application uses it.
     Repair(NodeId),
+    /// The agent: this node has moved, and the path to this peer may not have come along.
+    Roam(NodeId),
 }
 
 /// One request.
@@ -128,8 +130,10 @@ impl Requests {
         self.numbers(|request| request.means(node, name))
     }
 
-    pub(crate) fn of_repair(&self, peer: NodeId) -> Vec<u32> {
-        self.numbers(|request| request.purpose == Purpose::Repair(peer))
+    /// Those of the agent's own.
+    pub(crate) fn of_agent(&self, peer: NodeId) -> Vec<u32> {
+        let own = [Purpose::Repair(peer), Purpose::Roam(peer)];
+        self.numbers(|request| own.contains(&request.purpose))
     }
 
     fn numbers(&self, fits: impl Fn(&Request) -> bool) -> Vec<u32> {

@@ -155,12 +155,17 @@ impl Servers {
 
     /// How long to wait after a round without success, of which the backoff is told if it was a failure.
     pub(crate) fn wait(&self, now: Instant, backoff: &mut Backoff, rng: &mut impl Rng) -> Duration {
-        if self.known.iter().any(|known| known.is_free(now)) {
+        if self.is_any_free(now) {
             return self.pause + backoff.next_delay(rng);
         }
         // Each has given this node its turn.
         let first = self.known.iter().filter_map(|known| known.not_before).min();
         first.map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
+    }
+
+    /// At least one of them has not ordered the node to wait.
+    pub(crate) fn is_any_free(&self, now: Instant) -> bool {
+        self.known.iter().any(|known| known.is_free(now))
     }
 
     /// What to show the current server.

@@ -151,6 +151,9 @@ pub(crate) struct NodeArgs {
     /// Connect only once the node knows its class and its NAT, as a node that has been there for a while does.
     #[arg(long, env = "MEETPOINT_SETTLE", requires = "connect")]
     pub(crate) settle: bool,
+    /// Between two of these pings.
+    #[arg(long, env = "MEETPOINT_PING_INTERVAL", value_name = "DURATION", default_value = "1s", value_parser = duration::parse)]
+    pub(crate) ping_interval: Duration,
     /// Send back whatever peers send through streams.
     #[arg(long, env = "MEETPOINT_ECHO")]
     pub(crate) echo: bool,

@@ -21,7 +21,8 @@ use say::Voice;
 const ECHO_BYTES: usize = 64 * 1024;
 /// What each ping sends and expects back.
 const PING_BYTES: usize = 64;
-const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// A shorter one is a busy loop.
+const MIN_PING_INTERVAL: Duration = Duration::from_millis(10);
 /// An echo that takes longer than this has failed: QUIC itself gives up after about as long.
 const ECHO_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest that `--settle` waits for what the node finds out: STUN gives up after about as long.
@@ -47,7 +48,7 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Failure> {
     let events = node.events();
     for peer in args.connect {
         let settled = args.settle.then(|| node.events());
-        tasks.spawn(meet(Arc::clone(&node), Arc::clone(&voice), peer, settled));
+        tasks.spawn(meet(Arc::clone(&node), Arc::clone(&voice), peer, settled, args.ping_interval));
     }
     let outcome = tokio::select! {
         outcome = narrate(events, &voice) => outcome,
@@ -233,6 +234,7 @@ async fn meet(
     voice: Arc<Voice>,
     peer: String,
     settled: Option<Events>,
+    interval: Duration,
 ) -> Result<(), Failure> {
     if let Some(events) = settled {
         settle(events).await;
@@ -244,7 +246,7 @@ async fn meet(
             Err(error) => return Err(Failure::failed(format!("no path to {peer}: {error}"))),
         };
         let path = tokio::spawn(watch_path(connection.clone(), peer.clone(), Arc::clone(&voice)));
-        let outcome = converse(&connection, &peer, &voice).await;
+        let outcome = converse(&connection, &peer, &voice, interval).await;
         path.abort();
         if let Err(error) = outcome {
             tracing::warn!(%peer, %error, "the connection ended; waiting for the peer");
@@ -253,9 +255,14 @@ async fn meet(
 }
 
 /// Echoes until something fails.
-async fn converse(connection: &Connection, peer: &str, voice: &Voice) -> Result<(), String> {
+async fn converse(
+    connection: &Connection,
+    peer: &str,
+    voice: &Voice,
+    interval: Duration,
+) -> Result<(), String> {
     let mut len = ECHO_BYTES;
-    let mut ticks = tokio::time::interval(PING_INTERVAL);
+    let mut ticks = tokio::time::interval(interval.max(MIN_PING_INTERVAL));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;

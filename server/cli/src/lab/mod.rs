@@ -140,7 +140,24 @@ pub struct Gateway {
     hosts: u8,
 }
 
+/// What [`Lab::second_uplink`] gives a host.
+#[derive(Debug, Clone, Copy)]
+pub struct Uplink {
+    /// The host's address there.
+    pub addr: Ipv4Addr,
+    /// The router that it leads to.
+    pub router: Ipv4Addr,
+    /// The address under which the world sees what goes this way.
+    pub public_addr: Ipv4Addr,
+}
+
 impl Gateway {
+    /// The router's address on its LAN.
+    #[must_use]
+    pub const fn lan_addr(&self) -> Ipv4Addr {
+        lan_addr(self.site, 1)
+    }
+
     /// The address under which the world sees the hosts behind this gateway.
     #[must_use]
     pub const fn addr(&self) -> Ipv4Addr {
@@ -274,6 +291,39 @@ impl Lab {
         wiring::configure(&self.tools, &name, &[addr], DefaultRoute::Via(lan_addr(gateway.site, 1)))?;
         wiring::await_link(&name, &gateway.namespace, lan_addr(gateway.site, 1))?;
         Ok(Host::new(&self.tools, &name, addr, gateway.addr()))
+    }
+
+    /// One more uplink for a host: a cable to another gateway's LAN, with an address there. What the host sends to the
+    /// world goes by its first gateway, until [`Lab::switch_uplink`] says otherwise.
+    ///
+    /// # Errors
+    ///
+    /// See [`LabError`]; the lab stays usable.
+    pub fn second_uplink(&mut self, host: &Host, gateway: &mut Gateway) -> Result<Uplink, LabError> {
+        if gateway.hosts == MAX_HOSTS_PER_GATEWAY {
+            return Err(LabError::Full { what: "hosts behind one gateway", limit: MAX_HOSTS_PER_GATEWAY });
+        }
+        let number = FIRST_LAN_HOST + gateway.hosts;
+        gateway.hosts += 1;
+        wiring::connect(
+            &self.tools,
+            &Plug { namespace: &gateway.namespace, device: &format!("port{number}") },
+            &Plug { namespace: host.namespace(), device: wiring::SECOND_WAN },
+            Some(wiring::LAN),
+        )?;
+        let addr = lan_addr(gateway.site, number);
+        wiring::add_addr(&self.tools, host.namespace(), wiring::SECOND_WAN, addr)?;
+        wiring::await_link(host.namespace(), &gateway.namespace, lan_addr(gateway.site, 1))?;
+        Ok(Uplink { addr, router: lan_addr(gateway.site, 1), public_addr: gateway.addr() })
+    }
+
+    /// From now on the host sends what goes to the world by this router of its LAN or of its second uplink's.
+    ///
+    /// # Errors
+    ///
+    /// See [`LabError`]; the lab stays usable.
+    pub fn switch_uplink(&self, host: &Host, router: Ipv4Addr) -> Result<(), LabError> {
+        self.tools.ip(Some(host.namespace()), &format!("route replace default via {router}\n"))
     }
 
     /// A gateway's router as a machine of its own, for what a test has to add to it.

@@ -13,6 +13,9 @@ use super::tools::Tools;
 /// The device towards the public network, in every namespace that has one.
 pub(super) const WAN: &str = "wan";
 
+/// The device of a host's second uplink.
+pub(super) const SECOND_WAN: &str = "wan2";
+
 /// The device towards the LAN, in every router.
 pub(super) const LAN: &str = "lan";
 

@@ -1,0 +1,15 @@
+//! The ways of a link, for whoever doubts them all at once ([`crate::roam`]).
+
+use std::collections::BTreeSet;
+
+use meetpoint_proto::TicketId;
+
+use super::Link;
+use crate::api::Way;
+
+impl Link {
+    /// The verified ways, and the ticket under which to check them.
+    pub(crate) fn ways(&self) -> Option<(BTreeSet<Way>, TicketId)> {
+        Some((self.routes.keys().copied().collect(), self.proven?))
+    }
+}

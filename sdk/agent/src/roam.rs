@@ -1,0 +1,142 @@
+//! Roaming: the node, or a peer, sends from elsewhere now.
+//!
+//! A way to a peer is an address that answers, and nothing about it shows that it has just died: an uplink that went away
+//! sends no goodbye. Consent ([`crate::link`]) finds out within seconds. Where there is reason to **doubt**, all ways of a
+//! link are checked at once and shortly after each other; those that stay silent are given up as soon as one that answers
+//! is there, and not before: if none does, whether the peer is gone is consent's business. Doubts arise when
+//!
+//! * this machine sends from another address than before, or by another router;
+//! * a peer's keyed check comes from a place that is no way yet;
+//! * a peer that is met already is introduced anew, because it has doubts of its own.
+//!
+//! A node that has moved also opens its control connection anew from where it is now, has its mapping observed, and asks
+//! for an introduction to each peer it has a path to, all at the same time: if the peer's NAT lets in nothing from
+//! the new place, only a new introduction helps. Keys, links and the application's connections stay.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use meetpoint_proto::{NodeId, TicketId};
+
+use crate::agent::{Agent, Timer};
+use crate::api::Way;
+use crate::requests::Purpose;
+
+/// Checks of a doubted way. A good one survives with 25 % loss each way in 98 of 100 cases, and if not, it comes back
+/// with the peer's next check.
+const CHECKS: u32 = 5;
+/// Between two of them: a lost one costs little time, and a slow answer is not taken for none.
+const INTERVAL: Duration = Duration::from_millis(50);
+/// From the last check to the verdict. With the checks before it, answers take as long as this and 200 ms.
+const GRACE: Duration = Duration::from_millis(100);
+/// How long after the verdict a new way still replaces those that were silent: consent has decided by then.
+const MEMORY: Duration = Duration::from_secs(10);
+/// Peers that a node asks to be introduced to at once after it has moved; the server limits how many it would grant.
+const MAX_ASKED: usize = 32;
+
+/// What is in doubt of one link.
+#[derive(Debug)]
+pub(crate) struct Doubt {
+    /// Ways that have not answered since.
+    silent: BTreeSet<Way>,
+    ticket: TicketId,
+    checks: u32,
+    /// They have had their time.
+    is_over: bool,
+}
+
+impl Agent {
+    /// The machine's addresses or routes have changed: `source` is what it sends to the server from now.
+    pub(crate) fn rerouted(&mut self, now: Instant, source: Option<IpAddr>) {
+        let has_moved = source.is_some() && self.source != source;
+        self.source = source.or(self.source);
+        let step = self.control.rerouted(&mut self.env, now, has_moved);
+        self.step(now, step);
+        self.refresh_observations(now);
+        let peers: Vec<NodeId> = self.links.keys().copied().collect();
+        for peer in &peers {
+            self.doubt(now, *peer);
+        }
+        if has_moved {
+            let open = |peer: &&NodeId| self.links.get(peer).is_some_and(|link| link.is_open());
+            let peers: Vec<NodeId> = peers.iter().filter(open).take(MAX_ASKED).copied().collect();
+            for peer in peers {
+                self.ask_anew(now, peer);
+            }
+        }
+    }
+
+    /// Asks for an introduction, unless one is asked for already.
+    fn ask_anew(&mut self, now: Instant, peer: NodeId) {
+        if self.requests.is_full() || !self.requests.of_agent(peer).is_empty() {
+            return;
+        }
+        let number = self.requests.open(now, Purpose::Roam(peer), peer.to_string(), true);
+        self.send_request(number);
+    }
+
+    /// Has all ways of a link prove themselves anew. Ways in doubt already stay what they are.
+    pub(crate) fn doubt(&mut self, now: Instant, peer: NodeId) {
+        if self.doubts.get(&peer).is_some_and(|doubt| !doubt.is_over) {
+            return;
+        }
+        let Some((ways, ticket)) = self.links.get(&peer).and_then(|link| link.ways()) else { return };
+        if ways.is_empty() {
+            return;
+        }
+        self.doubts.insert(peer, Doubt { silent: ways, ticket, checks: 0, is_over: false });
+        self.run_doubt(now, peer);
+    }
+
+    /// Checks what is silent, or passes the verdict.
+    pub(crate) fn run_doubt(&mut self, now: Instant, peer: NodeId) {
+        let Some(doubt) = self.doubts.get_mut(&peer) else { return };
+        if doubt.is_over {
+            self.doubts.remove(&peer);
+            return;
+        }
+        let next = if doubt.checks < CHECKS {
+            doubt.checks += 1;
+            let wait = if doubt.checks < CHECKS { INTERVAL } else { GRACE };
+            let (ways, ticket) = (doubt.silent.clone(), doubt.ticket);
+            for way in ways {
+                // A paced check is as good as a lost one.
+                let _ = self.send_check(now, peer, ticket, way);
+            }
+            now + wait
+        } else {
+            doubt.is_over = true;
+            self.judge(now, peer);
+            now + MEMORY
+        };
+        let next = self.doubts.contains_key(&peer).then_some(next);
+        self.timers.set(Timer::Doubt(peer), next);
+    }
+
+    /// A way has answered.
+    pub(crate) fn way_answered(&mut self, now: Instant, peer: NodeId, way: Way) {
+        let Some(doubt) = self.doubts.get_mut(&peer) else { return };
+        doubt.silent.remove(&way);
+        if doubt.silent.is_empty() {
+            self.doubts.remove(&peer);
+            self.timers.set(Timer::Doubt(peer), None);
+        } else if doubt.is_over {
+            self.judge(now, peer);
+        }
+    }
+
+    /// Gives the silent ways up, if another one has answered.
+    fn judge(&mut self, now: Instant, peer: NodeId) {
+        let (Some(doubt), Some(link)) = (self.doubts.get(&peer), self.links.get_mut(&peer)) else { return };
+        let Some((ways, _)) = link.ways() else { return };
+        if ways.is_subset(&doubt.silent) {
+            return;
+        }
+        let change = link.retain(|way| !doubt.silent.contains(&way));
+        self.doubts.remove(&peer);
+        self.timers.set(Timer::Doubt(peer), None);
+        self.tell_path(now, peer, change);
+        self.set_link_timer(peer);
+    }
+}
