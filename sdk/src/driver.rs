@@ -288,8 +288,8 @@ impl Driver {
                         let egress = Arc::clone(&self.parts.egress);
                         Probe::open(ipv6, egress, self.probe_datagrams.clone(), &self.tasks)
                     };
-                    let ok = self.probe.is_some();
-                    self.feed(Input::ProbeOpened { ok });
+                    let port = self.probe.as_ref().and_then(Probe::port);
+                    self.feed(Input::ProbeOpened { port });
                 }
                 Output::CloseProbe => self.probe = None,
                 Output::Path { peer, path } => self.path(peer, path),

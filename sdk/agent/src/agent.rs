@@ -155,9 +155,9 @@ impl Agent {
                 self.step(now, step);
             }
             Input::Datagram { socket, source, payload } => self.datagram(now, socket, source, payload),
-            Input::ProbeOpened { ok } => {
+            Input::ProbeOpened { port } => {
                 if let Some(discovery) = &mut self.discovery {
-                    discovery.opened(&mut self.env, now, ok);
+                    discovery.opened(&mut self.env, now, port);
                     self.set_discovery_timer();
                 }
             }

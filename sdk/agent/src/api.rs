@@ -135,8 +135,8 @@ pub enum Input<'a> {
     },
     /// The probe socket that [`Output::OpenProbe`] asked for is there, or could not be made.
     ProbeOpened {
-        /// Whether it is there.
-        ok: bool,
+        /// The port it has on this machine, if it is there.
+        port: Option<u16>,
     },
     /// The application wants a path to a peer, and holds it until [`Input::Release`]. A number that
     /// is in use is replaced.

@@ -52,6 +52,7 @@
 //! of ports.
 
 mod agent;
+mod allocator;
 mod api;
 mod backoff;
 mod control;

@@ -188,7 +188,7 @@ impl Play {
             Step::Connect(request, peer) => rig.input(Input::Connect { request, peer, wait: true }),
             Step::Cancel(request) => rig.input(Input::CancelConnect { request }),
             Step::Release(peer) => rig.input(Input::Release { peer: rig.certificate(peer).node }),
-            Step::Probe(ok) => rig.input(Input::ProbeOpened { ok }),
+            Step::Probe(ok) => rig.input(Input::ProbeOpened { port: ok.then_some(5000) }),
             Step::Interfaces(n) => {
                 let list = vec![Interface { ip: [10, 0, 7, n].into(), prefix_len: n }];
                 rig.input(Input::Interfaces { list, port_v4: (n > 9).then_some(4000), port_v6: None });

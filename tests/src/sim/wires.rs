@@ -44,10 +44,18 @@ impl World {
         if self.sites[site].is_blocked {
             return;
         }
-        let seen = match &mut self.sites[site].gate {
-            Some(gate) => gate.outbound(self.now, &mut self.dice, from, to),
-            None => from,
+        let (now, dice) = (self.now, &mut self.dice);
+        let mut gates = self.sites[site].gates.iter_mut();
+        let Some(seen) = gates.try_fold(from, |from, gate| gate.outbound(now, dice, from, to)) else {
+            return;
         };
+        let outermost = self.sites[site].gates.last();
+        if let Some(gate) = outermost.filter(|gate| gate.public() == Some(to.ip())) {
+            if gate.has_hairpin() {
+                self.push(LAN_ONE_WAY, Arrival::AtGate { site, from: seen, to, payload });
+            }
+            return;
+        }
         self.cross(self.sites[site].one_way, seen, to, payload);
     }
 
@@ -55,6 +63,7 @@ impl World {
     fn watch(&mut self, index: usize, socket: Socket, to: SocketAddr) {
         let is_server = SERVER.iter().any(|ip| to.ip() == IpAddr::V4(*ip));
         let primary = SocketAddr::new(IpAddr::V4(SERVER[0]), STUN_PORTS[0]);
+        let is_own = self.external(self.nodes[index].site) == Some(to.ip());
         let node = &self.nodes[index];
         let is_inside = match self.server_place {
             ServerPlace::Inside(_) => true,
@@ -63,7 +72,7 @@ impl World {
             ServerPlace::Both(_) => node.effective != Some(EffectiveNetwork::Public),
         };
         let is_fine = match socket {
-            Socket::Probe => is_server && node.probe.is_some() && !is_inside,
+            Socket::Probe => (is_server || is_own) && node.probe.is_some() && !is_inside,
             Socket::Main if is_server => to == primary && !is_inside,
             Socket::Main => node.may_send.contains(&to) && (!is_inside || is_private(to.ip())),
         };
@@ -127,7 +136,7 @@ impl World {
             ServerPlace::Both(_) => node.site == SERVER_SITE,
             ServerPlace::Internet => false,
         };
-        let external = self.sites[node.site].gate.as_ref().and_then(Gate::public);
+        let external = self.sites[node.site].gates.last().and_then(Gate::public);
         external.filter(|_| !is_beside).unwrap_or(node.ip)
     }
 }

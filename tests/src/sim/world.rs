@@ -80,7 +80,8 @@ pub(super) enum Arrival {
 
 #[derive(Debug)]
 pub(super) struct Site {
-    pub(super) gate: Option<Gate>,
+    /// What is passed on the way out, in this order.
+    pub(super) gates: Vec<Gate>,
     pub(super) one_way: Duration,
     /// UDP does not pass.
     pub(super) is_blocked: bool,
@@ -293,7 +294,7 @@ impl World {
 
     /// A site gets another external address, number `host` of its network.
     pub fn move_gate(&mut self, site: usize, host: u8) {
-        if let Some(gate) = &mut self.sites[site].gate {
+        if let Some(gate) = self.sites[site].gates.last_mut() {
             gate.move_to([20, 0, 10 + site as u8, host].into());
         }
     }
@@ -301,7 +302,7 @@ impl World {
     /// A site's external address, if it has a NAT.
     #[must_use]
     pub fn external(&self, site: usize) -> Option<IpAddr> {
-        self.sites[site].gate.as_ref().and_then(Gate::public)
+        self.sites[site].gates.last().and_then(Gate::public)
     }
 
     /// A node goes to another network, and its control connection breaks.
@@ -314,11 +315,22 @@ impl World {
 
     /// Adds a site; gives its number.
     pub fn add_site(&mut self, gate: Option<GateKind>) -> usize {
+        self.add_site_behind(gate.as_slice())
+    }
+
+    /// The same, with several gates in a row, the outermost last.
+    pub fn add_site_behind(&mut self, kinds: &[GateKind]) -> usize {
         let site = self.sites.len();
-        let public = IpAddr::from([20, 0, 10 + site as u8, 1]);
         let next_port = 1024 + self.dice.below(60_000) as u16;
-        let gate = gate.map(|kind| Gate::new(kind, public, next_port));
-        self.sites.push(Site { gate, one_way: self.weather.one_way[site % 2], is_blocked: false });
+        let gate = |(at, kind): (usize, &GateKind)| {
+            // Between a home and its carrier addresses are the carrier's own (RFC 6598).
+            let carriers = IpAddr::from([100, 64, site as u8, 2 + at as u8]);
+            let is_last = at + 1 == kinds.len();
+            let public = if is_last { IpAddr::from([20, 0, 10 + site as u8, 1]) } else { carriers };
+            Gate::new(*kind, public, next_port)
+        };
+        let gates = kinds.iter().enumerate().map(gate).collect();
+        self.sites.push(Site { gates, one_way: self.weather.one_way[site % 2], is_blocked: false });
         site
     }
 
@@ -453,11 +465,9 @@ impl World {
         }
     }
 
-    /// A site's gate restarts: it forgets all its mappings.
+    /// A site's gates restart: they forget all their mappings.
     pub fn restart_gate(&mut self, site: usize) {
-        if let Some(gate) = &mut self.sites[site].gate {
-            gate.restart();
-        }
+        self.sites[site].gates.iter_mut().for_each(Gate::restart);
     }
 
     fn next_at(&self) -> Option<Duration> {
@@ -495,11 +505,8 @@ impl World {
         let at = self.start + self.now;
         match arrival {
             Arrival::AtGate { site, from, to, payload } => {
-                let inside = match &mut self.sites[site].gate {
-                    Some(gate) => gate.inbound(self.now, from, to),
-                    None => Some(to),
-                };
-                if let Some(to) = inside {
+                let mut gates = self.sites[site].gates.iter_mut().rev();
+                if let Some(to) = gates.try_fold(to, |to, gate| gate.inbound(self.now, from, to)) {
                     self.at_host(site, from, to, &payload);
                 }
             }
@@ -538,7 +545,10 @@ impl World {
                     self.input(node, Input::ControlClosed);
                 }
             }
-            Arrival::ProbeOpened { node } => self.input(node, Input::ProbeOpened { ok: true }),
+            Arrival::ProbeOpened { node } => {
+                let port = self.nodes[node].probe;
+                self.input(node, Input::ProbeOpened { port });
+            }
         }
     }
 
