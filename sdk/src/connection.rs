@@ -44,6 +44,8 @@ pub struct PathInfo {
 pub enum PathKind {
     /// Straight to the peer; nobody else carries the data. A LAN counts as direct.
     Direct,
+    /// By way of a server, which carries the datagrams and can't read them.
+    Relayed,
 }
 
 impl PathKind {
@@ -52,6 +54,7 @@ impl PathKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Direct => "direct",
+            Self::Relayed => "relayed",
         }
     }
 }
@@ -60,8 +63,9 @@ impl From<meetpoint_agent::Path> for PathInfo {
     fn from(path: meetpoint_agent::Path) -> Self {
         let kind = match path.kind {
             meetpoint_agent::PathKind::Direct => PathKind::Direct,
+            meetpoint_agent::PathKind::Relayed => PathKind::Relayed,
         };
-        Self { kind, remote: path.remote, rtt: path.rtt, elapsed: path.elapsed }
+        Self { kind, remote: path.way.remote, rtt: path.rtt, elapsed: path.elapsed }
     }
 }
 

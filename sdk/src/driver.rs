@@ -293,7 +293,7 @@ impl Driver {
                 }
                 Output::CloseProbe => self.probe = None,
                 Output::Path { peer, path } => self.path(peer, path),
-                Output::Hear { peer, remote } => self.hear(peer, remote),
+                Output::Hear { peer, way } => self.hear(peer, way.remote),
                 Output::ConnectEnded { request, result } => self.connect_ended(request, result),
                 Output::Membership(membership) => self.parts.shared.set_membership(*membership),
                 Output::Event(event) => self.publish(event),
@@ -351,9 +351,10 @@ impl Driver {
             self.parts.mux.paths().remove(&peer);
             return self.parts.shared.forget_path(&peer);
         };
-        self.hear(peer, path.remote);
-        if let Err(error) = self.parts.mux.paths().set(&peer, path.remote) {
-            return tracing::warn!(%peer, remote = %path.remote, %error, "path not taken");
+        let remote = path.way.remote;
+        self.hear(peer, remote);
+        if let Err(error) = self.parts.mux.paths().set(&peer, remote) {
+            return tracing::warn!(%peer, %remote, %error, "path not taken");
         }
         self.parts.shared.set_path(peer, path.into());
     }

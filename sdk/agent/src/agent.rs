@@ -10,7 +10,7 @@ use meetpoint_proto::wire::{
 };
 use meetpoint_proto::{ClusterNetwork, Code, EffectiveNetwork, NodeId, NodeName, TicketId, addr};
 
-use crate::api::{Config, Event, Input, Output, ServerRank, Socket};
+use crate::api::{Config, Event, Input, Output, ServerRank, Socket, Way};
 use crate::backoff::Backoff;
 use crate::control::{Control, Membership, Step};
 use crate::counters::Counters;
@@ -441,11 +441,11 @@ impl Agent {
                     self.set_discovery_timer();
                 }
             }
-            (Socket::Main, Class::Request) => self.check(now, source, &datagram),
+            (Socket::Main, Class::Request) => self.check(now, Way::main(source), &datagram),
             (Socket::Main, Class::Indication) => self.dial_back(now, &datagram),
             (Socket::Main, Class::Success | Class::Error) => {
                 if !self.observed(now, source, &datagram) {
-                    self.check_answered(now, source, &datagram);
+                    self.check_answered(now, Way::main(source), &datagram);
                 }
             }
         }

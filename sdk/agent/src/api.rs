@@ -20,6 +20,37 @@ pub enum Socket {
     Probe,
 }
 
+/// Names one allocation that the node has had on a relay; never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AllocationId(pub u32);
+
+/// By which of the node's own ends a datagram leaves and arrives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Leg {
+    /// The main socket.
+    Main,
+    /// This allocation of the node: the server relays between it and the peer.
+    Relay(AllocationId),
+}
+
+/// A way to a peer. One peer may be reached at one address by several legs, and by one leg at several
+/// addresses; each of them is verified, kept and given up for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Way {
+    /// This node's end.
+    pub leg: Leg,
+    /// The far end, as the leg sees it: the peer, its NAT, or its allocation on a relay.
+    pub remote: SocketAddr,
+}
+
+impl Way {
+    /// The way by the main socket.
+    #[must_use]
+    pub const fn main(remote: SocketAddr) -> Self {
+        Self { leg: Leg::Main, remote }
+    }
+}
+
 /// What the application wants of this node; constant for its life, but for the secrets.
 #[derive(Clone)]
 pub struct Config {
@@ -199,22 +230,22 @@ pub enum Output {
     CloseProbe,
     /// Authorise this peer's key for incoming connections and, from now on, send its data by
     /// this path; accept its data from there too. Told again when the path moves, and when its
-    /// round trip has changed by more than a fifth: only another `remote` is another path.
+    /// round trip has changed by more than a fifth: only another `way` is another path.
     Path {
         /// Who.
         peer: NodeId,
         /// The way; `None`: there is none any more, drop the authorisation too.
         path: Option<Path>,
     },
-    /// Authorise this peer's key for incoming connections and accept its data from this address
+    /// Authorise this peer's key for incoming connections and accept its data by this way
     /// too: a check under a ticket of both came from there. The two sides may settle on different
     /// ways, and each is sure of its own at another moment. Nothing is sent there by this alone; it
     /// ends with [`Output::Path`] without a path.
     Hear {
         /// Who.
         peer: NodeId,
-        /// From where.
-        remote: SocketAddr,
+        /// By which.
+        way: Way,
     },
     /// A connect request has ended.
     ConnectEnded {
@@ -248,7 +279,7 @@ pub enum Ended {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Path {
     /// Where its datagrams go and come from.
-    pub remote: SocketAddr,
+    pub way: Way,
     /// What kind of way.
     pub kind: PathKind,
     /// Round trip of the newest check.
@@ -263,6 +294,8 @@ pub struct Path {
 pub enum PathKind {
     /// Datagrams go to the peer's own address or its NAT's.
     Direct,
+    /// A server relays them, for this node or for the peer.
+    Relayed,
 }
 
 /// For the application.

@@ -73,6 +73,7 @@ mod testing;
 
 pub use agent::Agent;
 pub use api::{
-    BackoffConfig, Config, Ended, Event, Input, Interface, Output, Path, PathKind, ServerRank, Socket,
+    AllocationId, BackoffConfig, Config, Ended, Event, Input, Interface, Leg, Output, Path, PathKind,
+    ServerRank, Socket, Way,
 };
 pub use counters::Counters;

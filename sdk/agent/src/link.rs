@@ -6,12 +6,11 @@
 //! trip carries the data; a small difference does not make it change.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use meetpoint_proto::{NodeId, NodeName, TicketId};
 
-use crate::api::{Path, PathKind};
+use crate::api::{Leg, Path, PathKind, Way};
 use crate::stun::{Datagram, Key, TransactionId};
 use meetpoint_proto::Timers;
 
@@ -82,12 +81,12 @@ pub(crate) struct Link {
     /// The newest ticket under which a check of ours was answered: the peer has it for certain.
     proven: Option<TicketId>,
     elapsed: Duration,
-    routes: BTreeMap<SocketAddr, Route>,
-    current: Option<SocketAddr>,
+    routes: BTreeMap<Way, Route>,
+    current: Option<Way>,
     told: Option<Path>,
-    /// Where keyed checks came from, the newest first.
-    heard: VecDeque<SocketAddr>,
-    consent: Timers<SocketAddr>,
+    /// By which ways keyed checks came, the newest first.
+    heard: VecDeque<Way>,
+    consent: Timers<Way>,
     seen: BTreeSet<TransactionId>,
     seen_order: VecDeque<TransactionId>,
 }
@@ -160,12 +159,12 @@ impl Link {
         true
     }
 
-    /// The peer's keyed check came from there; true if that is news.
-    pub(crate) fn hear(&mut self, remote: SocketAddr) -> bool {
-        if self.heard.contains(&remote) {
+    /// The peer's keyed check came by this way; true if that is news.
+    pub(crate) fn hear(&mut self, way: Way) -> bool {
+        if self.heard.contains(&way) {
             return false;
         }
-        self.heard.push_front(remote);
+        self.heard.push_front(way);
         self.heard.truncate(MAX_HEARD);
         true
     }
@@ -175,27 +174,27 @@ impl Link {
         !self.heard.is_empty()
     }
 
-    /// True if a check from there is no news: the way is verified already.
-    pub(crate) fn has_route(&self, remote: SocketAddr) -> bool {
-        self.routes.contains_key(&remote)
+    /// True if a check by this way is no news: it is verified already.
+    pub(crate) fn has_route(&self, way: Way) -> bool {
+        self.routes.contains_key(&way)
     }
 
     /// A check of ours was answered. `elapsed` counts for the first path only; `random` varies the
     /// consent interval.
     pub(crate) fn confirm(&mut self, now: Instant, answer: &Confirmation, elapsed: Duration) -> Change {
-        if self.routes.len() >= MAX_ROUTES && !self.routes.contains_key(&answer.remote) {
+        if self.routes.len() >= MAX_ROUTES && !self.routes.contains_key(&answer.way) {
             return Change::None;
         }
         self.proven = Some(answer.ticket);
         let rtt = answer.rtt;
-        let route = self.routes.entry(answer.remote);
+        let route = self.routes.entry(answer.way);
         let route = route.or_insert(Route { smoothed: rtt, newest: rtt, unanswered: 0 });
         let weight = 1u32 << RTT_SHIFT;
         route.smoothed = (route.smoothed * (weight - 1) + rtt) / weight;
         route.newest = rtt;
         route.unanswered = 0;
         let varied = CONSENT_INTERVAL.mul_f64(0.8 + 0.4 * f64::from(answer.random) / f64::from(u32::MAX));
-        self.consent.set(answer.remote, Some(now + varied));
+        self.consent.set(answer.way, Some(now + varied));
         if self.current.is_none() {
             self.elapsed = elapsed;
         }
@@ -204,17 +203,17 @@ impl Link {
 
     /// The next way whose consent is to be asked for, and under which ticket. Ways that were
     /// silent for too long are dropped.
-    pub(crate) fn next_consent(&mut self, now: Instant) -> Option<(SocketAddr, TicketId)> {
-        while let Some(remote) = self.consent.pop_due(now) {
-            let Some(route) = self.routes.get_mut(&remote) else { continue };
+    pub(crate) fn next_consent(&mut self, now: Instant) -> Option<(Way, TicketId)> {
+        while let Some(way) = self.consent.pop_due(now) {
+            let Some(route) = self.routes.get_mut(&way) else { continue };
             if route.unanswered >= MAX_UNANSWERED {
-                self.routes.remove(&remote);
+                self.routes.remove(&way);
                 continue;
             }
             route.unanswered += 1;
-            self.consent.set(remote, Some(now + CONSENT_RETRY));
+            self.consent.set(way, Some(now + CONSENT_RETRY));
             if let Some(ticket) = self.proven {
-                return Some((remote, ticket));
+                return Some((way, ticket));
             }
         }
         None
@@ -222,7 +221,7 @@ impl Link {
 
     /// Picks the way to use.
     pub(crate) fn choose(&mut self) -> Change {
-        let best = self.routes.iter().min_by_key(|(remote, route)| (route.smoothed, **remote));
+        let best = self.routes.iter().min_by_key(|(way, route)| (route.smoothed, **way));
         let Some((&best, best_route)) = best else {
             let was_open = self.current.take().is_some();
             self.told = None;
@@ -238,7 +237,7 @@ impl Link {
         };
         self.current = Some(chosen);
         let rtt = self.routes.get(&chosen).map_or(Duration::ZERO, |route| route.newest);
-        let path = Path { remote: chosen, kind: PathKind::Direct, rtt, elapsed: self.elapsed };
+        let path = Path { way: chosen, kind: kind_of(chosen), rtt, elapsed: self.elapsed };
         if self.told.is_some_and(|told| !is_worth_telling(&told, &path)) {
             return Change::None;
         }
@@ -252,8 +251,8 @@ impl Link {
     }
 
     /// Gives up the ways that do not fit.
-    pub(crate) fn retain(&mut self, fits: impl Fn(SocketAddr) -> bool) -> Change {
-        self.routes.retain(|remote, _| fits(*remote));
+    pub(crate) fn retain(&mut self, fits: impl Fn(Way) -> bool) -> Change {
+        self.routes.retain(|way, _| fits(*way));
         self.choose()
     }
 
@@ -268,23 +267,32 @@ impl Link {
 #[derive(Debug)]
 pub(crate) struct Confirmation {
     pub(crate) ticket: TicketId,
-    pub(crate) remote: SocketAddr,
+    pub(crate) way: Way,
     pub(crate) rtt: Duration,
     pub(crate) random: u32,
+}
+
+fn kind_of(way: Way) -> PathKind {
+    match way.leg {
+        Leg::Main => PathKind::Direct,
+        Leg::Relay(_) => PathKind::Relayed,
+    }
 }
 
 fn is_clearly_quicker(best: &Route, current: &Route) -> bool {
     best.smoothed + HYSTERESIS < current.smoothed && best.smoothed < current.smoothed * 3 / 4
 }
 
-/// Another place, or a round trip that differs by more than a fifth and a millisecond.
+/// Another way, or a round trip that differs by more than a fifth and a millisecond.
 fn is_worth_telling(told: &Path, path: &Path) -> bool {
     let difference = told.rtt.abs_diff(path.rtt);
-    told.remote != path.remote || difference > (told.rtt / 5).max(Duration::from_millis(1))
+    told.way != path.way || difference > (told.rtt / 5).max(Duration::from_millis(1))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use meetpoint_proto::TicketKey;
 
     use super::*;
@@ -292,8 +300,8 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn addr(n: u8) -> SocketAddr {
-        SocketAddr::from(([20, 0, 0, n], 4000))
+    fn way(n: u8) -> Way {
+        Way::main(SocketAddr::from(([20, 0, 0, n], 4000)))
     }
 
     fn ticket(n: u8) -> TicketId {
@@ -313,7 +321,7 @@ mod tests {
     }
 
     fn answer(n: u8, rtt_ms: u32) -> Confirmation {
-        Confirmation { ticket: ticket(1), remote: addr(n), rtt: MS * rtt_ms, random: 0 }
+        Confirmation { ticket: ticket(1), way: way(n), rtt: MS * rtt_ms, random: 0 }
     }
 
     #[test]
@@ -331,7 +339,7 @@ mod tests {
             for &(n, rtt_ms) in *answers {
                 link.confirm(now, &answer(n, rtt_ms), MS);
             }
-            assert_eq!(link.current, Some(addr(*expect)), "{answers:?}");
+            assert_eq!(link.current, Some(way(*expect)), "{answers:?}");
         }
     }
 
@@ -339,20 +347,20 @@ mod tests {
     fn a_silent_way_dies_and_another_takes_over() {
         let (mut link, start) = (link(), start_of_time());
         let first = link.confirm(start, &answer(1, 20), 7 * MS);
-        assert!(matches!(first, Change::Moved(path) if path.remote == addr(1) && path.elapsed == 7 * MS));
+        assert!(matches!(first, Change::Moved(path) if path.way == way(1) && path.elapsed == 7 * MS));
         link.confirm(start, &answer(2, 25), MS);
         let mut now = start;
-        while link.has_route(addr(1)) {
+        while link.has_route(way(1)) {
             now = link.deadline().unwrap();
-            while let Some((remote, _)) = link.next_consent(now) {
-                if remote == addr(2) {
+            while let Some((due, _)) = link.next_consent(now) {
+                if due == way(2) {
                     link.confirm(now, &answer(2, 25), MS);
                 }
             }
         }
         assert!(now - start <= Duration::from_secs(10), "{:?}", now - start);
-        assert!(matches!(link.choose(), Change::Moved(path) if path.remote == addr(2)));
-        while link.has_route(addr(2)) {
+        assert!(matches!(link.choose(), Change::Moved(path) if path.way == way(2)));
+        while link.has_route(way(2)) {
             now = link.deadline().unwrap();
             while link.next_consent(now).is_some() {}
         }

@@ -14,7 +14,7 @@ use meetpoint_proto::{Certificate, Code, NodeId, Revocation, TicketId, addr};
 use rand_chacha::rand_core::Rng;
 
 use crate::agent::{Agent, Timer};
-use crate::api::Output;
+use crate::api::{Leg, Output, Way};
 use crate::backoff::Backoff;
 use crate::env::millis;
 use crate::link::{Change, Confirmation, Link, TicketKeys};
@@ -49,7 +49,7 @@ const MAX_OUTSTANDING: usize = 8_192;
 struct Sent {
     peer: NodeId,
     ticket: TicketId,
-    to: SocketAddr,
+    to: Way,
     at: Instant,
 }
 
@@ -147,15 +147,15 @@ impl Agent {
         }
     }
 
-    fn usable_candidates(&mut self, introduction: &Introduction) -> Vec<SocketAddr> {
+    fn usable_candidates(&mut self, introduction: &Introduction) -> Vec<Way> {
         let Some(reach) = &self.reach else { return Vec::new() };
         let mut usable = Vec::new();
         for candidate in introduction.candidates.iter().take(MAX_CANDIDATES) {
             let to = addr::unmap(candidate.addr);
             if !reach.may_probe(&self.network, to) {
                 self.env.counters.candidates_refused += 1;
-            } else if !usable.contains(&to) {
-                usable.push(to);
+            } else if !usable.contains(&Way::main(to)) {
+                usable.push(Way::main(to));
             }
         }
         usable
@@ -207,16 +207,10 @@ impl Agent {
     ///
     /// # Errors
     /// When it may be sent, if not now.
-    fn send_check(
-        &mut self,
-        now: Instant,
-        peer: NodeId,
-        ticket: TicketId,
-        to: SocketAddr,
-    ) -> Result<(), Instant> {
+    fn send_check(&mut self, now: Instant, peer: NodeId, ticket: TicketId, to: Way) -> Result<(), Instant> {
         let Some(link) = self.links.get(&peer) else { return Ok(()) };
         let Some(keys) = link.keys(ticket) else { return Ok(()) };
-        if let Err(again) = self.pacer.take(now, to) {
+        if let Err(again) = self.pacer.take(now, to.remote) {
             self.env.counters.checks_paced += 1;
             return Err(again);
         }
@@ -224,13 +218,13 @@ impl Agent {
         let payload = stun::check(id, &link.username, &keys.send);
         self.outstanding.insert(id, Sent { peer, ticket, to, at: now });
         self.env.counters.checks_sent += 1;
-        self.env.transmit_main(now, to, payload);
+        self.transmit_by(now, to, payload);
         Ok(())
     }
 
     /// A peer's check: answers it, and probes back.
-    pub(crate) fn check(&mut self, now: Instant, source: SocketAddr, check: &Datagram<'_>) {
-        let Some((peer, ticket)) = self.authenticate(source, check) else {
+    pub(crate) fn check(&mut self, now: Instant, way: Way, check: &Datagram<'_>) {
+        let Some((peer, ticket)) = self.authenticate(way.remote, check) else {
             self.env.counters.checks_refused += 1;
             return;
         };
@@ -239,29 +233,38 @@ impl Agent {
             self.env.counters.checks_repeated += 1;
             return;
         }
-        let has_route = link.has_route(source);
+        let has_route = link.has_route(way);
         // A passive side has sent nothing under this ticket; that it had not before either, nobody but
         // the node itself can know.
         let is_passive = self.punches.get(&ticket).is_some_and(Punch::is_passive);
-        if is_passive && !self.env.may_have_sent(now, source.ip()) {
+        if is_passive && !self.env.may_have_sent(now, way.remote.ip()) {
             self.env.send(ClientMessage::Unsolicited { ticket });
         }
-        if link.hear(source) {
-            self.env.push(Output::Hear { peer, remote: source });
+        if link.hear(way) {
+            self.env.push(Output::Hear { peer, way });
         }
         let Some(send) = link.keys(ticket).map(|keys| keys.send.clone()) else { return };
         // Our own check leaves before the answer: where order is kept, the peer's first data comes
         // behind the answer to it, when we already accept data from there.
         if let Some(punch) = self.punches.get_mut(&ticket) {
-            punch.trigger(now, source);
+            punch.trigger(now, way);
             self.run_ticket(now, ticket);
         } else if !has_route {
             // The peer checks again if this one is too early or gets lost.
-            let _ = self.send_check(now, peer, ticket, source);
+            let _ = self.send_check(now, peer, ticket, way);
         }
         self.env.counters.checks_answered += 1;
-        let answer = stun::check_answer(check.id(), source, &send);
-        self.env.transmit_main(now, source, answer);
+        let answer = stun::check_answer(check.id(), way.remote, &send);
+        self.transmit_by(now, way, answer);
+    }
+
+    /// Sends a check or an answer to one.
+    fn transmit_by(&mut self, now: Instant, way: Way, payload: Vec<u8>) {
+        match way.leg {
+            Leg::Main => self.env.transmit_main(now, way.remote, payload),
+            // An allocation that is gone carries nothing: the way dies of silence.
+            Leg::Relay(_) => {}
+        }
     }
 
     /// Whose check it is and under which ticket, if it is one we want.
@@ -276,10 +279,10 @@ impl Agent {
         Some((from, ticket))
     }
 
-    /// An answer to a check of ours. It counts only from the very address that was asked.
-    pub(crate) fn check_answered(&mut self, now: Instant, source: SocketAddr, answer: &Datagram<'_>) {
+    /// An answer to a check of ours. It counts only by the very way that was asked.
+    pub(crate) fn check_answered(&mut self, now: Instant, way: Way, answer: &Datagram<'_>) {
         let sent = self.outstanding.checks.get(&answer.id()).copied();
-        let sent = sent.filter(|sent| sent.to == source && answer.class() == Class::Success);
+        let sent = sent.filter(|sent| sent.to == way && answer.class() == Class::Success);
         let keys = sent.and_then(|sent| self.links.get(&sent.peer)?.keys(sent.ticket));
         let (Some(sent), true) = (sent, keys.is_some_and(|keys| answer.verify(&keys.recv))) else {
             self.env.counters.unsolicited += 1;
@@ -290,7 +293,7 @@ impl Agent {
         let Some(link) = self.links.get_mut(&sent.peer) else { return };
         let confirmation = Confirmation {
             ticket: sent.ticket,
-            remote: source,
+            way,
             rtt: now.saturating_duration_since(sent.at),
             random: self.env.rng.next_u32(),
         };
@@ -357,9 +360,9 @@ impl Agent {
 
     /// Asks for consent where it is due, and notices ways that have died.
     pub(crate) fn run_link(&mut self, now: Instant, peer: NodeId) {
-        while let Some((remote, ticket)) = self.links.get_mut(&peer).and_then(|link| link.next_consent(now)) {
+        while let Some((way, ticket)) = self.links.get_mut(&peer).and_then(|link| link.next_consent(now)) {
             // A paced consent check is as good as a lost one: the next comes soon.
-            let _ = self.send_check(now, peer, ticket, remote);
+            let _ = self.send_check(now, peer, ticket, way);
         }
         let Some(link) = self.links.get_mut(&peer) else { return };
         let change = link.choose();
@@ -389,7 +392,8 @@ impl Agent {
             self.end_ticket(now, ticket);
         }
         for peer in self.links.keys().copied().collect::<Vec<NodeId>>() {
-            let change = self.links.get_mut(&peer).map(|link| link.retain(|remote| reach.may_answer(remote)));
+            let change =
+                self.links.get_mut(&peer).map(|link| link.retain(|way| reach.may_answer(way.remote)));
             self.tell_path(now, peer, change.unwrap_or(Change::None));
             self.drop_idle_link(peer);
         }

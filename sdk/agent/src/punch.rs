@@ -10,12 +10,11 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use meetpoint_proto::NodeId;
+use meetpoint_proto::{NodeId, Timers};
 
-use meetpoint_proto::Timers;
+use crate::api::Way;
 
 /// Distances between the checks to one target: quick while both sides open their NATs, then as
 /// often as a lossy link needs; the last one repeats until the ticket expires.
@@ -52,8 +51,8 @@ pub(crate) struct Punch {
     direct: Option<Instant>,
     sent: u32,
     unnamed: usize,
-    targets: BTreeMap<SocketAddr, Target>,
-    due: Timers<SocketAddr>,
+    targets: BTreeMap<Way, Target>,
+    due: Timers<Way>,
 }
 
 impl Punch {
@@ -73,7 +72,7 @@ impl Punch {
         }
     }
 
-    pub(crate) fn add_candidates(&mut self, start: Instant, candidates: &[SocketAddr]) {
+    pub(crate) fn add_candidates(&mut self, start: Instant, candidates: &[Way]) {
         let mut at = start;
         for &candidate in candidates.iter().take(MAX_CANDIDATES) {
             self.targets.entry(candidate).or_default();
@@ -105,17 +104,17 @@ impl Punch {
     }
 
     /// A target whose check is due.
-    pub(crate) fn next_due(&mut self, now: Instant) -> Option<SocketAddr> {
+    pub(crate) fn next_due(&mut self, now: Instant) -> Option<Way> {
         self.due.pop_due(now)
     }
 
     /// A due check may be sent only then.
-    pub(crate) fn postpone(&mut self, target: SocketAddr, until: Instant) {
-        self.due.set(target, Some(until));
+    pub(crate) fn postpone(&mut self, to: Way, until: Instant) {
+        self.due.set(to, Some(until));
     }
 
     /// A check was sent; the next one comes after the schedule's gap.
-    pub(crate) fn sent(&mut self, now: Instant, to: SocketAddr) {
+    pub(crate) fn sent(&mut self, now: Instant, to: Way) {
         self.sent += 1;
         let Some(target) = self.targets.get_mut(&to) else { return };
         let gap = GAPS_MS[(target.sent as usize).min(GAPS_MS.len() - 1)];
@@ -125,9 +124,9 @@ impl Punch {
         }
     }
 
-    /// A valid check came from there: its NAT is open, so ours goes out at once.
-    pub(crate) fn trigger(&mut self, now: Instant, source: SocketAddr) {
-        let target = match self.targets.entry(source) {
+    /// A valid check came by this way: its NAT is open, so ours goes out at once.
+    pub(crate) fn trigger(&mut self, now: Instant, way: Way) {
+        let target = match self.targets.entry(way) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(_) if self.unnamed >= MAX_UNNAMED => return,
             Entry::Vacant(unknown) => {
@@ -136,16 +135,16 @@ impl Punch {
             }
         };
         if !target.verified && target.sent < MAX_CHECKS_PER_TARGET && self.sent < MAX_CHECKS {
-            self.due.set(source, Some(now));
+            self.due.set(way, Some(now));
         }
     }
 
-    /// Our own check to there was answered. True if it is the ticket's first.
-    pub(crate) fn verified(&mut self, now: Instant, remote: SocketAddr) -> bool {
-        if let Some(target) = self.targets.get_mut(&remote) {
+    /// Our own check by this way was answered. True if it is the ticket's first.
+    pub(crate) fn verified(&mut self, now: Instant, way: Way) -> bool {
+        if let Some(target) = self.targets.get_mut(&way) {
             target.verified = true;
         }
-        self.due.set(remote, None);
+        self.due.set(way, None);
         let is_first = self.direct.is_none();
         self.direct.get_or_insert(now);
         is_first
@@ -154,17 +153,19 @@ impl Punch {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
     use crate::testing::start_of_time;
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn addr(n: u8) -> SocketAddr {
-        SocketAddr::from(([20, 0, 0, n], 4000))
+    fn way(n: u8) -> Way {
+        Way::main(SocketAddr::from(([20, 0, 0, n], 4000)))
     }
 
     /// Sends whatever is due; gives (milliseconds, target).
-    fn run(punch: &mut Punch, start: Instant, until_ms: u32) -> Vec<(u128, SocketAddr)> {
+    fn run(punch: &mut Punch, start: Instant, until_ms: u32) -> Vec<(u128, Way)> {
         let mut log = Vec::new();
         while punch.deadline() < start + MS * until_ms && !punch.is_over(punch.deadline()) {
             let now = punch.deadline();
@@ -184,7 +185,7 @@ mod tests {
     fn schedule_of_one_candidate() {
         let start = start_of_time();
         let mut punch = punch(start);
-        punch.add_candidates(start, &[addr(1)]);
+        punch.add_candidates(start, &[way(1)]);
         let times: Vec<u128> = run(&mut punch, start, 1_700).into_iter().map(|(ms, _)| ms).collect();
         assert_eq!(times, [0, 20, 50, 100, 200, 400, 800, 1600]);
     }
@@ -193,7 +194,7 @@ mod tests {
     fn candidates_are_staggered_and_checks_are_bounded() {
         let start = start_of_time();
         let mut punch = punch(start);
-        let candidates: Vec<SocketAddr> = (0..40).map(addr).collect();
+        let candidates: Vec<Way> = (0..40).map(way).collect();
         punch.add_candidates(start, &candidates);
         let log = run(&mut punch, start, 10_000);
         let firsts: Vec<u128> = log.iter().filter(|(ms, _)| *ms < 20).map(|(ms, _)| *ms).collect();
@@ -207,14 +208,14 @@ mod tests {
         let start = start_of_time();
         let mut punch = punch(start);
         assert_eq!(punch.deadline(), start + 10_000 * MS);
-        punch.trigger(start, addr(1));
-        assert_eq!(punch.next_due(start), Some(addr(1)), "a trigger is due at once");
-        punch.sent(start, addr(1));
-        assert!(punch.verified(start + 30 * MS, addr(1)));
-        assert!(!punch.verified(start + 31 * MS, addr(2)), "only the first counts");
+        punch.trigger(start, way(1));
+        assert_eq!(punch.next_due(start), Some(way(1)), "a trigger is due at once");
+        punch.sent(start, way(1));
+        assert!(punch.verified(start + 30 * MS, way(1)));
+        assert!(!punch.verified(start + 31 * MS, way(2)), "only the first counts");
         assert!(!punch.is_over(start + 529 * MS));
         assert!(punch.is_over(start + 530 * MS));
-        punch.trigger(start, addr(1));
+        punch.trigger(start, way(1));
         assert_eq!(punch.next_due(start), None, "a verified target needs no more checks");
     }
 
@@ -223,7 +224,7 @@ mod tests {
         let start = start_of_time();
         let mut punch = punch(start);
         for n in 0..=255 {
-            punch.trigger(start, addr(n));
+            punch.trigger(start, way(n));
         }
         assert_eq!(punch.targets.len(), MAX_UNNAMED);
     }

@@ -5,7 +5,7 @@ mod rig;
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
-use meetpoint_agent::{Input, Output, Socket};
+use meetpoint_agent::{Input, Output, Socket, Way};
 use meetpoint_proto::wire::{ClientMessage, Introduction, Refusal, ServerMessage, TicketOutcome};
 use meetpoint_proto::{Code, EffectiveNetwork, NodeId, TicketId};
 use rig::{MS, Rig, UNIX_S, addr, carry, config};
@@ -66,7 +66,7 @@ fn two_nodes_meet() {
     assert_eq!(ended(&log), [(5, Ok(b.id()))]);
     assert_eq!(results(&log), [TicketOutcome::Direct { elapsed_ms: 0 }]);
     let paths = b.paths();
-    assert!(matches!(paths[..], [Some(path)] if path.remote == a.main()), "{paths:?}");
+    assert!(matches!(paths[..], [Some(path)] if path.way == Way::main(a.main())), "{paths:?}");
     // Consent keeps both for as long as both are there.
     for _ in 0..600 {
         a.advance(100 * MS);
@@ -89,7 +89,7 @@ fn a_peer_is_heard_before_there_is_a_path() {
     b.datagram(a.main(), &check);
     b.datagram(addr("20.0.0.66:1"), &check);
     let log = b.take();
-    assert!(matches!(log[..], [Output::Hear { remote, .. }] if remote == a.main()), "{log:?}");
+    assert!(matches!(log[..], [Output::Hear { way, .. }] if way == Way::main(a.main())), "{log:?}");
     b.advance(LIFETIME);
     let log = b.take();
     assert!(log.iter().any(|output| matches!(output, Output::Path { path: None, .. })), "{log:?}");

@@ -136,9 +136,9 @@ impl Play {
         for output in self.node.take() {
             match output {
                 Output::Path { path: Some(path), .. } => {
-                    assert!(self.allowed.contains(&path.remote), "a path to {}", path.remote);
+                    assert!(self.allowed.contains(&path.way.remote), "a path by {:?}", path.way);
                 }
-                Output::Hear { remote, .. } => assert!(self.allowed.contains(&remote), "hears {remote}"),
+                Output::Hear { way, .. } => assert!(self.allowed.contains(&way.remote), "hears {way:?}"),
                 Output::Ended(ended) => panic!("{ended:?}"),
                 _ => {}
             }

@@ -60,8 +60,8 @@ impl World {
                         self.nodes[index].heard.retain(|(heard, _)| *heard != peer);
                     }
                 }
-                Output::Hear { peer, remote } => {
-                    self.nodes[index].heard.insert((peer, remote));
+                Output::Hear { peer, way } => {
+                    self.nodes[index].heard.insert((peer, way));
                 }
                 Output::ConnectEnded { request, result } => {
                     self.nodes[index].ended.insert(request, result);

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
-use meetpoint_agent::{Agent, BackoffConfig, Config, Ended, Input, Interface, Path, Socket};
+use meetpoint_agent::{Agent, BackoffConfig, Config, Ended, Input, Interface, Path, Socket, Way};
 use meetpoint_broker::{Broker, ClusterConfig, ConnId, Limits, SessionView};
 use meetpoint_proto::wire::{ClientMessage, Refusal, ServerMessage};
 use meetpoint_proto::{
@@ -117,7 +117,7 @@ pub struct Node {
     /// Where its peers are.
     pub paths: BTreeMap<NodeId, Path>,
     /// Where it takes its peers' data from.
-    pub heard: BTreeSet<(NodeId, SocketAddr)>,
+    pub heard: BTreeSet<(NodeId, Way)>,
     /// How its connect requests ended.
     pub ended: BTreeMap<u32, Result<NodeId, Refusal>>,
     /// It is over.
@@ -414,7 +414,7 @@ impl World {
 
     /// A node sends data by its path, as QUIC would.
     pub fn send_data(&mut self, node: usize) {
-        let Some(to) = self.nodes[node].paths.values().next().map(|path| path.remote) else { return };
+        let Some(to) = self.nodes[node].paths.values().next().map(|path| path.way.remote) else { return };
         self.transmit(node, Socket::Main, to, DATA.to_vec());
     }
 
@@ -581,8 +581,8 @@ impl World {
         if payload == DATA {
             // The shell takes data from where the agent told it to, and drops all other.
             let node = &mut self.nodes[index];
-            node.has_data |= node.heard.iter().any(|(_, source)| *source == from)
-                || node.paths.values().any(|path| path.remote == from);
+            node.has_data |= node.heard.iter().any(|(_, way)| *way == Way::main(from))
+                || node.paths.values().any(|path| path.way == Way::main(from));
             return;
         }
         self.input(index, Input::Datagram { socket, source: from, payload });
