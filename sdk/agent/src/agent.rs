@@ -16,6 +16,7 @@ use crate::control::{Control, Membership, Step};
 use crate::counters::Counters;
 use crate::discover::Discovery;
 use crate::env::Env;
+use crate::guessing::Extras;
 use crate::link::Link;
 use crate::meet::Outstanding;
 use crate::network::{Network, Reach};
@@ -75,6 +76,7 @@ pub struct Agent {
     pub(crate) used_order: VecDeque<TicketId>,
     pub(crate) outstanding: Outstanding,
     pub(crate) pacer: Pacer,
+    pub(crate) extras: Extras,
     pub(crate) repairs: BTreeMap<NodeId, Backoff>,
     /// Removed peers, and when the last certificate of each ends, in seconds since 1970.
     pub(crate) revoked: BTreeMap<NodeId, u64>,
@@ -125,6 +127,7 @@ impl Agent {
             used_order: VecDeque::new(),
             outstanding: Outstanding::default(),
             pacer: Pacer::default(),
+            extras: Extras::default(),
             repairs: BTreeMap::new(),
             revoked: BTreeMap::new(),
             timers: Timers::new(),
@@ -161,6 +164,7 @@ impl Agent {
                     self.set_discovery_timer();
                 }
             }
+            Input::SocketsOpened { first, count } => self.sockets_opened(first, count),
             Input::Connect { request, peer, wait } => self.connect(now, request, peer, wait),
             Input::CancelConnect { request } => self.cancel_connect(request),
             Input::Release { peer } => self.release(peer),
@@ -346,7 +350,7 @@ impl Agent {
     }
 
     /// Starts what is not running yet: an observation for each family, and the discovery.
-    fn start_stun(&mut self, now: Instant) {
+    pub(crate) fn start_stun(&mut self, now: Instant) {
         self.start_observers(now);
         let Some(membership) = &self.membership else { return };
         let servers = stun_servers(membership);
@@ -441,6 +445,7 @@ impl Agent {
                     self.set_discovery_timer();
                 }
             }
+            (Socket::Extra(number), class) => self.extra_datagram(now, number, source, class, &datagram),
             (Socket::Main, Class::Request) => self.check(now, Way::main(source), &datagram),
             (Socket::Main, Class::Indication) => self.dial_back(now, &datagram),
             (Socket::Main, Class::Success | Class::Error) => {
