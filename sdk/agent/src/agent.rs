@@ -37,6 +37,9 @@ const MAX_DEFERRALS: u32 = 3;
 const MAX_DEFERRAL: Duration = Duration::from_secs(60);
 /// Announced peers whose arrival is noticed; a server announces 100.
 const MAX_PRESENT: usize = 1_024;
+/// A discovery that packets were lost to, or that nothing answered, is made again so much later, so often.
+const REDISCOVERY: Duration = Duration::from_secs(60);
+const MAX_DISCOVERIES: u32 = 4;
 /// STUN servers taken of a welcome: one an address family is what the protocol has.
 const MAX_STUN_SERVERS: usize = 2;
 
@@ -64,6 +67,8 @@ pub struct Agent {
     pub(crate) reach: Option<Reach>,
     observers: BTreeMap<bool, Observer>,
     discovery: Option<Discovery>,
+    /// Discoveries started since the network was last another one.
+    discoveries: u32,
     told_candidates: Option<Vec<SocketAddr>>,
     dial_backs: Option<(Instant, u32)>,
     dial_back_seen: VecDeque<DialBackNonce>,
@@ -116,6 +121,7 @@ impl Agent {
             reach: None,
             observers: BTreeMap::new(),
             discovery: None,
+            discoveries: 0,
             told_candidates: None,
             dial_backs: None,
             dial_back_seen: VecDeque::new(),
@@ -161,7 +167,7 @@ impl Agent {
             Input::ProbeOpened { port } => {
                 if let Some(discovery) = &mut self.discovery {
                     discovery.opened(&mut self.env, now, port);
-                    self.set_discovery_timer();
+                    self.set_discovery_timer(now);
                 }
             }
             Input::SocketsOpened { first, count } => self.sockets_opened(first, count),
@@ -196,7 +202,9 @@ impl Agent {
                 Timer::Discover => {
                     if let Some(discovery) = &mut self.discovery {
                         discovery.handle_timeout(&mut self.env, &self.network, now);
-                        self.set_discovery_timer();
+                        self.set_discovery_timer(now);
+                    } else if self.control.is_member() {
+                        self.start_stun(now);
                     }
                 }
                 Timer::Ticket(ticket) => self.run_ticket(now, ticket),
@@ -231,10 +239,13 @@ impl Agent {
         }
     }
 
-    fn set_discovery_timer(&mut self) {
-        let deadline = self.discovery.as_ref().and_then(Discovery::deadline);
+    fn set_discovery_timer(&mut self, now: Instant) {
+        let mut deadline = self.discovery.as_ref().and_then(Discovery::deadline);
+        if let Some(done) = self.discovery.take_if(|discovery| discovery.is_done()) {
+            let again = !done.is_complete() && self.discoveries < MAX_DISCOVERIES;
+            deadline = again.then(|| now + REDISCOVERY);
+        }
         self.timers.set(Timer::Discover, deadline);
-        self.discovery.take_if(|discovery| discovery.is_done());
     }
 
     /// Does what a step of the control connection means for the rest.
@@ -325,6 +336,7 @@ impl Agent {
             return;
         }
         self.network = network;
+        self.discoveries = 0;
         self.tell_candidates();
         self.refresh_observations(now);
         if self.control.is_member() {
@@ -359,8 +371,9 @@ impl Agent {
         let tells = |server: &&StunServer| server.alternate.is_some() || server.alternate_port.is_some();
         let server = servers.filter(tells).min_by_key(|server| server.primary.is_ipv6()).copied();
         if let Some(server) = server.filter(|_| self.discovery.is_none()) {
+            self.discoveries += 1;
             self.discovery = Some(Discovery::new(&mut self.env, now, server));
-            self.set_discovery_timer();
+            self.set_discovery_timer(now);
         }
     }
 
@@ -442,7 +455,7 @@ impl Agent {
             (Socket::Probe, _) => {
                 if let Some(discovery) = &mut self.discovery {
                     discovery.handle(&mut self.env, &self.network, now, source, &datagram);
-                    self.set_discovery_timer();
+                    self.set_discovery_timer(now);
                 }
             }
             (Socket::Extra(number), class) => self.extra_datagram(now, number, source, class, &datagram),

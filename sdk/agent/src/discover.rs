@@ -150,6 +150,12 @@ impl Discovery {
         self.phase == Phase::Done
     }
 
+    /// What there is to tell was told.
+    pub(crate) fn is_complete(&self) -> bool {
+        let NatBehavior { mapping, filtering, .. } = self.found;
+        mapping.is_some() && (filtering.is_some() || self.server.alternate_port.is_none())
+    }
+
     /// At most four tests run at once, so looking at each is no scan to speak of.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self.phase {

@@ -148,7 +148,7 @@ impl Agent {
             self.extras.guessing = None;
             self.close_extras();
         }
-        if punch.counts_on {
+        if punch.counts_on && self.control.is_member() {
             self.start_stun(now);
         }
     }

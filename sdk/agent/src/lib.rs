@@ -44,7 +44,7 @@
 //!   ticket. To nobody else, and to one address never more often than `pace` allows, whatever
 //!   tickets say.
 //! * A ticket is used once, and its checks are bounded in time and number. Ports are guessed (`plan`, `guess`)
-//!   only on an address and in a window that the ticket names, under one ticket at a time, and 500 a second.
+//!   only on an address and in a window that the ticket names, under one ticket at a time, and 667 a second.
 //! * In an effectively PRIVATE cluster, or if the user insists on one (`Config::expect`), no
 //!   datagram goes to a public address and no STUN server is asked.
 //! * Nothing from the network can panic, and no table grows without a bound.

@@ -28,8 +28,9 @@ const PROBES_SEQUENCE: u16 = 128;
 const SOCKETS_CROSS: u16 = 64;
 /// Sockets for two blocks: 3,600 flows a side, of which 1,774 meet with a probability of 95 %.
 const SOCKETS_TWO_BLOCKS: u16 = 3;
-/// Sockets of a block's side towards a sequence, whose own side has one flow for each of its ports.
-const SOCKETS_BLOCK_TO_SEQUENCE: u16 = 4;
+/// Sockets of a block's side towards a sequence, whose own side has one flow for each of its ports: 6,000 flows meet
+/// one of 1,200 with a probability of 99 %.
+const SOCKETS_BLOCK_TO_SEQUENCE: u16 = 5;
 
 /// What one side does under a ticket, besides sending checks to the peer's candidates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
