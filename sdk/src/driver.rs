@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use meetpoint_agent::{Agent, Ended, Input, Output, Socket};
+use meetpoint_agent::{Agent, Ended, Input, Leg, Output, Socket};
 use meetpoint_proto::wire::Refusal;
 use meetpoint_proto::{ClusterSecret, NodeId, addr};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -158,7 +158,7 @@ impl Driver {
                         break;
                     }
                     for datagram in stun.drain(..) {
-                        self.datagram(Socket::Main, datagram.received, datagram.source, &datagram.bytes);
+                        self.datagram(datagram.socket, datagram.received, datagram.source, &datagram.bytes);
                     }
                 }
                 Some(datagram) = self.probed.recv() => {
@@ -302,14 +302,19 @@ impl Driver {
                         self.feed(Input::ControlClosed);
                     }
                 }
-                Output::Transmit { socket, to, payload } => self.transmit(socket, to, &payload),
+                Output::Transmit { socket, to, payload, ttl } => self.transmit(socket, to, &payload, ttl),
+                Output::OpenSockets { first, count, ipv6 } => {
+                    let count = self.parts.mux.extras().open(first, count, ipv6, &self.tasks);
+                    self.feed(Input::SocketsOpened { first, count });
+                }
+                Output::CloseSockets { keep } => self.parts.mux.extras().close_others(&keep),
                 Output::OpenProbe { ipv6 } => {
                     self.probe = {
                         let egress = Arc::clone(&self.parts.egress);
                         Probe::open(ipv6, egress, self.probe_datagrams.clone(), &self.tasks)
                     };
-                    let ok = self.probe.is_some();
-                    self.feed(Input::ProbeOpened { ok });
+                    let port = self.probe.as_ref().and_then(Probe::port);
+                    self.feed(Input::ProbeOpened { port });
                 }
                 Output::CloseProbe => self.probe = None,
                 Output::Path { peer, path } => self.path(peer, path),
@@ -352,9 +357,10 @@ impl Driver {
         });
     }
 
-    fn transmit(&self, socket: Socket, to: SocketAddr, payload: &[u8]) {
+    fn transmit(&self, socket: Socket, to: SocketAddr, payload: &[u8], ttl: Option<u8>) {
         let sent = match (socket, &self.probe) {
-            (Socket::Main, _) => self.parts.mux.send_to(to, payload),
+            (Socket::Main, _) => self.parts.mux.send_to(to, payload, ttl),
+            (Socket::Extra(number), _) => self.parts.mux.extras().send_to(number, to, payload, ttl),
             (Socket::Probe, Some(probe)) => probe.send_to(to, payload),
             (Socket::Probe, None) => Ok(()),
         };
@@ -372,6 +378,11 @@ impl Driver {
             return self.parts.shared.forget_path(&peer);
         };
         let remote = path.way.remote;
+        let extra = match path.way.leg {
+            Leg::Extra(number) => Some(number),
+            Leg::Main | Leg::Relay(_) => None,
+        };
+        self.parts.mux.extras().carry(remote, extra);
         self.hear(peer, remote);
         if let Err(error) = self.parts.mux.paths().set(&peer, remote) {
             return tracing::warn!(%peer, %remote, %error, "path not taken");

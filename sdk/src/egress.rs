@@ -116,6 +116,22 @@ impl Egress {
         socket.send_to(bytes, &to.into()).map(|_| ())
     }
 
+    /// The same, with a time to live of this datagram's own: an option of the socket would race with QUIC's.
+    ///
+    /// # Errors
+    /// As [`Egress::send_to`]; `Unsupported`, and nothing is sent, where the system has no such thing.
+    pub(crate) fn send_with_ttl(
+        &self,
+        socket: &Socket,
+        to: SocketAddr,
+        bytes: &[u8],
+        ttl: Option<u8>,
+    ) -> io::Result<()> {
+        let Some(ttl) = ttl else { return self.send_to(socket, to, bytes) };
+        self.check(to)?;
+        send_with_ttl(socket, to, bytes, ttl)
+    }
+
     /// Connects by TCP.
     ///
     /// # Errors
@@ -176,6 +192,30 @@ impl Egress {
         let files = if cfg!(target_os = "linux") { RESOLVER_FILES.map(read) } else { [None, None] };
         judge(&files).map_err(|what| self.block(what))
     }
+}
+
+#[cfg(target_os = "linux")]
+fn send_with_ttl(socket: &Socket, to: SocketAddr, bytes: &[u8], ttl: u8) -> io::Result<()> {
+    use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, SockaddrIn6, sendmsg};
+    use std::os::fd::AsRawFd;
+
+    let (fd, parts, ttl) = (socket.as_raw_fd(), [io::IoSlice::new(bytes)], i32::from(ttl));
+    let sent = match to {
+        SocketAddr::V4(to) => {
+            let control = [ControlMessage::Ipv4Ttl(&ttl)];
+            sendmsg(fd, &parts, &control, MsgFlags::empty(), Some(&SockaddrIn::from(to)))
+        }
+        SocketAddr::V6(to) => {
+            let control = [ControlMessage::Ipv6HopLimit(&ttl)];
+            sendmsg(fd, &parts, &control, MsgFlags::empty(), Some(&SockaddrIn6::from(to)))
+        }
+    };
+    sent.map(|_| ()).map_err(io::Error::from)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn send_with_ttl(_: &Socket, _: SocketAddr, _: &[u8], _: u8) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// A short file of the system; `None` if there is none to be read.

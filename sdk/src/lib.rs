@@ -43,6 +43,7 @@ mod dial;
 mod driver;
 mod egress;
 mod event;
+mod extras;
 mod interfaces;
 mod key;
 mod mux;

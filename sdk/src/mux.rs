@@ -18,8 +18,8 @@ use std::future::Future;
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -34,6 +34,7 @@ use tokio::sync::mpsc;
 
 use crate::demux;
 use crate::egress::Egress;
+use crate::extras::{Arrived, Extras};
 use crate::paths::{PathTable, Route, SyntheticAddr};
 
 /// STUN messages waiting for the driver. A punch is tens of them; a flood is dropped here.
@@ -65,6 +66,8 @@ pub(crate) struct BindError {
 /// One STUN message, copied out of the socket's buffer.
 #[derive(Debug, Clone)]
 pub(crate) struct StunDatagram {
+    /// On which socket.
+    pub(crate) socket: meetpoint_agent::Socket,
     /// Where it came from, as received: nothing is known about this address yet.
     pub(crate) source: SocketAddr,
     /// The message.
@@ -117,6 +120,9 @@ pub(crate) struct Mux {
     v6: Option<Family>,
     paths: Arc<PathTable>,
     stun: mpsc::Sender<StunDatagram>,
+    extras: Extras,
+    /// What came to the extra sockets for QUIC.
+    arrived: Mutex<mpsc::Receiver<Arrived>>,
     egress: Arc<Egress>,
     counters: Counters,
     /// This node under its own synthetic address: QUIC speaks IPv6 only if its socket does.
@@ -148,7 +154,10 @@ impl Mux {
             }
             None => None,
         };
+        let (extras, arrived) = Extras::new(Arc::clone(&egress), sender.clone());
         let mux = Self {
+            extras,
+            arrived: Mutex::new(arrived),
             v4,
             v6,
             paths,
@@ -171,15 +180,20 @@ impl Mux {
         &self.paths
     }
 
-    /// Sends one datagram of the driver's, without waiting.
+    /// The sockets that peers were met by besides this one.
+    pub(crate) fn extras(&self) -> &Extras {
+        &self.extras
+    }
+
+    /// Sends one datagram of the driver's, without waiting. With a `ttl` it gets no farther than so many routers.
     ///
     /// # Errors
     /// What the system says, `WouldBlock` among it; `Unsupported` for IPv6 without IPv6; what the gate says. The
     /// datagram is then lost, as any may be.
-    pub(crate) fn send_to(&self, remote: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn send_to(&self, remote: SocketAddr, bytes: &[u8], ttl: Option<u8>) -> io::Result<()> {
         let remote = addr::unmap(remote);
         let family = self.family_of(remote).ok_or(io::ErrorKind::Unsupported)?;
-        self.egress.send_to(&SockRef::from(&family.io), remote, bytes)
+        self.egress.send_with_ttl(&SockRef::from(&family.io), remote, bytes, ttl)
     }
 
     /// The counts so far.
@@ -224,7 +238,7 @@ impl Mux {
             count(&self.counters.no_path, 1);
             return Ok(());
         };
-        if self.egress.check(remote).is_err() {
+        if self.egress.check(remote).is_err() || self.extras.try_send(remote, transmit) {
             return Ok(());
         }
         let transmit = Transmit { destination: remote, src_ip: None, ..transmit.clone() };
@@ -266,6 +280,29 @@ impl Mux {
         Poll::Pending
     }
 
+    /// One datagram that came to an extra socket, where a peer was met.
+    fn poll_extra(
+        &self,
+        cx: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        metas: &mut [RecvMeta],
+    ) -> Poll<usize> {
+        let mut arrived = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
+        let (Some(buffer), Some(meta)) = (buffers.first_mut(), metas.first_mut()) else {
+            return Poll::Pending;
+        };
+        while let Some((source, bytes)) = ready!(arrived.poll_recv(cx)) {
+            let len = bytes.len();
+            if let Some(place) = buffer.get_mut(..len) {
+                place.copy_from_slice(&bytes);
+                *meta = RecvMeta { addr: source, len, stride: len, ..RecvMeta::default() };
+                self.sort_batch(&mut buffers[..1], &mut metas[..1]);
+                return Poll::Ready(1);
+            }
+        }
+        Poll::Pending
+    }
+
     /// Leaves QUIC's packets in the batch. Messages without any stay, with length zero, so that
     /// QUIC's own limit on work per turn also holds under a flood of others.
     fn sort_batch(&self, buffers: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta]) {
@@ -274,7 +311,8 @@ impl Mux {
         for (buffer, meta) in buffers.iter_mut().zip(metas) {
             let source = meta.addr;
             let tally = demux::sort(buffer, meta, sources.verified(source), |bytes| {
-                let message = StunDatagram { source, bytes: bytes.into(), received };
+                let socket = meetpoint_agent::Socket::Main;
+                let message = StunDatagram { socket, source, bytes: bytes.into(), received };
                 if self.stun.try_send(message).is_err() {
                     count(&self.counters.stun_dropped, 1);
                 }
@@ -310,6 +348,9 @@ impl AsyncUdpSocket for Mux {
         bufs: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(messages) = self.poll_extra(cx, bufs, meta) {
+            return Poll::Ready(Ok(messages));
+        }
         let Some(v6) = &self.v6 else {
             return self.poll_family(&self.v4, cx, bufs, meta);
         };

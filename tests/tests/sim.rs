@@ -63,7 +63,7 @@ fn seeds() {
 fn every_pair_of_gates() {
     let kinds = || {
         MAPPINGS.iter().flat_map(|&mapping| {
-            FILTERS.iter().map(move |&filtering| GateKind { mapping, filtering, ports: Ports::Random })
+            FILTERS.iter().map(move |&filtering| GateKind::new(mapping, filtering, Ports::Random))
         })
     };
     for left in kinds() {
@@ -78,11 +78,8 @@ fn every_pair_of_gates() {
 /// The floor is 1.5 round trips for the first check, 2 until both sides are sure.
 #[test]
 fn warm_nodes_meet_within_two_round_trips() {
-    let gate = GateKind {
-        mapping: Mapping::EndpointIndependent,
-        filtering: Filtering::AddressAndPortDependent,
-        ports: Ports::Preserved,
-    };
+    let gate =
+        GateKind::new(Mapping::EndpointIndependent, Filtering::AddressAndPortDependent, Ports::Preserved);
     let case = clear(Setting::TwoSites(gate, gate));
     let report = case.run();
     assert!(report.faults.is_empty(), "{}", complain(&case, &report.faults));
@@ -95,11 +92,7 @@ fn warm_nodes_meet_within_two_round_trips() {
 /// A node that has been idle for longer than any NAT remembers is met like a fresh one.
 #[test]
 fn mappings_are_kept_alive() {
-    let gate = GateKind {
-        mapping: Mapping::EndpointIndependent,
-        filtering: Filtering::AddressAndPortDependent,
-        ports: Ports::Random,
-    };
+    let gate = GateKind::new(Mapping::EndpointIndependent, Filtering::AddressAndPortDependent, Ports::Random);
     let case = Case { rest: Duration::from_secs(1_800), ..clear(Setting::TwoSites(gate, gate)) };
     let report = case.run();
     assert!(report.faults.is_empty(), "{}", complain(&case, &report.faults));
@@ -109,16 +102,8 @@ fn mappings_are_kept_alive() {
 /// shows that it is open. Nobody has asked for them, and one of them is not enough.
 #[test]
 fn an_idle_open_node_is_met_unsolicited() {
-    let open = GateKind {
-        mapping: Mapping::None,
-        filtering: Filtering::EndpointIndependent,
-        ports: Ports::Preserved,
-    };
-    let home = GateKind {
-        mapping: Mapping::EndpointIndependent,
-        filtering: Filtering::AddressAndPortDependent,
-        ports: Ports::Random,
-    };
+    let open = GateKind::new(Mapping::None, Filtering::EndpointIndependent, Ports::Preserved);
+    let home = GateKind::new(Mapping::EndpointIndependent, Filtering::AddressAndPortDependent, Ports::Random);
     let (reachable, met) = (NetworkClass::PublicReachable, NetworkClass::PublicOpen);
     for (strangers, idle_s, class) in [(2, 590, reachable), (2, 960, met), (1, 960, reachable)] {
         let mut world = World::new(0, ServerPlace::Internet, clear(Setting::Loopback).weather);

@@ -16,6 +16,7 @@ use crate::control::{Control, Membership, Step};
 use crate::counters::Counters;
 use crate::discover::Discovery;
 use crate::env::Env;
+use crate::guessing::Extras;
 use crate::link::Link;
 use crate::meet::Outstanding;
 use crate::network::{Network, Reach};
@@ -37,6 +38,9 @@ const MAX_DEFERRALS: u32 = 3;
 const MAX_DEFERRAL: Duration = Duration::from_secs(60);
 /// Announced peers whose arrival is noticed; a server announces 100.
 const MAX_PRESENT: usize = 1_024;
+/// A discovery that packets were lost to, or that nothing answered, is made again so much later, so often.
+const REDISCOVERY: Duration = Duration::from_secs(60);
+const MAX_DISCOVERIES: u32 = 4;
 /// STUN servers taken of a welcome: one an address family is what the protocol has.
 const MAX_STUN_SERVERS: usize = 2;
 
@@ -65,6 +69,8 @@ pub struct Agent {
     pub(crate) reach: Option<Reach>,
     observers: BTreeMap<bool, Observer>,
     discovery: Option<Discovery>,
+    /// Discoveries started since the network was last another one.
+    discoveries: u32,
     told_candidates: Option<Vec<SocketAddr>>,
     dial_backs: Option<(Instant, u32)>,
     dial_back_seen: VecDeque<DialBackNonce>,
@@ -77,6 +83,7 @@ pub struct Agent {
     pub(crate) used_order: VecDeque<TicketId>,
     pub(crate) outstanding: Outstanding,
     pub(crate) pacer: Pacer,
+    pub(crate) extras: Extras,
     pub(crate) repairs: BTreeMap<NodeId, Backoff>,
     pub(crate) doubts: BTreeMap<NodeId, Doubt>,
     /// What the machine sends to the server from.
@@ -119,6 +126,7 @@ impl Agent {
             reach: None,
             observers: BTreeMap::new(),
             discovery: None,
+            discoveries: 0,
             told_candidates: None,
             dial_backs: None,
             dial_back_seen: VecDeque::new(),
@@ -130,6 +138,7 @@ impl Agent {
             used_order: VecDeque::new(),
             outstanding: Outstanding::default(),
             pacer: Pacer::default(),
+            extras: Extras::default(),
             repairs: BTreeMap::new(),
             doubts: BTreeMap::new(),
             source: None,
@@ -172,12 +181,13 @@ impl Agent {
                 self.step(now, step);
             }
             Input::Datagram { socket, source, payload } => self.datagram(now, socket, source, payload),
-            Input::ProbeOpened { ok } => {
+            Input::ProbeOpened { port } => {
                 if let Some(discovery) = &mut self.discovery {
-                    discovery.opened(&mut self.env, now, ok);
-                    self.set_discovery_timer();
+                    discovery.opened(&mut self.env, now, port);
+                    self.set_discovery_timer(now);
                 }
             }
+            Input::SocketsOpened { first, count } => self.sockets_opened(first, count),
             Input::Connect { request, peer, wait } => self.connect(now, request, peer, wait),
             Input::CancelConnect { request } => self.cancel_connect(request),
             Input::Release { peer } => self.release(peer),
@@ -209,7 +219,9 @@ impl Agent {
                 Timer::Discover => {
                     if let Some(discovery) = &mut self.discovery {
                         discovery.handle_timeout(&mut self.env, &self.network, now);
-                        self.set_discovery_timer();
+                        self.set_discovery_timer(now);
+                    } else if self.control.is_member() {
+                        self.start_stun(now);
                     }
                 }
                 Timer::Ticket(ticket) => self.run_ticket(now, ticket),
@@ -245,10 +257,13 @@ impl Agent {
         }
     }
 
-    fn set_discovery_timer(&mut self) {
-        let deadline = self.discovery.as_ref().and_then(Discovery::deadline);
+    fn set_discovery_timer(&mut self, now: Instant) {
+        let mut deadline = self.discovery.as_ref().and_then(Discovery::deadline);
+        if let Some(done) = self.discovery.take_if(|discovery| discovery.is_done()) {
+            let again = !done.is_complete() && self.discoveries < MAX_DISCOVERIES;
+            deadline = again.then(|| now + REDISCOVERY);
+        }
         self.timers.set(Timer::Discover, deadline);
-        self.discovery.take_if(|discovery| discovery.is_done());
     }
 
     /// Does what a step of the control connection means for the rest.
@@ -346,6 +361,7 @@ impl Agent {
                 self.doubt(now, peer);
             }
         }
+        self.discoveries = 0;
         self.tell_candidates();
         self.refresh_observations(now);
         if self.control.is_member() {
@@ -371,7 +387,7 @@ impl Agent {
     }
 
     /// Starts what is not running yet: an observation for each family, and the discovery.
-    fn start_stun(&mut self, now: Instant) {
+    pub(crate) fn start_stun(&mut self, now: Instant) {
         self.start_observers(now);
         let Some(membership) = &self.membership else { return };
         let servers = stun_servers(membership);
@@ -380,8 +396,9 @@ impl Agent {
         let tells = |server: &&StunServer| server.alternate.is_some() || server.alternate_port.is_some();
         let server = servers.filter(tells).min_by_key(|server| server.primary.is_ipv6()).copied();
         if let Some(server) = server.filter(|_| self.discovery.is_none()) {
+            self.discoveries += 1;
             self.discovery = Some(Discovery::new(&mut self.env, now, server));
-            self.set_discovery_timer();
+            self.set_discovery_timer(now);
         }
     }
 
@@ -464,9 +481,10 @@ impl Agent {
             (Socket::Probe, _) => {
                 if let Some(discovery) = &mut self.discovery {
                     discovery.handle(&mut self.env, &self.network, now, source, &datagram);
-                    self.set_discovery_timer();
+                    self.set_discovery_timer(now);
                 }
             }
+            (Socket::Extra(number), class) => self.extra_datagram(now, number, source, class, &datagram),
             (Socket::Main, Class::Request) => self.check(now, Way::main(source), &datagram),
             (Socket::Main, Class::Indication) => self.dial_back(now, &datagram),
             (Socket::Main, Class::Success | Class::Error) => {

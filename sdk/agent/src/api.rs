@@ -18,6 +18,8 @@ pub enum Socket {
     Main,
     /// A short-lived one on a fresh port, for RFC 5780's filtering and mapping tests.
     Probe,
+    /// One of many that are open while a symmetric NAT's ports are guessed. The one that is met stays.
+    Extra(u16),
 }
 
 /// Names one allocation that the node has had on a relay; never used twice.
@@ -29,6 +31,8 @@ pub struct AllocationId(pub u32);
 pub enum Leg {
     /// The main socket.
     Main,
+    /// A socket that was opened to be met.
+    Extra(u16),
     /// This allocation of the node: the server relays between it and the peer.
     Relay(AllocationId),
 }
@@ -172,8 +176,15 @@ pub enum Input<'a> {
     },
     /// The probe socket that [`Output::OpenProbe`] asked for is there, or could not be made.
     ProbeOpened {
-        /// Whether it is there.
-        ok: bool,
+        /// The port it has on this machine, if it is there.
+        port: Option<u16>,
+    },
+    /// Of the sockets that [`Output::OpenSockets`] asked for so many are there, the first ones.
+    SocketsOpened {
+        /// The number of the first.
+        first: u16,
+        /// How many.
+        count: u16,
     },
     /// The application wants a path to a peer, and holds it until [`Input::Release`]. A number that
     /// is in use is replaced.
@@ -226,6 +237,23 @@ pub enum Output {
         to: SocketAddr,
         /// What.
         payload: Vec<u8>,
+        /// After so many routers it is to be dropped: it opens this node's NAT and must not reach the peer's. Where
+        /// that can't be done for a single datagram it is not to be sent.
+        ttl: Option<u8>,
+    },
+    /// Open so many sockets on fresh ports, numbered in a row; numbers wrap.
+    OpenSockets {
+        /// The number of the first.
+        first: u16,
+        /// How many.
+        count: u16,
+        /// IPv6, else IPv4.
+        ipv6: bool,
+    },
+    /// Close all that [`Output::OpenSockets`] ever opened but these.
+    CloseSockets {
+        /// Their numbers.
+        keep: Vec<u16>,
     },
     /// Make the probe socket, on a fresh port of this family.
     OpenProbe {

@@ -9,6 +9,8 @@ pub struct Counters {
     pub unsolicited: u64,
     /// Checks sent, consent checks included.
     pub checks_sent: u64,
+    /// Of these, guesses at ports where nobody was observed.
+    pub guesses_sent: u64,
     /// Checks of peers that were answered.
     pub checks_answered: u64,
     /// Checks that no live ticket explains, or whose integrity fails.

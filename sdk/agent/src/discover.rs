@@ -2,7 +2,12 @@
 //!
 //! A fresh port has no history: no packet of it ever opened the NAT for the server's alternate
 //! address. The filtering tests run first and all at once, since none of them spoils another: each
-//! goes to the primary address. Only then the mapping tests may touch the alternate one.
+//! goes to the primary address. Only then the mapping tests may touch the alternate one. Where the
+//! mapping depends on the destination, more fresh ports show how the NAT chooses
+//! ([`crate::allocator`]).
+//!
+//! The answers that a filter has kept out came early: where they have moved the mappings towards their
+//! senders, and no other, the NAT is not symmetric but one that early packets confuse.
 //!
 //! Verdicts are only about what the server's addresses allow to tell; the rest stays `None`.
 
@@ -10,9 +15,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use meetpoint_proto::addr::{self, AddressClass};
 use meetpoint_proto::wire::{ClientMessage, StunServer};
-use meetpoint_proto::{Filtering, Mapping, NatBehavior};
+use meetpoint_proto::{Allocator, Filtering, Mapping, NatBehavior};
 
+use crate::allocator;
 use crate::api::{Event, Output};
 use crate::env::Env;
 use crate::network::Network;
@@ -27,6 +34,11 @@ const GRACE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 const ASSUMED_RTT: Duration = Duration::from_millis(500);
 /// For the shell to make the socket.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Sockets besides the first that show how ports are chosen: with four destinations sixteen mappings in a row, of
+/// which all but the ends of a block can be told.
+const MORE_SOCKETS: usize = 3;
+/// All mappings of one socket, in the order in which the NAT is asked for them.
+const DESTINATIONS: [Test; 4] = [Test::Baseline, Test::ToOtherIp, Test::ToOtherBoth, Test::ToOtherPort];
 
 /// What is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,6 +55,8 @@ enum Test {
     ToOtherBoth,
     /// The mapping towards the primary address and the alternate port.
     ToOtherPort,
+    /// Does a packet to the own external address come back?
+    Hairpin,
 }
 
 /// What came of it.
@@ -77,9 +91,13 @@ impl Running {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    Opening { give_up: Instant },
+    Opening {
+        give_up: Instant,
+    },
     Filtering,
     Mapping,
+    /// More mappings, from a further socket.
+    Ports,
     Done,
 }
 
@@ -88,47 +106,84 @@ enum Phase {
 pub(crate) struct Discovery {
     server: StunServer,
     phase: Phase,
+    /// The port that the first socket has here.
+    local_port: Option<u16>,
+    /// Further sockets asked for.
+    more_sockets: usize,
     running: BTreeMap<Test, Running>,
     outcomes: BTreeMap<Test, Outcome>,
     rtt: Option<Duration>,
+    /// What the first socket has shown.
+    found: NatBehavior,
+    /// External ports in the order in which they were given.
+    ports: Vec<u16>,
 }
 
 impl Discovery {
     /// Asks for the socket. The server's addresses must be resolved.
     pub(crate) fn new(env: &mut Env, now: Instant, server: StunServer) -> Self {
-        env.push(Output::OpenProbe { ipv6: server.primary.is_ipv6() });
+        let mut discovery = Self::asleep(server);
+        discovery.open(env, now);
+        discovery
+    }
+
+    fn asleep(server: StunServer) -> Self {
         Self {
             server,
-            phase: Phase::Opening { give_up: now + OPEN_TIMEOUT },
+            phase: Phase::Done,
+            local_port: None,
+            more_sockets: 0,
             running: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             rtt: None,
+            found: NatBehavior::default(),
+            ports: Vec::new(),
         }
+    }
+
+    fn open(&mut self, env: &mut Env, now: Instant) {
+        env.push(Output::OpenProbe { ipv6: self.server.primary.is_ipv6() });
+        self.phase = Phase::Opening { give_up: now + OPEN_TIMEOUT };
     }
 
     pub(crate) fn is_done(&self) -> bool {
         self.phase == Phase::Done
     }
 
-    /// At most three tests run at once, so looking at each is no scan to speak of.
+    /// What there is to tell was told.
+    pub(crate) fn is_complete(&self) -> bool {
+        let NatBehavior { mapping, filtering, .. } = self.found;
+        mapping.is_some() && (filtering.is_some() || self.server.alternate_port.is_none())
+    }
+
+    /// At most four tests run at once, so looking at each is no scan to speak of.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self.phase {
             Phase::Opening { give_up } => Some(give_up),
             Phase::Done => None,
-            Phase::Filtering | Phase::Mapping => {
+            Phase::Filtering | Phase::Mapping | Phase::Ports => {
                 self.running.values().map(|test| test.deadline(self.grace())).min()
             }
         }
     }
 
-    pub(crate) fn opened(&mut self, env: &mut Env, now: Instant, ok: bool) {
+    /// The socket is there, on this port; or there is none.
+    pub(crate) fn opened(&mut self, env: &mut Env, now: Instant, port: Option<u16>) {
         if !matches!(self.phase, Phase::Opening { .. }) {
             return;
         }
-        if !ok {
+        if self.more_sockets > 0 {
+            self.phase = Phase::Ports;
+            return match port {
+                Some(_) => self.start(env, now, &self.destinations()),
+                None => self.conclude(env),
+            };
+        }
+        if port.is_none() {
             self.phase = Phase::Done;
             return;
         }
+        self.local_port = port;
         self.phase = Phase::Filtering;
         let mut tests = vec![Test::Baseline];
         tests.extend(self.server.alternate.map(|_| Test::FromOtherIp));
@@ -140,8 +195,7 @@ impl Discovery {
         if let Phase::Opening { give_up } = self.phase
             && give_up <= now
         {
-            self.stop(env);
-            return;
+            return if self.more_sockets > 0 { self.conclude(env) } else { self.stop(env) };
         }
         let grace = self.grace();
         let due: Vec<Test> = self
@@ -177,6 +231,13 @@ impl Discovery {
             return;
         };
         let rtt = now.saturating_duration_since(running.started);
+        if test == Test::Hairpin {
+            if datagram.class() == Class::Request {
+                self.settle(test, Outcome::Mapped(source));
+                self.advance(env, network, now);
+            }
+            return;
+        }
         let outcome = match (datagram.class(), datagram.mapped()) {
             (Class::Success, Some(mapped)) if self.is_from_where_asked(test, source) => {
                 Outcome::Mapped(mapped)
@@ -189,6 +250,12 @@ impl Discovery {
             self.rtt = Some(self.rtt.map_or(rtt, |known| known.min(rtt)));
         }
         self.settle(test, outcome);
+        if let (Phase::Filtering, Test::Baseline, Outcome::Mapped(mapped)) = (self.phase, test, outcome)
+            && !network.has_ip(mapped.ip())
+            && addr::classify(mapped.ip()) == AddressClass::Public
+        {
+            self.start(env, now, &[Test::Hairpin]);
+        }
         self.advance(env, network, now);
     }
 
@@ -202,6 +269,7 @@ impl Discovery {
                 source.ip() == primary.ip() && Some(source.port()) == self.server.alternate_port
             }
             Test::ToOtherIp | Test::ToOtherBoth | Test::ToOtherPort => self.target(test) == Some(source),
+            Test::Hairpin => false,
         }
     }
 
@@ -213,7 +281,12 @@ impl Discovery {
             Test::ToOtherIp => Some(SocketAddr::new(ip?, primary.port())),
             Test::ToOtherBoth => Some(SocketAddr::new(ip?, port?)),
             Test::ToOtherPort => Some(SocketAddr::new(primary.ip(), port?)),
+            Test::Hairpin => self.mapped(Test::Baseline),
         }
+    }
+
+    fn destinations(&self) -> Vec<Test> {
+        DESTINATIONS.into_iter().filter(|test| self.target(*test).is_some()).collect()
     }
 
     fn start(&mut self, env: &mut Env, now: Instant, tests: &[Test]) {
@@ -230,7 +303,9 @@ impl Discovery {
             // With an alternate port the answer is to differ in both, as RFC 5780's test II.
             Test::FromOtherIp => stun::binding_changed(id, true, self.server.alternate_port.is_some()),
             Test::FromOtherPort => stun::binding_changed(id, false, true),
-            Test::Baseline | Test::ToOtherIp | Test::ToOtherBoth | Test::ToOtherPort => stun::binding(id),
+            Test::Baseline | Test::ToOtherIp | Test::ToOtherBoth | Test::ToOtherPort | Test::Hairpin => {
+                stun::binding(id)
+            }
         };
         env.transmit_probe(to, payload);
     }
@@ -249,23 +324,66 @@ impl Discovery {
         match (self.phase, baseline) {
             (Phase::Filtering, Some(mapped)) if !network.has_ip(mapped.ip()) => {
                 self.phase = Phase::Mapping;
-                let tests = [Test::ToOtherIp, Test::ToOtherBoth, Test::ToOtherPort];
-                let possible: Vec<Test> =
-                    tests.into_iter().filter(|test| self.target(*test).is_some()).collect();
-                if possible.is_empty() {
-                    self.conclude(env, network);
-                } else {
-                    self.start(env, now, &possible);
+                let tests: Vec<Test> =
+                    self.destinations().into_iter().filter(|test| *test != Test::Baseline).collect();
+                self.start(env, now, &tests);
+                if tests.is_empty() {
+                    self.judge(env, network, now);
                 }
             }
-            (Phase::Filtering | Phase::Mapping, Some(_)) => self.conclude(env, network),
+            (Phase::Filtering | Phase::Mapping, Some(_)) => self.judge(env, network, now),
             (Phase::Filtering | Phase::Mapping, None) => self.stop(env),
+            (Phase::Ports, _) => self.next_socket(env, now),
             (Phase::Opening { .. } | Phase::Done, _) => {}
         }
     }
 
-    fn conclude(&mut self, env: &mut Env, network: &Network) {
-        let behavior = NatBehavior { mapping: self.mapping(network), filtering: self.filtering() };
+    /// The first socket has told what it can.
+    fn judge(&mut self, env: &mut Env, network: &Network, now: Instant) {
+        let mapping = self.mapping(network);
+        let is_fixed = mapping == Some(Mapping::EndpointIndependent);
+        let baseline = self.mapped(Test::Baseline).map(|mapped| mapped.port());
+        let keeps = is_fixed && baseline.is_some() && baseline == self.local_port;
+        self.found = NatBehavior {
+            mapping,
+            filtering: self.filtering(),
+            allocator: keeps.then_some(Allocator::Preserving),
+            hairpin: self
+                .outcomes
+                .get(&Test::Hairpin)
+                .filter(|_| is_fixed)
+                .map(|outcome| matches!(outcome, Outcome::Mapped(_))),
+            early_inbound: self.early_inbound().filter(|_| is_fixed),
+        };
+        match mapping {
+            Some(Mapping::AddressDependent | Mapping::AddressAndPortDependent) => self.next_socket(env, now),
+            Some(Mapping::None | Mapping::EndpointIndependent) | None => self.conclude(env),
+        }
+    }
+
+    /// Notes the ports that this socket was given, and asks for another socket if there is more to learn.
+    fn next_socket(&mut self, env: &mut Env, now: Instant) {
+        let mut ports: Vec<u16> = Vec::new();
+        for mapped in DESTINATIONS.into_iter().filter_map(|test| self.mapped(test)) {
+            if !ports.contains(&mapped.port()) {
+                ports.push(mapped.port());
+            }
+        }
+        self.ports.append(&mut ports);
+        if self.more_sockets >= MORE_SOCKETS {
+            return self.conclude(env);
+        }
+        self.more_sockets += 1;
+        self.outcomes.clear();
+        env.push(Output::CloseProbe);
+        self.open(env, now);
+    }
+
+    fn conclude(&mut self, env: &mut Env) {
+        let mut behavior = self.found;
+        if !self.ports.is_empty() {
+            behavior.allocator = allocator::of(&self.ports);
+        }
         env.send(ClientMessage::Behavior { behavior });
         env.event(Event::Behavior(behavior));
         self.stop(env);
@@ -298,11 +416,29 @@ impl Discovery {
         let other_both = self.mapped(Test::ToOtherBoth);
         let other_port = self.mapped(Test::ToOtherPort);
         match (other_ip, other_both, other_port) {
+            (Some(ip), _, _) if ip == primary && self.early_inbound() == Some(true) => {
+                Some(Mapping::EndpointIndependent)
+            }
             (_, _, Some(port)) if port != primary => Some(Mapping::AddressAndPortDependent),
             (Some(ip), Some(both), _) if ip != both => Some(Mapping::AddressAndPortDependent),
             (Some(ip), _, _) if ip == primary => Some(Mapping::EndpointIndependent),
             (Some(_), Some(_), _) | (Some(_), None, Some(_)) => Some(Mapping::AddressDependent),
             (Some(_), None, None) | (None, ..) => None,
+        }
+    }
+
+    /// The filtering tests' answers came from the alternate port of both addresses. If just the mappings
+    /// towards those two are others than the one towards the primary address, and the alternate address with the main
+    /// port sees the same as that, then it is by their coming early.
+    fn early_inbound(&self) -> Option<bool> {
+        let primary = self.mapped(Test::Baseline)?;
+        let moved = |test: Test| Some(self.mapped(test)? != primary);
+        match self.filtering()? {
+            Filtering::EndpointIndependent => Some(false),
+            Filtering::AddressDependent => moved(Test::ToOtherBoth),
+            Filtering::AddressAndPortDependent => {
+                Some(moved(Test::ToOtherBoth)? && moved(Test::ToOtherPort)? && !moved(Test::ToOtherIp)?)
+            }
         }
     }
 
@@ -326,11 +462,9 @@ mod tests {
 
     fn discovery(server: StunServer, outcomes: &[(Test, Outcome)]) -> Discovery {
         Discovery {
-            server,
             phase: Phase::Mapping,
-            running: BTreeMap::new(),
             outcomes: outcomes.iter().copied().collect(),
-            rtt: None,
+            ..Discovery::asleep(server)
         }
     }
 

@@ -102,12 +102,24 @@ impl Env {
     }
 
     pub(crate) fn transmit_main(&mut self, now: Instant, to: SocketAddr, payload: Vec<u8>) {
+        self.transmit(now, Socket::Main, to, payload, None);
+    }
+
+    /// Sends from any socket that peers hear from.
+    pub(crate) fn transmit(
+        &mut self,
+        now: Instant,
+        socket: Socket,
+        to: SocketAddr,
+        payload: Vec<u8>,
+        ttl: Option<u8>,
+    ) {
         self.sent.note(now, to.ip());
-        self.push(Output::Transmit { socket: Socket::Main, to, payload });
+        self.push(Output::Transmit { socket, to, payload, ttl });
     }
 
     pub(crate) fn transmit_probe(&mut self, to: SocketAddr, payload: Vec<u8>) {
-        self.push(Output::Transmit { socket: Socket::Probe, to, payload });
+        self.push(Output::Transmit { socket: Socket::Probe, to, payload, ttl: None });
     }
 
     /// False if it is certain that the main socket has sent nothing there lately.

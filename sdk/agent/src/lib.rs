@@ -43,26 +43,30 @@
 //!   node's own place allows (`network`), and to sources of checks authenticated under a live
 //!   ticket. To nobody else, and to one address never more often than `pace` allows, whatever
 //!   tickets say.
-//! * A ticket is used once, and its checks are bounded in time and number.
+//! * A ticket is used once, and its checks are bounded in time and number. Ports are guessed (`plan`, `guess`)
+//!   only on an address and in a window that the ticket names, under one ticket at a time, and 667 a second.
 //! * In an effectively PRIVATE cluster, or if the user insists on one (`Config::expect`), no
 //!   datagram goes to a public address and no STUN server is asked.
 //! * Nothing from the network can panic, and no table grows without a bound.
 //!
-//! Deliberately absent: sockets, TLS, QUIC, names' resolution, storage; the relay and the guessing
-//! of ports.
+//! Deliberately absent: sockets, TLS, QUIC, names' resolution, storage; the relay.
 
 mod agent;
+mod allocator;
 mod api;
 mod backoff;
 mod control;
 mod counters;
 mod discover;
 mod env;
+mod guess;
+mod guessing;
 mod link;
 mod meet;
 mod network;
 mod observe;
 mod pace;
+mod plan;
 mod punch;
 mod requests;
 mod roam;
@@ -77,3 +81,4 @@ pub use api::{
     ServerRank, Socket, Way,
 };
 pub use counters::Counters;
+pub use plan::{Forbidden, Plan, plan};

@@ -252,6 +252,14 @@ impl Link {
         (self.present && text == self.name.as_str()) || text.parse() == Ok(*id)
     }
 
+    /// The extra sockets by which the peer is met or heard.
+    pub(crate) fn extras(&self) -> impl Iterator<Item = u16> + '_ {
+        self.routes.keys().chain(&self.heard).filter_map(|way| match way.leg {
+            Leg::Extra(number) => Some(number),
+            Leg::Main | Leg::Relay(_) => None,
+        })
+    }
+
     /// Gives up the ways that do not fit.
     pub(crate) fn retain(&mut self, fits: impl Fn(Way) -> bool) -> Change {
         self.routes.retain(|way, _| fits(*way));
@@ -276,7 +284,7 @@ pub(crate) struct Confirmation {
 
 fn kind_of(way: Way) -> PathKind {
     match way.leg {
-        Leg::Main => PathKind::Direct,
+        Leg::Main | Leg::Extra(_) => PathKind::Direct,
         Leg::Relay(_) => PathKind::Relayed,
     }
 }

@@ -14,7 +14,7 @@ use meetpoint_proto::{Certificate, Code, NodeId, Revocation, TicketId, addr};
 use rand_chacha::rand_core::Rng;
 
 use crate::agent::{Agent, Timer};
-use crate::api::{Leg, Output, Way};
+use crate::api::{Leg, Output, Socket, Way};
 use crate::backoff::Backoff;
 use crate::env::millis;
 use crate::link::{Change, Confirmation, Link, TicketKeys};
@@ -127,6 +127,7 @@ impl Agent {
         if introduction.active {
             let candidates = self.usable_candidates(introduction);
             punch.add_candidates(start, &candidates);
+            self.make_plan(&mut punch, start, introduction);
         }
         let link = self.links.entry(peer.node);
         let link = link.or_insert_with(|| Link::new(self.id, peer.node, peer.name.clone()));
@@ -169,6 +170,12 @@ impl Agent {
         if punch.is_over(now) {
             return self.end_ticket(now, ticket);
         }
+        while let Some(to) = self.punches.get_mut(&ticket).and_then(|punch| punch.next_opener(now)) {
+            self.send_opener(now, peer, ticket, to);
+        }
+        while let Some(flow) = self.punches.get_mut(&ticket).and_then(|punch| punch.next_guess(now)) {
+            self.send_guess(now, peer, ticket, flow);
+        }
         while let Some(to) = self.punches.get_mut(&ticket).and_then(|punch| punch.next_due(now)) {
             let sent = self.send_check(now, peer, ticket, to);
             if let Some(punch) = self.punches.get_mut(&ticket) {
@@ -190,8 +197,9 @@ impl Agent {
             self.tell_result(ticket, TicketOutcome::Failed);
         }
         for number in self.requests.of_ticket(ticket) {
-            self.fail_request(now, number, Refusal::new(Code::NoPath));
+            self.fail_request(now, number, Refusal::new(Code::NoPath).detail(punch.plan));
         }
+        self.end_guesses(now, ticket, &punch);
         if let Some(link) = self.links.get_mut(&punch.peer) {
             link.punches.remove(&ticket);
         }
@@ -215,18 +223,30 @@ impl Agent {
         ticket: TicketId,
         to: Way,
     ) -> Result<(), Instant> {
-        let Some(link) = self.links.get(&peer) else { return Ok(()) };
-        let Some(keys) = link.keys(ticket) else { return Ok(()) };
         if let Err(again) = self.pacer.take(now, to.remote) {
             self.env.counters.checks_paced += 1;
             return Err(again);
         }
+        self.send_check_unpaced(now, peer, ticket, to, None);
+        Ok(())
+    }
+
+    /// Sends a check whose pace is somebody else's business.
+    pub(crate) fn send_check_unpaced(
+        &mut self,
+        now: Instant,
+        peer: NodeId,
+        ticket: TicketId,
+        to: Way,
+        ttl: Option<u8>,
+    ) {
+        let Some(link) = self.links.get(&peer) else { return };
+        let Some(keys) = link.keys(ticket) else { return };
         let id = TransactionId::random(&mut self.env.rng);
         let payload = stun::check(id, &link.username, &keys.send);
         self.outstanding.insert(id, Sent { peer, ticket, to, at: now });
         self.env.counters.checks_sent += 1;
-        self.transmit_by(now, to, payload);
-        Ok(())
+        self.transmit_by(now, to, payload, ttl);
     }
 
     /// A peer's check: answers it, and probes back.
@@ -263,13 +283,16 @@ impl Agent {
         }
         self.env.counters.checks_answered += 1;
         let answer = stun::check_answer(check.id(), way.remote, &send);
-        self.transmit_by(now, way, answer);
+        self.transmit_by(now, way, answer, None);
     }
 
     /// Sends a check or an answer to one.
-    fn transmit_by(&mut self, now: Instant, way: Way, payload: Vec<u8>) {
+    fn transmit_by(&mut self, now: Instant, way: Way, payload: Vec<u8>, ttl: Option<u8>) {
         match way.leg {
-            Leg::Main => self.env.transmit_main(now, way.remote, payload),
+            Leg::Main => self.env.transmit(now, Socket::Main, way.remote, payload, ttl),
+            Leg::Extra(number) => {
+                self.env.transmit(now, Socket::Extra(number), way.remote, payload, ttl);
+            }
             // An allocation that is gone carries nothing: the way dies of silence.
             Leg::Relay(_) => {}
         }
@@ -378,6 +401,7 @@ impl Agent {
         self.tell_path(now, peer, change);
         self.set_link_timer(peer);
         self.drop_idle_link(peer);
+        self.close_extras();
     }
 
     pub(crate) fn set_link_timer(&mut self, peer: NodeId) {
@@ -421,6 +445,7 @@ impl Agent {
         }
         self.set_link_timer(peer);
         self.drop_idle_link(peer);
+        self.close_extras();
     }
 
     /// The cluster says that a peer is no member any more: what there is of it ends.

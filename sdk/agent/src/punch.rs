@@ -8,13 +8,15 @@
 //!
 //! Only the timing is here; keys and paths are the link's.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use meetpoint_proto::{NodeId, Timers};
 
 use crate::api::Way;
+use crate::guess::{Flow, Guesses};
+use crate::plan::Plan;
 
 /// Distances between the checks to one target: quick while both sides open their NATs, then as
 /// often as a lossy link needs; the last one repeats until the ticket expires.
@@ -53,6 +55,14 @@ pub(crate) struct Punch {
     unnamed: usize,
     targets: BTreeMap<Way, Target>,
     due: Timers<Way>,
+    /// By what art the two sides are to meet.
+    pub(crate) plan: Plan,
+    /// This node's NAT gives out ports in a row: what was known of the newest is outdated by this ticket.
+    pub(crate) counts_on: bool,
+    guesses: Option<Guesses>,
+    /// Checks that open this node's NAT and do not reach the peer's.
+    openers: VecDeque<Way>,
+    opens_at: Instant,
 }
 
 impl Punch {
@@ -69,6 +79,11 @@ impl Punch {
             unnamed: 0,
             targets: BTreeMap::new(),
             due: Timers::new(),
+            plan: Plan::Checks,
+            counts_on: false,
+            guesses: None,
+            openers: VecDeque::new(),
+            opens_at: start,
         }
     }
 
@@ -79,6 +94,47 @@ impl Punch {
             self.due.set(candidate, Some(at));
             at += STAGGER;
         }
+    }
+
+    /// These are to be opened first; the checks to them come after that.
+    pub(crate) fn open_first(&mut self, targets: &[Way], wait: Duration) {
+        let mut at = self.opens_at + wait;
+        for &target in targets {
+            self.due.set(target, Some(at));
+            self.openers.push_back(target);
+            at += STAGGER;
+        }
+    }
+
+    /// True for a candidate that may be checked.
+    pub(crate) fn has_target(&self, way: &Way) -> bool {
+        self.targets.contains_key(way)
+    }
+
+    pub(crate) fn guess(&mut self, guesses: Guesses) {
+        self.guesses = Some(guesses);
+    }
+
+    /// So many of the sockets that guesses are made from are there.
+    pub(crate) fn sockets_opened(&mut self, first: u16, count: u16) {
+        if let Some(guesses) = &mut self.guesses {
+            guesses.opened(first, count);
+        }
+    }
+
+    /// Nothing is to be expected of this ticket: it ends when its first checks may have been answered.
+    pub(crate) fn end_early(&mut self, end: Instant) {
+        self.expires = self.expires.min(end);
+    }
+
+    /// An opener that is due.
+    pub(crate) fn next_opener(&mut self, now: Instant) -> Option<Way> {
+        if now < self.opens_at { None } else { self.openers.pop_front() }
+    }
+
+    /// A guess that is due.
+    pub(crate) fn next_guess(&mut self, now: Instant) -> Option<Flow> {
+        self.guesses.as_mut()?.next_due(now)
     }
 
     /// True while nothing was sent under the ticket, and nobody was named to send to.
@@ -100,7 +156,9 @@ impl Punch {
     }
 
     pub(crate) fn deadline(&self) -> Instant {
-        self.due.next().map_or(self.end(), |due| due.min(self.end()))
+        let opener = self.openers.front().map(|_| self.opens_at);
+        let guess = self.guesses.as_ref().and_then(Guesses::deadline);
+        [self.due.next(), opener, guess].into_iter().flatten().fold(self.end(), Instant::min)
     }
 
     /// A target whose check is due.
@@ -145,6 +203,9 @@ impl Punch {
             target.verified = true;
         }
         self.due.set(way, None);
+        if let Some(guesses) = &mut self.guesses {
+            guesses.stop();
+        }
         let is_first = self.direct.is_none();
         self.direct.get_or_insert(now);
         is_first

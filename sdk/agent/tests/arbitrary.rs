@@ -188,7 +188,7 @@ impl Play {
             Step::Connect(request, peer) => rig.input(Input::Connect { request, peer, wait: true }),
             Step::Cancel(request) => rig.input(Input::CancelConnect { request }),
             Step::Release(peer) => rig.input(Input::Release { peer: rig.certificate(peer).node }),
-            Step::Probe(ok) => rig.input(Input::ProbeOpened { ok }),
+            Step::Probe(ok) => rig.input(Input::ProbeOpened { port: ok.then_some(5000) }),
             Step::Interfaces(n) => {
                 let list = vec![Interface { ip: [10, 0, 7, n].into(), prefix_len: n }];
                 rig.input(Input::Interfaces { list, port_v4: (n > 9).then_some(4000), port_v6: None });
@@ -231,6 +231,7 @@ impl Play {
         for (socket, to, _) in &self.rig.sent {
             let is_fine = match socket {
                 Socket::Probe => [addr("20.0.1.1:0").ip(), addr("20.0.1.2:0").ip()].contains(&to.ip()),
+                Socket::Extra(_) => false,
                 Socket::Main => {
                     let unmapped =
                         |known: &SocketAddr| SocketAddr::new(known.ip().to_canonical(), known.port());

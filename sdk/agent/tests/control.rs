@@ -276,7 +276,7 @@ fn private_nodes_stay_inside() {
 fn stun_goes_where_it_may() {
     let mut rig = Rig::new(1);
     rig.join_with(|welcome| welcome.stun = Some(Rig::stun_access()));
-    rig.input(Input::ProbeOpened { ok: true });
+    rig.input(Input::ProbeOpened { port: Some(5000) });
     rig.advance(Duration::from_secs(10));
     let primary = addr("20.0.1.1:3478");
     assert!(!rig.sent.is_empty());

@@ -5,8 +5,11 @@ use std::time::{Duration, Instant};
 
 use hkdf::Hkdf;
 use meetpoint_proto::addr::{self, AddressClass};
-use meetpoint_proto::wire::{Candidate, CandidateKind, Introduction, Refusal, ServerMessage, TicketOutcome};
-use meetpoint_proto::{Code, EffectiveNetwork, NodeId, TicketId, TicketKey};
+use meetpoint_proto::wire::{
+    Candidate, CandidateKind, Introduction, MAX_GUESSED_PORTS, PortWindow, Refusal, ServerMessage,
+    TicketOutcome,
+};
+use meetpoint_proto::{Allocator, Code, EffectiveNetwork, Mapping, NodeId, TicketId, TicketKey};
 use sha2::Sha256;
 
 use crate::api::{ConnId, Event, Output};
@@ -166,6 +169,10 @@ impl Broker {
             start_in_ms: head_start_ms(own, peer),
             expires_in_ms,
             active,
+            own: own.behavior,
+            peer: peer.behavior,
+            window: window(effective, peer),
+            peer_rtt_ms: peer.ping.rtt.and_then(|rtt| u32::try_from(millis(rtt)).ok()),
         };
         // A reachable node need not open anything, and by staying silent it learns that it can
         // be reached unasked. If both are reachable the one that asked sends.
@@ -289,6 +296,31 @@ pub(crate) fn candidates(effective: EffectiveNetwork, of: &Session, to: &Session
     list.dedup_by_key(|candidate| candidate.addr);
     list
 }
+
+/// Where a symmetric NAT may let `of` come from: on an address that was observed, whatever the node says.
+fn window(effective: EffectiveNetwork, of: &Session) -> Option<PortWindow> {
+    let behavior = of.behavior.filter(|_| effective == EffectiveNetwork::Public)?;
+    if !matches!(behavior.mapping, Some(Mapping::AddressDependent | Mapping::AddressAndPortDependent)) {
+        return None;
+    }
+    let ip = of.mappings().map(|addr| addr.ip()).find(IpAddr::is_ipv4)?;
+    let (first, last) = match behavior.allocator? {
+        Allocator::Preserving => return None,
+        Allocator::Sequential { delta, newest } => {
+            (newest.checked_add(delta)?, newest.saturating_add(delta.saturating_mul(MAX_GUESSED_PORTS)))
+        }
+        // What was seen lies somewhere within the block.
+        Allocator::Block { first, last } => {
+            let unseen = MAX_GUESSED_PORTS.saturating_sub(last.saturating_sub(first)) / 2;
+            (first.saturating_sub(unseen).max(FIRST_PORT), last.saturating_add(unseen))
+        }
+        Allocator::Random => (FIRST_PORT, u16::MAX),
+    };
+    Some(PortWindow { ip, first, last })
+}
+
+/// NATs give out no well-known ports (RFC 4787, REQ-3), and none of them is to be guessed at.
+const FIRST_PORT: u16 = 1_024;
 
 /// The addresses that an introduction shows.
 fn ips(introduction: &Introduction) -> Vec<IpAddr> {

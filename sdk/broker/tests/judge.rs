@@ -459,8 +459,11 @@ fn what_a_node_says_of_itself_gains_nothing() {
         let mut rig = Rig::new(EffectiveNetwork::Public);
         let conn = join_as(&mut rig, 1, "20.0.0.11:5000", "10.0.1.2", change);
         if let Ok(class) = expect {
-            let open =
-                NatBehavior { mapping: Some(Mapping::None), filtering: Some(Filtering::EndpointIndependent) };
+            let open = NatBehavior {
+                mapping: Some(Mapping::None),
+                filtering: Some(Filtering::EndpointIndependent),
+                ..NatBehavior::default()
+            };
             rig.say(conn, ClientMessage::Behavior { behavior: open });
             rig.say(conn, ClientMessage::Candidates { host: vec![addr("20.66.66.66:53")] });
             rig.observe(conn, "20.0.0.11:7000");

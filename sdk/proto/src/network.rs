@@ -167,6 +167,30 @@ words!(
     } allowed "endpoint-independent|address-dependent|address-and-port-dependent"
 );
 
+/// How a NAT chooses external ports, told from several mappings in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Allocator {
+    /// The node's own port.
+    Preserving,
+    /// One after the other.
+    Sequential {
+        /// From one to the next; never 0.
+        delta: u16,
+        /// The newest that was seen.
+        newest: u16,
+    },
+    /// Any one of a small range, as carriers give a subscriber.
+    Block {
+        /// The lowest that was seen.
+        first: u16,
+        /// The highest that was seen.
+        last: u16,
+    },
+    /// Any one.
+    Random,
+}
+
 /// What a node found out about the NAT in front of it (RFC 5780). Its own claim: used to
 /// order attempts and to explain, never as proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -175,4 +199,14 @@ pub struct NatBehavior {
     pub mapping: Option<Mapping>,
     /// `None`: could not be told (the server has a single address).
     pub filtering: Option<Filtering>,
+    /// `None`: there is no NAT, or it gives each node's port one other, or it could not be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allocator: Option<Allocator>,
+    /// Nodes behind it reach each other by their external addresses (RFC 4787, section 6). `None`: not told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hairpin: Option<bool>,
+    /// A packet that comes in before the node has sent to its sender moves the node's mapping towards that
+    /// sender. `None`: not told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub early_inbound: Option<bool>,
 }

@@ -37,6 +37,8 @@ pub const MAX_METADATA: usize = 16;
 pub const MAX_METADATA_BYTES: usize = 1024;
 /// Revocations in a welcome, the newest first: some 20 KiB.
 pub const MAX_REVOCATIONS: usize = 100;
+/// Different ports that one side of a ticket may guess.
+pub const MAX_GUESSED_PORTS: u16 = 1_200;
 /// Peers in one [`ServerMessage::Peers`]; such a frame stays under 32 KiB.
 pub const PEERS_PER_MESSAGE: usize = 100;
 
@@ -511,6 +513,30 @@ pub struct Introduction {
     pub expires_in_ms: u32,
     /// `false`: answer checks, but send none first (the other side is enough).
     pub active: bool,
+    /// What this side has told the server of its NAT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own: Option<NatBehavior>,
+    /// What the peer has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<NatBehavior>,
+    /// Where the peer's NAT may let it come from, if that is not where it was observed. Checks may go there too, to
+    /// at most [`MAX_GUESSED_PORTS`] of the ports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<PortWindow>,
+    /// The peer's round trip to the server, in milliseconds, as far as it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_rtt_ms: Option<u32>,
+}
+
+/// Ports of an address that the server has observed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortWindow {
+    /// The address.
+    pub ip: IpAddr,
+    /// The first port.
+    pub first: u16,
+    /// The last port.
+    pub last: u16,
 }
 
 /// A place where a peer may be met.

@@ -69,6 +69,11 @@ impl Probe {
         self.number
     }
 
+    /// The port it has on this machine.
+    pub(super) fn port(&self) -> Option<u16> {
+        self.socket.local_addr().ok().map(|addr| addr.port())
+    }
+
     pub(super) fn send_to(&self, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
         self.egress.send_to(&socket2::SockRef::from(&*self.socket), to, bytes)
     }

@@ -307,7 +307,7 @@ async fn stun_passes_between_quic_packets() {
             let message = stun(number, if number % 2 == 0 { usize::from(MTU) } else { 20 });
             let datagram = timeout(PATIENCE, async {
                 loop {
-                    a.mux.send_to(b.addr(), &message).unwrap();
+                    a.mux.send_to(b.addr(), &message, None).unwrap();
                     if let Ok(datagram) = timeout(Duration::from_millis(200), received.recv()).await {
                         return datagram.unwrap();
                     }
@@ -343,7 +343,7 @@ async fn a_flood_of_strays_ends_nothing() {
         for _ in 0..ROUNDS {
             for stray in strays {
                 let _ = stranger.send_to(stray, b.addr()).await;
-                let _ = a.mux.send_to(b.addr(), stray);
+                let _ = a.mux.send_to(b.addr(), stray, None);
             }
             tokio::task::yield_now().await;
         }
@@ -361,7 +361,7 @@ async fn stun_beyond_the_queue_is_dropped_and_counted() {
     const SENT: u64 = 400;
     let (a, b) = (Node::new(1), Node::new(2));
     for sent in 1..=SENT {
-        a.mux.send_to(b.addr(), &stun(7, 20)).unwrap();
+        a.mux.send_to(b.addr(), &stun(7, 20), None).unwrap();
         wait_until("the message is counted", || b.stats().stun == sent).await;
     }
     let waiting = u64::try_from(b.stun.len()).unwrap();
@@ -387,7 +387,7 @@ async fn a_stranger_does_not_reach_quic() {
 #[tokio::test]
 async fn the_socket_says_what_it_cannot() {
     let a = Node::new(1);
-    let error = a.mux.send_to("[::1]:9".parse().unwrap(), b"x").unwrap_err();
+    let error = a.mux.send_to("[::1]:9".parse().unwrap(), b"x", None).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::Unsupported);
 
     let SocketAddr::V4(taken) = a.addr() else { panic!("bound by IPv4") };

@@ -91,7 +91,7 @@ impl Play {
             }
             3 | 4 => self.changed(socket, source, false, input),
             5 | 6 => self.changed(socket, source, true, input),
-            _ => self.node.input(Event::ProbeOpened { ok: what & 0x40 == 0 }),
+            _ => self.node.input(Event::ProbeOpened { port: (what & 0x40 == 0).then_some(5000) }),
         }
         self.note();
     }

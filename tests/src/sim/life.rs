@@ -153,12 +153,11 @@ impl Life {
         let one_way = [dice.below(60), dice.below(60)].map(Duration::from_millis);
         let weather = Weather { one_way, jitter: Duration::ZERO, loss_permille: 0, json: dice.chance(50) };
         let mut world = World::new(seed, ServerPlace::Both(SERVER_ON_LAN), weather);
-        let ports = [Ports::Preserved, Ports::Sequential, Ports::Random];
+        let ports = [Ports::Preserved, Ports::Sequential(1), Ports::Random];
         let translations = [Mapping::EndpointIndependent, Mapping::AddressAndPortDependent];
-        let gates = [LAN, HOME, HOSTS].map(|site| GateKind {
-            mapping: if site == HOSTS { Mapping::None } else { dice.pick(&translations) },
-            filtering: dice.pick(&FILTERS),
-            ports: dice.pick(&ports),
+        let gates = [LAN, HOME, HOSTS].map(|site| {
+            let mapping = if site == HOSTS { Mapping::None } else { dice.pick(&translations) };
+            GateKind::new(mapping, dice.pick(&FILTERS), dice.pick(&ports))
         });
         let blocked = [100, 200, 150].map(|permille| dice.chance(permille));
         for (gate, blocked) in gates.into_iter().zip(blocked) {

@@ -13,8 +13,8 @@ use meetpoint_proto::wire::{self, ClientMessage, ServerMessage, StunServer};
 use meetpoint_proto::{ClusterNetwork, Code, EffectiveNetwork, JoinToken, PublicKey, SessionId};
 use meetpoint_turn::{Secrets, StunServer as StunMachine};
 
-use super::wires::{SERVER, SERVER_ONE_WAY, STUN_PORTS, listeners};
-use super::world::{Arrival, BIRTH_UNIX_S, Connection, ServerPlace, World};
+use super::wires::{SERVER, STUN_PORTS, listeners};
+use super::world::{Arrival, BIRTH_UNIX_S, Connection, FIRST_PROBE_PORT, ServerPlace, World};
 
 const CERTIFICATE_LIFE_S: u64 = 30 * 86_400;
 
@@ -42,7 +42,20 @@ impl World {
                 Output::Knock { .. } => self.violations.push("a knock at no other server".to_owned()),
                 Output::CloseControl => self.close_control(index),
                 Output::SendControl(message) => self.send_to_server(index, message),
-                Output::Transmit { socket, to, payload } => self.transmit(index, socket, to, payload),
+                Output::Transmit { socket, to, payload, ttl } => {
+                    self.transmit(index, socket, to, payload, ttl)
+                }
+                Output::OpenSockets { first, count, .. } => {
+                    let node = &mut self.nodes[index];
+                    for number in 0..count {
+                        node.extras.insert(first.wrapping_add(number), node.next_probe);
+                        node.next_probe = node.next_probe.checked_add(1).unwrap_or(FIRST_PROBE_PORT);
+                    }
+                    self.push(Duration::ZERO, Arrival::SocketsOpened { node: index, first, count });
+                }
+                Output::CloseSockets { keep } => {
+                    self.nodes[index].extras.retain(|number, _| keep.contains(number));
+                }
                 Output::OpenProbe { .. } => {
                     let node = &mut self.nodes[index];
                     node.probe = Some(node.next_probe);
@@ -215,7 +228,7 @@ impl World {
             match output {
                 Out::Transmit { listener, to, payload } => {
                     let from = listeners()[usize::from(listener.0)].addr;
-                    self.cross(SERVER_ONE_WAY, from, to, payload.to_vec());
+                    self.cross(self.server_one_way, from, to, payload.to_vec());
                 }
                 Out::Observed { username, source, .. } => {
                     if let Some(session) = meetpoint_turn::node_session(&username) {

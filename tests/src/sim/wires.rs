@@ -15,23 +15,33 @@ pub(super) const SERVER: [Ipv4Addr; 2] = [Ipv4Addr::new(20, 0, 0, 1), Ipv4Addr::
 pub(super) const STUN_PORTS: [u16; 2] = [3478, 3479];
 /// The site that the server is on, if it is on one.
 pub(super) const SERVER_SITE: usize = 0;
-/// From the server to the middle of the internet.
+/// From the server to the middle of the internet, unless a world says otherwise.
 pub(super) const SERVER_ONE_WAY: Duration = Duration::from_millis(1);
 /// How uneven a site's own network is in uneven weather.
 const LAN_JITTER: Duration = Duration::from_micros(300);
+/// Routers of the internet between two sites, at the least.
+const ROUTERS: usize = 3;
 /// Within a site.
 const LAN_ONE_WAY: Duration = Duration::from_micros(200);
 
 impl World {
     /// A node sends a datagram: watched, then carried.
-    pub(super) fn transmit(&mut self, index: usize, socket: Socket, to: SocketAddr, payload: Vec<u8>) {
+    pub(super) fn transmit(
+        &mut self,
+        index: usize,
+        socket: Socket,
+        to: SocketAddr,
+        payload: Vec<u8>,
+        ttl: Option<u8>,
+    ) {
         self.watch(index, socket, to);
         let node = &mut self.nodes[index];
-        node.sent[usize::from(socket == Socket::Probe)] += 1;
-        let port = match socket {
-            Socket::Main => node.main_port,
-            Socket::Probe => node.probe.unwrap_or(0),
+        let (port, count) = match socket {
+            Socket::Main => (node.main_port, &mut node.sent[0]),
+            Socket::Probe => (node.probe.unwrap_or(0), &mut node.sent[1]),
+            Socket::Extra(number) => (node.extras.get(&number).copied().unwrap_or(0), &mut node.sent[2]),
         };
+        *count += 1;
         let (site, from) = (node.site, SocketAddr::new(node.source_ip(to.ip()), port));
         if self.nodes.iter().any(|other| other.site == site && other.has_ip(to.ip())) {
             // Which of two networks of a site is quicker is chance, for each datagram anew.
@@ -44,10 +54,24 @@ impl World {
         if self.sites[site].is_blocked {
             return;
         }
-        let seen = match &mut self.sites[site].gate {
-            Some(gate) => gate.outbound(self.now, &mut self.dice, from, to),
-            None => from,
+        let (now, dice) = (self.now, &mut self.dice);
+        let depth = self.sites[site].gates.len();
+        // Who forwards a packet with a time to live of one drops it.
+        let passed = depth.min(ttl.map_or(depth, |ttl| usize::from(ttl.saturating_sub(1))));
+        let mut gates = self.sites[site].gates.iter_mut().take(passed);
+        let Some(seen) = gates.try_fold(from, |from, gate| gate.outbound(now, dice, from, to)) else {
+            return;
         };
+        if ttl.is_some_and(|ttl| usize::from(ttl) <= depth + ROUTERS) {
+            return;
+        }
+        let outermost = self.sites[site].gates.last();
+        if let Some(gate) = outermost.filter(|gate| gate.public() == Some(to.ip())) {
+            if gate.has_hairpin() {
+                self.push(LAN_ONE_WAY, Arrival::AtGate { site, from: seen, to, payload });
+            }
+            return;
+        }
         self.cross(self.sites[site].one_way, seen, to, payload);
     }
 
@@ -55,6 +79,7 @@ impl World {
     fn watch(&mut self, index: usize, socket: Socket, to: SocketAddr) {
         let is_server = SERVER.iter().any(|ip| to.ip() == IpAddr::V4(*ip));
         let primary = SocketAddr::new(IpAddr::V4(SERVER[0]), STUN_PORTS[0]);
+        let is_own = self.external(self.nodes[index].site) == Some(to.ip());
         let node = &self.nodes[index];
         let is_inside = match self.server_place {
             ServerPlace::Inside(_) => true,
@@ -63,9 +88,13 @@ impl World {
             ServerPlace::Both(_) => node.effective != Some(EffectiveNetwork::Public),
         };
         let is_fine = match socket {
-            Socket::Probe => is_server && node.probe.is_some() && !is_inside,
+            Socket::Probe => (is_server || is_own) && node.probe.is_some() && !is_inside,
             Socket::Main if is_server => to == primary && !is_inside,
-            Socket::Main => node.may_send.contains(&to) && (!is_inside || is_private(to.ip())),
+            Socket::Extra(number) if is_server || !node.extras.contains_key(&number) => false,
+            Socket::Main | Socket::Extra(_) => {
+                let is_ticketed = node.may_send.contains(&to) || node.may_guess(to);
+                is_ticketed && (!is_inside || is_private(to.ip()))
+            }
         };
         if !is_fine {
             self.violations.push(format!("node {index} sent to {to} from {socket:?} without cause"));
@@ -80,7 +109,7 @@ impl World {
         }
         if let Some(listener) = listeners().iter().position(|listener| listener.addr == to) {
             let arrival = Arrival::AtServer { listener: listener as u8, from, payload };
-            return self.push(delay + SERVER_ONE_WAY, arrival);
+            return self.push(delay + self.server_one_way, arrival);
         }
         let IpAddr::V4(ip) = to.ip() else { return };
         let site = usize::from(ip.octets()[2]).wrapping_sub(10);
@@ -99,7 +128,7 @@ impl World {
             ServerPlace::Inside(_) => LAN_ONE_WAY,
             ServerPlace::Both(_) if self.nodes[node].site == SERVER_SITE => LAN_ONE_WAY,
             ServerPlace::Internet | ServerPlace::Both(_) => {
-                self.sites[self.nodes[node].site].one_way + SERVER_ONE_WAY
+                self.sites[self.nodes[node].site].one_way + self.server_one_way
             }
         }
     }
@@ -127,7 +156,7 @@ impl World {
             ServerPlace::Both(_) => node.site == SERVER_SITE,
             ServerPlace::Internet => false,
         };
-        let external = self.sites[node.site].gate.as_ref().and_then(Gate::public);
+        let external = self.sites[node.site].gates.last().and_then(Gate::public);
         external.filter(|_| !is_beside).unwrap_or(node.ip)
     }
 }

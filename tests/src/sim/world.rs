@@ -9,9 +9,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
-use meetpoint_agent::{Agent, BackoffConfig, Config, Ended, Input, Interface, Path, Socket, Way};
+use meetpoint_agent::{Agent, BackoffConfig, Config, Ended, Input, Interface, Leg, Path, Socket, Way};
 use meetpoint_broker::{Broker, ClusterConfig, ConnId, Limits, SessionView};
-use meetpoint_proto::wire::{ClientMessage, Refusal, ServerMessage};
+use meetpoint_proto::wire::{ClientMessage, PortWindow, Refusal, ServerMessage};
 use meetpoint_proto::{
     ClusterNetwork, EffectiveNetwork, Evidence, JoinToken, NatBehavior, NetworkClass, NetworkType, NodeId,
 };
@@ -21,10 +21,11 @@ use meetpoint_turn::{ListenerId, Secret, Secrets, StunServer as StunMachine};
 use super::dice::Dice;
 use super::gate::{Gate, GateKind};
 use super::shells::{MAX_TOKENS, cluster, join_token, stun_machine};
+use super::wires::SERVER_ONE_WAY;
 
 const CONTROL_PORT: u16 = 8080;
 const MAIN_PORT: u16 = 40_000;
-const FIRST_PROBE_PORT: u16 = 50_000;
+pub(super) const FIRST_PROBE_PORT: u16 = 50_000;
 /// Seconds since 1970 when the world begins.
 pub(super) const BIRTH_UNIX_S: u64 = 1_790_000_000;
 /// A case that takes more steps is a storm.
@@ -76,11 +77,13 @@ pub(super) enum Arrival {
     ClosedAtServer { conn: ConnId },
     ClosedAtNode { conn: ConnId },
     ProbeOpened { node: usize },
+    SocketsOpened { node: usize, first: u16, count: u16 },
 }
 
 #[derive(Debug)]
 pub(super) struct Site {
-    pub(super) gate: Option<Gate>,
+    /// What is passed on the way out, in this order.
+    pub(super) gates: Vec<Gate>,
     pub(super) one_way: Duration,
     /// UDP does not pass.
     pub(super) is_blocked: bool,
@@ -121,8 +124,8 @@ pub struct Node {
     pub ended: BTreeMap<u32, Result<NodeId, Refusal>>,
     /// It is over.
     pub over: Option<Ended>,
-    /// Datagrams it sent, by the main and the probe socket.
-    pub sent: [u64; 2],
+    /// Datagrams it sent, by the main, the probe, and extra sockets.
+    pub sent: [u64; 3],
     pub(super) site: usize,
     pub(super) ip: IpAddr,
     /// Its address on a second network of its site, if it is on two.
@@ -131,13 +134,34 @@ pub struct Node {
     pub has_data: bool,
     pub(super) main_port: u16,
     pub(super) probe: Option<u16>,
+    /// Extra sockets' ports by their numbers.
+    pub(super) extras: BTreeMap<u16, u16>,
     pub(super) next_probe: u16,
     pub(super) conn: Option<ConnId>,
     /// Where its main socket may send: candidates it was given, and sources it heard from since.
     pub(super) may_send: BTreeSet<SocketAddr>,
+    /// And ports it may guess.
+    pub(super) windows: Vec<PortWindow>,
 }
 
 impl Node {
+    /// Which of its sockets has this port.
+    fn socket_at(&self, port: u16) -> Option<Socket> {
+        if self.main_port == port {
+            return Some(Socket::Main);
+        }
+        let mut extras = self.extras.iter();
+        let mut extra = || extras.find(|(_, at)| **at == port).map(|(number, _)| Socket::Extra(*number));
+        if self.probe == Some(port) { Some(Socket::Probe) } else { extra() }
+    }
+
+    /// Its ports are in this window of a ticket.
+    pub(super) fn may_guess(&self, to: SocketAddr) -> bool {
+        let fits =
+            |window: &PortWindow| window.ip == to.ip() && (window.first..=window.last).contains(&to.port());
+        self.windows.iter().any(fits)
+    }
+
     pub(super) fn has_ip(&self, ip: IpAddr) -> bool {
         self.ip == ip || self.second_ip == Some(ip)
     }
@@ -162,6 +186,8 @@ pub struct World {
     pub(super) dice: Dice,
     pub(super) weather: Weather,
     pub(super) server_place: ServerPlace,
+    /// From the server to the middle of the internet.
+    pub server_one_way: Duration,
     pub(super) broker: Broker,
     pub(super) stun: StunMachine,
     pub(super) secrets: Secrets,
@@ -198,6 +224,7 @@ impl World {
             now: Duration::ZERO,
             weather,
             server_place,
+            server_one_way: SERVER_ONE_WAY,
             broker: Broker::new(Limits::default(), dice.seed()),
             stun: stun_machine(secrets.clone(), dice.seed()),
             secrets,
@@ -293,7 +320,7 @@ impl World {
 
     /// A site gets another external address, number `host` of its network.
     pub fn move_gate(&mut self, site: usize, host: u8) {
-        if let Some(gate) = &mut self.sites[site].gate {
+        if let Some(gate) = self.sites[site].gates.last_mut() {
             gate.move_to([20, 0, 10 + site as u8, host].into());
         }
     }
@@ -301,7 +328,7 @@ impl World {
     /// A site's external address, if it has a NAT.
     #[must_use]
     pub fn external(&self, site: usize) -> Option<IpAddr> {
-        self.sites[site].gate.as_ref().and_then(Gate::public)
+        self.sites[site].gates.last().and_then(Gate::public)
     }
 
     /// A node goes to another network, and its control connection breaks.
@@ -314,11 +341,22 @@ impl World {
 
     /// Adds a site; gives its number.
     pub fn add_site(&mut self, gate: Option<GateKind>) -> usize {
+        self.add_site_behind(gate.as_slice())
+    }
+
+    /// The same, with several gates in a row, the outermost last.
+    pub fn add_site_behind(&mut self, kinds: &[GateKind]) -> usize {
         let site = self.sites.len();
-        let public = IpAddr::from([20, 0, 10 + site as u8, 1]);
         let next_port = 1024 + self.dice.below(60_000) as u16;
-        let gate = gate.map(|kind| Gate::new(kind, public, next_port));
-        self.sites.push(Site { gate, one_way: self.weather.one_way[site % 2], is_blocked: false });
+        let gate = |(at, kind): (usize, &GateKind)| {
+            // Between a home and its carrier addresses are the carrier's own (RFC 6598).
+            let carriers = IpAddr::from([100, 64, site as u8, 2 + at as u8]);
+            let is_last = at + 1 == kinds.len();
+            let public = if is_last { IpAddr::from([20, 0, 10 + site as u8, 1]) } else { carriers };
+            Gate::new(*kind, public, next_port)
+        };
+        let gates = kinds.iter().enumerate().map(gate).collect();
+        self.sites.push(Site { gates, one_way: self.weather.one_way[site % 2], is_blocked: false });
         site
     }
 
@@ -370,16 +408,18 @@ impl World {
             heard: BTreeSet::new(),
             ended: BTreeMap::new(),
             over: None,
-            sent: [0; 2],
+            sent: [0; 3],
             site,
             ip,
             second_ip: None,
             has_data: false,
             main_port,
             probe: None,
+            extras: BTreeMap::new(),
             next_probe: FIRST_PROBE_PORT + 100 * node as u16,
             conn: None,
             may_send: BTreeSet::new(),
+            windows: Vec::new(),
         });
         self.tell_addresses(node, &[(ip, prefix_len)]);
         node
@@ -402,8 +442,13 @@ impl World {
 
     /// A node sends data by its path, as QUIC would.
     pub fn send_data(&mut self, node: usize) {
-        let Some(to) = self.nodes[node].paths.values().next().map(|path| path.way.remote) else { return };
-        self.transmit(node, Socket::Main, to, DATA.to_vec());
+        let Some(way) = self.nodes[node].paths.values().next().map(|path| path.way) else { return };
+        let socket = match way.leg {
+            Leg::Main => Socket::Main,
+            Leg::Extra(number) => Socket::Extra(number),
+            Leg::Relay(_) => return,
+        };
+        self.transmit(node, socket, way.remote, DATA.to_vec(), None);
     }
 
     /// Virtual time since the world began.
@@ -453,11 +498,9 @@ impl World {
         }
     }
 
-    /// A site's gate restarts: it forgets all its mappings.
+    /// A site's gates restart: they forget all their mappings.
     pub fn restart_gate(&mut self, site: usize) {
-        if let Some(gate) = &mut self.sites[site].gate {
-            gate.restart();
-        }
+        self.sites[site].gates.iter_mut().for_each(Gate::restart);
     }
 
     fn next_at(&self) -> Option<Duration> {
@@ -495,11 +538,8 @@ impl World {
         let at = self.start + self.now;
         match arrival {
             Arrival::AtGate { site, from, to, payload } => {
-                let inside = match &mut self.sites[site].gate {
-                    Some(gate) => gate.inbound(self.now, from, to),
-                    None => Some(to),
-                };
-                if let Some(to) = inside {
+                let mut gates = self.sites[site].gates.iter_mut().rev();
+                if let Some(to) = gates.try_fold(to, |to, gate| gate.inbound(self.now, from, to)) {
                     self.at_host(site, from, to, &payload);
                 }
             }
@@ -538,7 +578,13 @@ impl World {
                     self.input(node, Input::ControlClosed);
                 }
             }
-            Arrival::ProbeOpened { node } => self.input(node, Input::ProbeOpened { ok: true }),
+            Arrival::SocketsOpened { node, first, count } => {
+                self.input(node, Input::SocketsOpened { first, count });
+            }
+            Arrival::ProbeOpened { node } => {
+                let port = self.nodes[node].probe;
+                self.input(node, Input::ProbeOpened { port });
+            }
         }
     }
 
@@ -550,29 +596,32 @@ impl World {
         if let ServerMessage::Introduction(introduction) = &message {
             let candidates = introduction.candidates.iter().map(|candidate| candidate.addr);
             self.nodes[node].may_send.extend(candidates);
+            self.nodes[node].windows.extend(introduction.window);
         }
         self.input(node, Input::ControlMessage(message));
     }
 
     fn at_host(&mut self, site: usize, from: SocketAddr, to: SocketAddr, payload: &[u8]) {
-        let is_here = |node: &Node| node.site == site && node.has_ip(to.ip());
-        let port = to.port();
-        let found = self
-            .nodes
-            .iter()
-            .position(|node| is_here(node) && (node.main_port == port || node.probe == Some(port)));
-        let Some(index) = found else { return };
+        let mut nodes = self.nodes.iter().enumerate();
+        let found = nodes.find_map(|(index, node)| {
+            let is_here = node.site == site && node.has_ip(to.ip());
+            Some((index, node.socket_at(to.port()).filter(|_| is_here)?))
+        });
+        let Some((index, socket)) = found else { return };
         let node = &mut self.nodes[index];
-        let socket = if node.main_port == port { Socket::Main } else { Socket::Probe };
         if !node.may_send.is_empty() {
             node.may_send.insert(from);
         }
         self.note(2 + index as u64, from, payload);
         if payload == DATA {
             // The shell takes data from where the agent told it to, and drops all other.
-            let node = &mut self.nodes[index];
-            node.has_data |= node.heard.iter().any(|(_, way)| *way == Way::main(from))
-                || node.paths.values().any(|path| path.way == Way::main(from));
+            let leg = match socket {
+                Socket::Extra(number) => Leg::Extra(number),
+                Socket::Main | Socket::Probe => Leg::Main,
+            };
+            let (node, by) = (&mut self.nodes[index], Way { leg, remote: from });
+            node.has_data |= node.heard.iter().any(|(_, way)| *way == by)
+                || node.paths.values().any(|path| path.way == by);
             return;
         }
         self.input(index, Input::Datagram { socket, source: from, payload });

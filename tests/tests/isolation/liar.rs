@@ -178,6 +178,10 @@ impl Session<'_> {
             start_in_ms: 0,
             expires_in_ms: 10_000,
             active: true,
+            own: None,
+            peer: None,
+            window: None,
+            peer_rtt_ms: None,
         };
         self.send(&ServerMessage::Introduction(Box::new(introduction)));
         self.come(&format!("{}:{peer_id}", self.hello.node_id), &key);

@@ -135,7 +135,7 @@ impl Rig {
     fn drain(&mut self) {
         while let Some(output) = self.agent.poll_output() {
             match output {
-                Output::Transmit { socket, to, payload } => self.sent.push((socket, to, payload)),
+                Output::Transmit { socket, to, payload, .. } => self.sent.push((socket, to, payload)),
                 output => self.log.push(output),
             }
         }
@@ -295,6 +295,10 @@ impl Rig {
             start_in_ms: 0,
             expires_in_ms: 10_000,
             active: true,
+            own: None,
+            peer: None,
+            window: None,
+            peer_rtt_ms: None,
         }
     }
 

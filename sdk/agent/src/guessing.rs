@@ -1,0 +1,167 @@
+//! The agent's side of guessing: which plan a ticket follows, and the sockets it needs.
+//!
+//! One ticket at a time guesses, so whatever the server mints, a node's guesses stay within one schedule's pace
+//! and its descriptors within one plan's number.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use meetpoint_proto::wire::{Candidate, CandidateKind, Introduction};
+use meetpoint_proto::{Allocator, NatBehavior, NodeId, TicketId, addr};
+
+use crate::agent::Agent;
+use crate::api::{Leg, Output, Way};
+use crate::guess::{Flow, Guesses, Setting};
+use crate::plan::{Plan, plan};
+use crate::punch::Punch;
+use crate::stun::{Class, Datagram};
+
+/// What an opener's time to live is: the node's own NAT passes it on, and the next router drops it.
+const OPENER_TTL: u8 = 2;
+/// How much later than its opener a check leaves, and how much later than the side that early packets confuse the
+/// other one starts: as much as two introductions that left together may arrive apart.
+const AFTER_OPENER: Duration = Duration::from_millis(20);
+/// How long a ticket that can't succeed lasts: behaviours are claims, and a few checks cost little.
+const HOPELESS: Duration = Duration::from_millis(800);
+
+/// The sockets opened to be met.
+#[derive(Debug, Default)]
+pub(crate) struct Extras {
+    /// The ticket that guesses now.
+    guessing: Option<TicketId>,
+    open: BTreeSet<u16>,
+    next: u16,
+}
+
+impl Extras {
+    /// Numbers for so many sockets, none of which is in use.
+    fn take(&mut self, count: u16) -> u16 {
+        let is_free = |first: u16| !(0..count).any(|n| self.open.contains(&first.wrapping_add(n)));
+        let mut first = self.next;
+        // Few are in use at a time, and each is passed once.
+        for _ in 0..=self.open.len() {
+            if is_free(first) {
+                break;
+            }
+            first = first.wrapping_add(count);
+        }
+        self.next = first.wrapping_add(count);
+        self.open.extend((0..count).map(|n| first.wrapping_add(n)));
+        first
+    }
+}
+
+impl Agent {
+    /// Decides how a ticket is carried out.
+    pub(crate) fn make_plan(&mut self, punch: &mut Punch, start: Instant, introduction: &Introduction) {
+        let Introduction { own, peer, .. } = introduction;
+        punch.plan = plan(own.as_ref(), peer.as_ref());
+        let is_local = |candidate: &Candidate| candidate.kind == CandidateKind::Host;
+        if matches!(punch.plan, Plan::Relay(_)) && !introduction.candidates.iter().any(is_local) {
+            punch.end_early(start + HOPELESS);
+        }
+        let counts = |behavior: NatBehavior| matches!(behavior.allocator, Some(Allocator::Sequential { .. }));
+        punch.counts_on = own.is_some_and(counts);
+        if peer.is_some_and(|behavior| behavior.early_inbound == Some(true)) {
+            let outside = introduction.candidates.iter().filter(|candidate| !is_local(candidate));
+            let ways: Vec<Way> = outside
+                .map(|candidate| Way::main(addr::unmap(candidate.addr)))
+                .filter(|way| punch.has_target(way))
+                .collect();
+            // Who is not confused himself waits for the other; two that are both open first.
+            punch.open_first(&ways, AFTER_OPENER);
+        }
+        self.start_guesses(punch, start, introduction);
+    }
+
+    fn start_guesses(&mut self, punch: &mut Punch, start: Instant, introduction: &Introduction) {
+        let (Some(own), Some(peer), Some(reach)) = (&introduction.own, &introduction.peer, &self.reach)
+        else {
+            return;
+        };
+        let observed = introduction.candidates.iter().find(|candidate| {
+            let is_observed = candidate.kind == CandidateKind::Srflx && candidate.addr.is_ipv4();
+            is_observed && reach.may_probe(&self.network, candidate.addr)
+        });
+        let Some(observed) = observed.map(|candidate| candidate.addr) else { return };
+        if self.extras.guessing.is_some() {
+            return;
+        }
+        // A window counts on the very address that was observed.
+        let window = introduction.window.filter(|window| window.ip == observed.ip());
+        let setting = Setting { own, peer, window, observed };
+        let Some(mut guesses) = Guesses::new(punch.plan, &setting, start, &mut self.env.rng) else { return };
+        self.extras.guessing = Some(introduction.ticket);
+        let count = guesses.sockets();
+        if count > 0 {
+            let first = self.extras.take(count);
+            guesses.set_first_socket(first);
+            self.env.push(Output::OpenSockets { first, count, ipv6: observed.is_ipv6() });
+        }
+        punch.guess(guesses);
+    }
+
+    /// The shell has opened so many of the sockets it was asked for.
+    pub(crate) fn sockets_opened(&mut self, first: u16, count: u16) {
+        let Some(ticket) = self.extras.guessing else { return };
+        let Some(punch) = self.punches.get_mut(&ticket) else { return };
+        punch.sockets_opened(first, count);
+    }
+
+    pub(crate) fn send_guess(&mut self, now: Instant, peer: NodeId, ticket: TicketId, flow: Flow) {
+        let allowed =
+            self.reach.as_ref().is_some_and(|reach| reach.may_probe(&self.network, flow.way.remote));
+        if allowed {
+            self.env.counters.guesses_sent += 1;
+            self.send_check_unpaced(now, peer, ticket, flow.way, flow.is_opener.then_some(OPENER_TTL));
+        }
+    }
+
+    pub(crate) fn send_opener(&mut self, now: Instant, peer: NodeId, ticket: TicketId, to: Way) {
+        if self.pacer.take(now, to.remote).is_ok() {
+            self.send_check_unpaced(now, peer, ticket, to, Some(OPENER_TTL));
+        }
+    }
+
+    /// What arrives on a socket that was opened to be met: checks, and answers to them.
+    pub(crate) fn extra_datagram(
+        &mut self,
+        now: Instant,
+        number: u16,
+        source: SocketAddr,
+        class: Class,
+        datagram: &Datagram<'_>,
+    ) {
+        let way = Way { leg: Leg::Extra(number), remote: source };
+        match class {
+            Class::Request if self.extras.open.contains(&number) => self.check(now, way, datagram),
+            Class::Success | Class::Error => self.check_answered(now, way, datagram),
+            Class::Request | Class::Indication => self.env.counters.unsolicited += 1,
+        }
+    }
+
+    /// A ticket has ended: its sockets are closed but for those that a peer was met by, and where ports are given
+    /// out in a row the newest has to be looked at again.
+    pub(crate) fn end_guesses(&mut self, now: Instant, ticket: TicketId, punch: &Punch) {
+        if self.extras.guessing == Some(ticket) {
+            self.extras.guessing = None;
+            self.close_extras();
+        }
+        if punch.counts_on && self.control.is_member() {
+            self.start_stun(now);
+        }
+    }
+
+    /// Closes the extra sockets that no peer is met by.
+    pub(crate) fn close_extras(&mut self) {
+        if self.extras.guessing.is_some() || self.extras.open.is_empty() {
+            return;
+        }
+        let used: BTreeSet<u16> = self.links.values().flat_map(|link| link.extras()).collect();
+        if !self.extras.open.is_subset(&used) {
+            self.extras.open.retain(|number| used.contains(number));
+            self.env.push(Output::CloseSockets { keep: self.extras.open.iter().copied().collect() });
+        }
+    }
+}
