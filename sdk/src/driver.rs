@@ -292,6 +292,8 @@ impl Driver {
                     self.feed(Input::ProbeOpened { ok });
                 }
                 Output::CloseProbe => self.probe = None,
+                Output::OpenStream { stream, .. } => self.feed(Input::Stream { stream, open: false }),
+                Output::CloseStream { .. } | Output::Channel { .. } => {}
                 Output::Path { peer, path } => self.path(peer, path),
                 Output::Hear { peer, way } => self.hear(peer, way.remote),
                 Output::ConnectEnded { request, result } => self.connect_ended(request, result),
@@ -336,7 +338,7 @@ impl Driver {
         let sent = match (socket, &self.probe) {
             (Socket::Main, _) => self.parts.mux.send_to(to, payload),
             (Socket::Probe, Some(probe)) => probe.send_to(to, payload),
-            (Socket::Probe, None) => Ok(()),
+            (Socket::Probe, None) | (Socket::Stream(_), _) => Ok(()),
         };
         if let Err(error) = sent {
             // Lost, as any datagram may be: the agent repeats what matters.

@@ -22,6 +22,7 @@ use crate::network::{Network, Reach};
 use crate::observe::Observer;
 use crate::pace::Pacer;
 use crate::punch::Punch;
+use crate::relay::Relays;
 use crate::requests::{Purpose, Requests};
 use crate::stun::{Class, Datagram, Method};
 use meetpoint_proto::Timers;
@@ -50,6 +51,8 @@ pub(crate) enum Timer {
     Link(NodeId),
     Request(u32),
     Repair(NodeId),
+    Upgrade(NodeId),
+    Relay,
 }
 
 /// A node's decisions. See the [crate] for the model.
@@ -61,9 +64,10 @@ pub struct Agent {
     /// Of the newest welcome; kept while the connection is lost, since tickets and links go on.
     pub(crate) membership: Option<Membership>,
     pub(crate) reach: Option<Reach>,
-    observers: BTreeMap<bool, Observer>,
+    pub(crate) observers: BTreeMap<bool, Observer>,
     discovery: Option<Discovery>,
-    told_candidates: Option<Vec<SocketAddr>>,
+    /// Those of the host, and the relayed ones.
+    told_candidates: Option<(Vec<SocketAddr>, Vec<SocketAddr>)>,
     dial_backs: Option<(Instant, u32)>,
     dial_back_seen: VecDeque<DialBackNonce>,
     pub(crate) requests: Requests,
@@ -75,7 +79,12 @@ pub struct Agent {
     pub(crate) used_order: VecDeque<TicketId>,
     pub(crate) outstanding: Outstanding,
     pub(crate) pacer: Pacer,
+    pub(crate) relays: Relays,
+    /// The same for what leaves by a relay, which is another sender to whom it reaches.
+    pub(crate) relay_pacer: Pacer,
     pub(crate) repairs: BTreeMap<NodeId, Backoff>,
+    /// Peers that are reached by a relay only.
+    pub(crate) upgrades: BTreeMap<NodeId, Backoff>,
     /// Removed peers, and when the last certificate of each ends, in seconds since 1970.
     pub(crate) revoked: BTreeMap<NodeId, u64>,
     pub(crate) timers: Timers<Timer>,
@@ -125,7 +134,10 @@ impl Agent {
             used_order: VecDeque::new(),
             outstanding: Outstanding::default(),
             pacer: Pacer::default(),
+            relays: Relays::default(),
+            relay_pacer: Pacer::default(),
             repairs: BTreeMap::new(),
+            upgrades: BTreeMap::new(),
             revoked: BTreeMap::new(),
             timers: Timers::new(),
         }
@@ -155,6 +167,8 @@ impl Agent {
                 self.step(now, step);
             }
             Input::Datagram { socket, source, payload } => self.datagram(now, socket, source, payload),
+            Input::Stream { stream, open: true } => self.stream_opened(now, stream),
+            Input::Stream { stream, open: false } => self.stream_closed(now, stream),
             Input::ProbeOpened { ok } => {
                 if let Some(discovery) = &mut self.discovery {
                     discovery.opened(&mut self.env, now, ok);
@@ -166,6 +180,7 @@ impl Agent {
             Input::Release { peer } => self.release(peer),
             Input::Secrets(secrets) => self.env.config.secrets = secrets,
             Input::Leave => {
+                self.end_relays(now);
                 let step = self.control.leave(&mut self.env, now);
                 self.step(now, step);
             }
@@ -199,6 +214,8 @@ impl Agent {
                 Timer::Link(peer) => self.run_link(now, peer),
                 Timer::Request(number) => self.send_request(number),
                 Timer::Repair(peer) => self.repair(now, peer),
+                Timer::Upgrade(peer) => self.upgrade(now, peer),
+                Timer::Relay => self.run_relays(now),
             }
         }
     }
@@ -311,6 +328,7 @@ impl Agent {
         membership.certificate = renewal.certificate;
         if membership.stun.is_some() && renewal.stun.is_some() {
             membership.stun = renewal.stun;
+            self.renew_relays();
             self.observers.clear();
             self.start_observers(now);
         }
@@ -323,6 +341,8 @@ impl Agent {
         self.network = network;
         self.tell_candidates();
         self.refresh_observations(now);
+        self.probe_relays(now);
+        self.hasten_upgrades(now);
         if self.control.is_member() {
             self.start_stun(now);
         }
@@ -336,12 +356,13 @@ impl Agent {
         }
     }
 
-    fn tell_candidates(&mut self) {
+    pub(crate) fn tell_candidates(&mut self) {
         let (true, Some(reach)) = (self.control.is_member(), &self.reach) else { return };
-        let host = self.network.candidates(reach);
-        if self.told_candidates.as_ref() != Some(&host) {
-            self.env.send(ClientMessage::Candidates { host: host.clone() });
-            self.told_candidates = Some(host);
+        let told = (self.network.candidates(reach), self.relays.candidates());
+        if self.told_candidates.as_ref() != Some(&told) {
+            let (host, relay) = told.clone();
+            self.env.send(ClientMessage::Candidates { host, relay });
+            self.told_candidates = Some(told);
         }
     }
 
@@ -364,6 +385,7 @@ impl Agent {
         let Some(membership) = &self.membership else { return };
         let Some(StunAccess { username, password, .. }) = &membership.stun else { return };
         let servers = stun_servers(membership);
+        let before = self.observers.len();
         for server in servers.iter().filter(|server| self.network.has_family(server.primary.is_ipv6())) {
             let ipv6 = server.primary.is_ipv6();
             if !self.observers.contains_key(&ipv6) {
@@ -371,6 +393,9 @@ impl Agent {
                 self.timers.set(Timer::Observe(ipv6), Some(observer.deadline()));
                 self.observers.insert(ipv6, observer);
             }
+        }
+        if self.observers.len() > before {
+            self.await_udp(now);
         }
     }
 
@@ -405,6 +430,9 @@ impl Agent {
             }
             ServerMessage::Revoked(revocation) => self.peer_revoked(now, &revocation),
             ServerMessage::Introduction(introduction) => self.introduced(now, *introduction),
+            ServerMessage::Candidates { ticket, candidates } => {
+                self.more_candidates(now, ticket, &candidates);
+            }
             ServerMessage::ConnectFailed { request, refusal } => self.connect_failed(now, request, refusal),
             // The control connection keeps all others to itself.
             _ => self.env.counters.control_refused += 1,
@@ -429,12 +457,19 @@ impl Agent {
     }
 
     fn datagram(&mut self, now: Instant, socket: Socket, source: SocketAddr, payload: &[u8]) {
-        let datagram = Datagram::parse(payload).filter(|datagram| datagram.method() == Some(Method::Binding));
-        let Some(datagram) = datagram else {
+        let source = addr::unmap(source);
+        if self.channel_data(now, socket, source, payload) {
+            return;
+        }
+        let datagram = Datagram::parse(payload);
+        let Some((method, datagram)) = datagram.and_then(|datagram| Some((datagram.method()?, datagram)))
+        else {
             self.env.counters.malformed += 1;
             return;
         };
-        let source = addr::unmap(source);
+        if method != Method::Binding {
+            return self.turn_message(now, socket, source, &datagram);
+        }
         match (socket, datagram.class()) {
             (Socket::Probe, _) => {
                 if let Some(discovery) = &mut self.discovery {
@@ -442,6 +477,8 @@ impl Agent {
                     self.set_discovery_timer();
                 }
             }
+            // Nothing but the relay's own messages belongs on a stream.
+            (Socket::Stream(_), _) => self.env.counters.unsolicited += 1,
             (Socket::Main, Class::Request) => self.check(now, Way::main(source), &datagram),
             (Socket::Main, Class::Indication) => self.dial_back(now, &datagram),
             (Socket::Main, Class::Success | Class::Error) => {
@@ -457,6 +494,9 @@ impl Agent {
         let Some(observer) = self.observers.get_mut(&ipv6) else { return false };
         let taken = observer.handle(&mut self.env, now, source, datagram);
         self.timers.set(Timer::Observe(ipv6), Some(observer.deadline()));
+        if taken {
+            self.udp_works();
+        }
         taken
     }
 
@@ -494,6 +534,7 @@ impl Agent {
         } else {
             let number = self.requests.open(now, Purpose::Application(request), peer, wait);
             self.send_request(number);
+            self.want_relay(now);
         }
     }
 
@@ -541,13 +582,14 @@ impl Agent {
                 self.env.push(Output::ConnectEnded { request, result: Err(refusal) });
             }
             Purpose::Repair(peer) => self.schedule_repair(now, peer),
+            Purpose::Upgrade(peer) => self.schedule_upgrade(now, peer),
         }
     }
 }
 
 /// Where the node's mapping is observed: an unspecified address stands for the one by which the
 /// node reached the server.
-fn stun_servers(membership: &Membership) -> Vec<StunServer> {
+pub(crate) fn stun_servers(membership: &Membership) -> Vec<StunServer> {
     let Some(access) = &membership.stun else { return Vec::new() };
     let resolve = |server: &StunServer| {
         let mut server = *server;

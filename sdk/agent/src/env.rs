@@ -87,6 +87,14 @@ impl Env {
         self.push(Output::Transmit { socket: Socket::Main, to, payload });
     }
 
+    /// By whichever socket.
+    pub(crate) fn transmit_by(&mut self, now: Instant, socket: Socket, to: SocketAddr, payload: Vec<u8>) {
+        match socket {
+            Socket::Main => self.transmit_main(now, to, payload),
+            Socket::Probe | Socket::Stream(_) => self.push(Output::Transmit { socket, to, payload }),
+        }
+    }
+
     pub(crate) fn transmit_probe(&mut self, to: SocketAddr, payload: Vec<u8>) {
         self.push(Output::Transmit { socket: Socket::Probe, to, payload });
     }

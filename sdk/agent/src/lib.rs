@@ -64,6 +64,7 @@ mod network;
 mod observe;
 mod pace;
 mod punch;
+mod relay;
 mod requests;
 mod servers;
 mod stun;
@@ -72,7 +73,7 @@ mod testing;
 
 pub use agent::Agent;
 pub use api::{
-    AllocationId, BackoffConfig, Config, Ended, Event, Input, Interface, Leg, Output, Path, PathKind,
-    ServerRank, Socket, Way,
+    AllocationId, BackoffConfig, Channel, Config, Ended, Event, Input, Interface, Leg, Output, Path,
+    PathKind, ServerRank, Socket, StreamId, Way,
 };
 pub use counters::Counters;

@@ -20,6 +20,8 @@ pub(crate) enum Purpose {
     Application(u32),
     /// The agent: the path to this peer was lost while the application uses it.
     Repair(NodeId),
+    /// The agent: the peer is reached by a relay only.
+    Upgrade(NodeId),
 }
 
 /// One request.
@@ -58,6 +60,10 @@ pub(crate) struct Requests {
 impl Requests {
     pub(crate) fn is_full(&self) -> bool {
         self.open.len() >= MAX_REQUESTS
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open.is_empty()
     }
 
     /// Opens a request and gives its number on the wire.
@@ -124,12 +130,19 @@ impl Requests {
         self.numbers(|request| request.ticket == Some(ticket))
     }
 
-    pub(crate) fn for_peer(&self, node: &NodeId, name: &NodeName) -> Vec<u32> {
-        self.numbers(|request| request.means(node, name))
+    /// Those that a path to this peer fulfils. A relayed one is what an upgrade is to replace.
+    pub(crate) fn for_peer(&self, node: &NodeId, name: &NodeName, is_direct: bool) -> Vec<u32> {
+        let is_open = |request: &Request| {
+            matches!(request.purpose, Purpose::Upgrade(_)) && request.ticket.is_none() && !is_direct
+        };
+        self.numbers(|request| request.means(node, name) && !is_open(request))
     }
 
-    pub(crate) fn of_repair(&self, peer: NodeId) -> Vec<u32> {
-        self.numbers(|request| request.purpose == Purpose::Repair(peer))
+    /// The agent's own, for this peer.
+    pub(crate) fn of_agent(&self, peer: NodeId) -> Vec<u32> {
+        self.numbers(
+            |request| matches!(request.purpose, Purpose::Repair(of) | Purpose::Upgrade(of) if of == peer),
+        )
     }
 
     fn numbers(&self, fits: impl Fn(&Request) -> bool) -> Vec<u32> {

@@ -374,6 +374,7 @@ fn new_session(now: Instant, joining: Joining, certificate: CertificateText) -> 
         observed: VecDeque::new(),
         shown: Shown::default(),
         hosts: Vec::new(),
+        relays: Vec::new(),
         behavior: None,
         ping: PingState::default(),
         requests: BTreeMap::new(),

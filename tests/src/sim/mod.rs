@@ -14,6 +14,7 @@ pub mod dice;
 pub mod gate;
 pub mod life;
 pub mod oracle;
+mod relays;
 mod shells;
 mod wires;
 pub mod world;

@@ -8,6 +8,7 @@ use meetpoint_proto::EffectiveNetwork;
 use meetpoint_turn::{Listener, ListenerId, ListenerRole};
 
 use super::gate::Gate;
+use super::relays::is_relayed;
 use super::world::{Arrival, ServerPlace, World};
 
 /// The server's two public addresses.
@@ -26,11 +27,14 @@ impl World {
     /// A node sends a datagram: watched, then carried.
     pub(super) fn transmit(&mut self, index: usize, socket: Socket, to: SocketAddr, payload: Vec<u8>) {
         self.watch(index, socket, to);
+        if let Socket::Stream(stream) = socket {
+            return self.send_frame(index, stream, payload);
+        }
         let node = &mut self.nodes[index];
         node.sent[usize::from(socket == Socket::Probe)] += 1;
         let port = match socket {
             Socket::Main => node.main_port,
-            Socket::Probe => node.probe.unwrap_or(0),
+            Socket::Probe | Socket::Stream(_) => node.probe.unwrap_or(0),
         };
         let (site, from) = (node.site, SocketAddr::new(node.source_ip(to.ip()), port));
         if self.nodes.iter().any(|other| other.site == site && other.has_ip(to.ip())) {
@@ -64,6 +68,8 @@ impl World {
         };
         let is_fine = match socket {
             Socket::Probe => is_server && node.probe.is_some() && !is_inside,
+            Socket::Stream(_) => !is_inside,
+            Socket::Main if is_relayed(to) => node.may_send.contains(&to) && !is_inside,
             Socket::Main if is_server => to == primary && !is_inside,
             Socket::Main => node.may_send.contains(&to) && (!is_inside || is_private(to.ip())),
         };
@@ -75,12 +81,15 @@ impl World {
     /// Carries a datagram over the internet, or loses it.
     pub(super) fn cross(&mut self, first_leg: Duration, from: SocketAddr, to: SocketAddr, payload: Vec<u8>) {
         let delay = first_leg + self.jitter();
-        if self.dice.chance(self.weather.loss_permille) {
+        if self.dice.chance(self.weather.loss_permille) || self.is_apart(from, to) {
             return;
         }
         if let Some(listener) = listeners().iter().position(|listener| listener.addr == to) {
             let arrival = Arrival::AtServer { listener: listener as u8, from, payload };
             return self.push(delay + SERVER_ONE_WAY, arrival);
+        }
+        if is_relayed(to) {
+            return self.push(delay + SERVER_ONE_WAY, Arrival::AtRelay { from, to, payload });
         }
         let IpAddr::V4(ip) = to.ip() else { return };
         let site = usize::from(ip.octets()[2]).wrapping_sub(10);

@@ -9,7 +9,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
-use meetpoint_agent::{Agent, BackoffConfig, Config, Ended, Input, Interface, Path, Socket, Way};
+use meetpoint_agent::{
+    Agent, BackoffConfig, Channel, Config, Ended, Input, Interface, Path, Socket, StreamId, Way,
+};
 use meetpoint_broker::{Broker, ClusterConfig, ConnId, Limits, SessionView};
 use meetpoint_proto::wire::{ClientMessage, Refusal, ServerMessage};
 use meetpoint_proto::{
@@ -20,6 +22,7 @@ use meetpoint_turn::{ListenerId, Secret, Secrets, StunServer as StunMachine};
 
 use super::dice::Dice;
 use super::gate::{Gate, GateKind};
+use super::relays::{Relaying, relay_access};
 use super::shells::{MAX_TOKENS, cluster, join_token, stun_machine};
 
 const CONTROL_PORT: u16 = 8080;
@@ -76,6 +79,9 @@ pub(super) enum Arrival {
     ClosedAtServer { conn: ConnId },
     ClosedAtNode { conn: ConnId },
     ProbeOpened { node: usize },
+    AtRelay { from: SocketAddr, to: SocketAddr, payload: Vec<u8> },
+    StreamOpened { node: usize, stream: StreamId },
+    Frame { node: usize, stream: StreamId, payload: Vec<u8> },
 }
 
 #[derive(Debug)]
@@ -117,6 +123,8 @@ pub struct Node {
     pub paths: BTreeMap<NodeId, Path>,
     /// Where it takes its peers' data from.
     pub heard: BTreeSet<(NodeId, Way)>,
+    /// How data goes by its relay legs.
+    pub(super) channels: BTreeMap<Way, Channel>,
     /// How its connect requests ended.
     pub ended: BTreeMap<u32, Result<NodeId, Refusal>>,
     /// It is over.
@@ -138,6 +146,11 @@ pub struct Node {
 }
 
 impl Node {
+    /// The shell takes data from where the agent told it to, and drops all other.
+    pub(super) fn hears(&self, way: Way) -> bool {
+        self.heard.iter().any(|(_, heard)| *heard == way) || self.paths.values().any(|path| path.way == way)
+    }
+
     pub(super) fn has_ip(&self, ip: IpAddr) -> bool {
         self.ip == ip || self.second_ip == Some(ip)
     }
@@ -153,7 +166,7 @@ impl Node {
 }
 
 /// What stands for data: no STUN, and not for the agent.
-const DATA: &[u8] = b"\x40 data";
+pub(super) const DATA: &[u8] = b"\x40 data";
 
 /// See the module.
 pub struct World {
@@ -181,6 +194,8 @@ pub struct World {
     trace: u64,
     /// What must never happen, and did.
     pub violations: Vec<String>,
+    pub(super) relaying: Relaying,
+    relays: bool,
 }
 
 fn secret(number: u32) -> Secret {
@@ -191,6 +206,16 @@ impl World {
     /// A world with a server and no nodes.
     #[must_use]
     pub fn new(seed: u64, server_place: ServerPlace, weather: Weather) -> Self {
+        Self::build(seed, server_place, weather, false)
+    }
+
+    /// The same, with a server that relays, by datagrams and by TCP.
+    #[must_use]
+    pub fn with_relay(seed: u64, server_place: ServerPlace, weather: Weather) -> Self {
+        Self::build(seed, server_place, weather, true)
+    }
+
+    fn build(seed: u64, server_place: ServerPlace, weather: Weather, relays: bool) -> Self {
         let mut dice = Dice::new(seed);
         let secrets = Secrets::new(vec![secret(0)]).expect("one secret");
         let mut world = Self {
@@ -199,7 +224,7 @@ impl World {
             weather,
             server_place,
             broker: Broker::new(Limits::default(), dice.seed()),
-            stun: stun_machine(secrets.clone(), dice.seed()),
+            stun: stun_machine(secrets.clone(), dice.seed(), relays),
             secrets,
             rotations: 0,
             token: join_token(0),
@@ -215,14 +240,24 @@ impl World {
             steps: 0,
             trace: 0xcbf2_9ce4_8422_2325,
             violations: Vec::new(),
+            relaying: Relaying::default(),
+            relays,
         };
         let unix_ms = BIRTH_UNIX_S * 1000;
         let at = world.start;
         world.broker.handle(at, meetpoint_broker::Input::Wall { unix_ms });
         world.stun.handle(at, meetpoint_turn::Input::Wall { unix_ms });
+        world.tell_relay();
         let cluster = world.cluster.clone();
         world.broker.handle(at, meetpoint_broker::Input::Cluster(cluster));
         world
+    }
+
+    fn tell_relay(&mut self) {
+        if self.relays {
+            let input = meetpoint_broker::Input::Relay(relay_access());
+            self.broker.handle(self.start + self.now, input);
+        }
     }
 
     /// The cluster becomes this.
@@ -257,6 +292,7 @@ impl World {
         let at = self.start + self.now;
         let unix_ms = (BIRTH_UNIX_S + self.now.as_secs()) * 1000;
         self.broker.handle(at, meetpoint_broker::Input::Wall { unix_ms });
+        self.tell_relay();
         self.broker.handle(at, meetpoint_broker::Input::Cluster(self.cluster.clone()));
         let conns: Vec<ConnId> = self.conns.keys().copied().collect();
         for conn in conns {
@@ -368,6 +404,7 @@ impl World {
             behavior: None,
             paths: BTreeMap::new(),
             heard: BTreeSet::new(),
+            channels: BTreeMap::new(),
             ended: BTreeMap::new(),
             over: None,
             sent: [0; 2],
@@ -402,8 +439,8 @@ impl World {
 
     /// A node sends data by its path, as QUIC would.
     pub fn send_data(&mut self, node: usize) {
-        let Some(to) = self.nodes[node].paths.values().next().map(|path| path.way.remote) else { return };
-        self.transmit(node, Socket::Main, to, DATA.to_vec());
+        let Some(way) = self.nodes[node].paths.values().next().map(|path| path.way) else { return };
+        self.send_by(node, way);
     }
 
     /// Virtual time since the world began.
@@ -538,6 +575,11 @@ impl World {
                     self.input(node, Input::ControlClosed);
                 }
             }
+            Arrival::AtRelay { from, to, payload } => self.at_relay(from, to, &payload),
+            Arrival::StreamOpened { node, stream } => {
+                self.input(node, Input::Stream { stream, open: true });
+            }
+            Arrival::Frame { node, stream, payload } => self.frame(node, stream, &payload),
             Arrival::ProbeOpened { node } => self.input(node, Input::ProbeOpened { ok: true }),
         }
     }
@@ -546,6 +588,9 @@ impl World {
         let Some(node) = self.conns.get(&conn).map(|connection| connection.node) else { return };
         if self.nodes[node].conn != Some(conn) {
             return;
+        }
+        if let ServerMessage::Candidates { candidates, .. } = &message {
+            self.nodes[node].may_send.extend(candidates.iter().map(|candidate| candidate.addr));
         }
         if let ServerMessage::Introduction(introduction) = &message {
             let candidates = introduction.candidates.iter().map(|candidate| candidate.addr);
@@ -569,10 +614,11 @@ impl World {
         }
         self.note(2 + index as u64, from, payload);
         if payload == DATA {
-            // The shell takes data from where the agent told it to, and drops all other.
             let node = &mut self.nodes[index];
-            node.has_data |= node.heard.iter().any(|(_, way)| *way == Way::main(from))
-                || node.paths.values().any(|path| path.way == Way::main(from));
+            node.has_data |= node.hears(Way::main(from));
+            return;
+        }
+        if socket == Socket::Main && self.channel_data(index, socket, from, payload) {
             return;
         }
         self.input(index, Input::Datagram { socket, source: from, payload });
