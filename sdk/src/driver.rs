@@ -317,6 +317,8 @@ impl Driver {
                     self.feed(Input::ProbeOpened { port });
                 }
                 Output::CloseProbe => self.probe = None,
+                Output::OpenStream { stream, .. } => self.feed(Input::Stream { stream, open: false }),
+                Output::CloseStream { .. } | Output::Channel { .. } => {}
                 Output::Path { peer, path } => self.path(peer, path),
                 Output::Hear { peer, way } => self.hear(peer, way.remote),
                 Output::ConnectEnded { request, result } => self.connect_ended(request, result),
@@ -362,7 +364,7 @@ impl Driver {
             (Socket::Main, _) => self.parts.mux.send_to(to, payload, ttl),
             (Socket::Extra(number), _) => self.parts.mux.extras().send_to(number, to, payload, ttl),
             (Socket::Probe, Some(probe)) => probe.send_to(to, payload),
-            (Socket::Probe, None) => Ok(()),
+            (Socket::Probe, None) | (Socket::Stream(_), _) => Ok(()),
         };
         if let Err(error) = sent {
             // Lost, as any datagram may be: the agent repeats what matters.

@@ -23,6 +23,7 @@ use crate::network::{Network, Reach};
 use crate::observe::Observer;
 use crate::pace::Pacer;
 use crate::punch::Punch;
+use crate::relay::Relays;
 use crate::requests::{Purpose, Requests};
 use crate::roam::Doubt;
 use crate::stun::{Class, Datagram, Method};
@@ -56,6 +57,8 @@ pub(crate) enum Timer {
     Request(u32),
     Repair(NodeId),
     Doubt(NodeId),
+    Upgrade(NodeId),
+    Relay,
 }
 
 /// A node's decisions. See the [crate] for the model.
@@ -67,11 +70,12 @@ pub struct Agent {
     /// Of the newest welcome; kept while the connection is lost, since tickets and links go on.
     pub(crate) membership: Option<Membership>,
     pub(crate) reach: Option<Reach>,
-    observers: BTreeMap<bool, Observer>,
+    pub(crate) observers: BTreeMap<bool, Observer>,
     discovery: Option<Discovery>,
     /// Discoveries started since the network was last another one.
     discoveries: u32,
-    told_candidates: Option<Vec<SocketAddr>>,
+    /// Those of the host, and the relayed ones.
+    told_candidates: Option<(Vec<SocketAddr>, Vec<SocketAddr>)>,
     dial_backs: Option<(Instant, u32)>,
     dial_back_seen: VecDeque<DialBackNonce>,
     pub(crate) requests: Requests,
@@ -84,7 +88,12 @@ pub struct Agent {
     pub(crate) outstanding: Outstanding,
     pub(crate) pacer: Pacer,
     pub(crate) extras: Extras,
+    pub(crate) relays: Relays,
+    /// As `pacer`, for what leaves by a relay, which is another sender to whom it reaches.
+    pub(crate) relay_pacer: Pacer,
     pub(crate) repairs: BTreeMap<NodeId, Backoff>,
+    /// Peers that are reached by a relay only.
+    pub(crate) upgrades: BTreeMap<NodeId, Backoff>,
     pub(crate) doubts: BTreeMap<NodeId, Doubt>,
     /// What the machine sends to the server from.
     pub(crate) source: Option<IpAddr>,
@@ -139,7 +148,10 @@ impl Agent {
             outstanding: Outstanding::default(),
             pacer: Pacer::default(),
             extras: Extras::default(),
+            relays: Relays::default(),
+            relay_pacer: Pacer::default(),
             repairs: BTreeMap::new(),
+            upgrades: BTreeMap::new(),
             doubts: BTreeMap::new(),
             source: None,
             revoked: BTreeMap::new(),
@@ -181,6 +193,8 @@ impl Agent {
                 self.step(now, step);
             }
             Input::Datagram { socket, source, payload } => self.datagram(now, socket, source, payload),
+            Input::Stream { stream, open: true } => self.stream_opened(now, stream),
+            Input::Stream { stream, open: false } => self.stream_closed(now, stream),
             Input::ProbeOpened { port } => {
                 if let Some(discovery) = &mut self.discovery {
                     discovery.opened(&mut self.env, now, port);
@@ -193,6 +207,7 @@ impl Agent {
             Input::Release { peer } => self.release(peer),
             Input::Secrets(secrets) => self.env.config.secrets = secrets,
             Input::Leave => {
+                self.end_relays(now);
                 let step = self.control.leave(&mut self.env, now);
                 self.step(now, step);
             }
@@ -229,6 +244,8 @@ impl Agent {
                 Timer::Request(number) => self.send_request(number),
                 Timer::Repair(peer) => self.repair(now, peer),
                 Timer::Doubt(peer) => self.run_doubt(now, peer),
+                Timer::Upgrade(peer) => self.upgrade(now, peer),
+                Timer::Relay => self.run_relays(now),
             }
         }
     }
@@ -344,6 +361,7 @@ impl Agent {
         membership.certificate = renewal.certificate;
         if membership.stun.is_some() && renewal.stun.is_some() {
             membership.stun = renewal.stun;
+            self.renew_relays();
             self.observers.clear();
             self.start_observers(now);
         }
@@ -364,6 +382,8 @@ impl Agent {
         self.discoveries = 0;
         self.tell_candidates();
         self.refresh_observations(now);
+        self.probe_relays(now);
+        self.hasten_upgrades(now);
         if self.control.is_member() {
             self.start_stun(now);
         }
@@ -377,12 +397,13 @@ impl Agent {
         }
     }
 
-    fn tell_candidates(&mut self) {
+    pub(crate) fn tell_candidates(&mut self) {
         let (true, Some(reach)) = (self.control.is_member(), &self.reach) else { return };
-        let host = self.network.candidates(reach);
-        if self.told_candidates.as_ref() != Some(&host) {
-            self.env.send(ClientMessage::Candidates { host: host.clone() });
-            self.told_candidates = Some(host);
+        let told = (self.network.candidates(reach), self.relays.candidates());
+        if self.told_candidates.as_ref() != Some(&told) {
+            let (host, relay) = told.clone();
+            self.env.send(ClientMessage::Candidates { host, relay });
+            self.told_candidates = Some(told);
         }
     }
 
@@ -406,6 +427,7 @@ impl Agent {
         let Some(membership) = &self.membership else { return };
         let Some(StunAccess { username, password, .. }) = &membership.stun else { return };
         let servers = stun_servers(membership);
+        let before = self.observers.len();
         for server in servers.iter().filter(|server| self.network.has_uplink(server.primary.is_ipv6())) {
             let ipv6 = server.primary.is_ipv6();
             if !self.observers.contains_key(&ipv6) {
@@ -413,6 +435,9 @@ impl Agent {
                 self.timers.set(Timer::Observe(ipv6), Some(observer.deadline()));
                 self.observers.insert(ipv6, observer);
             }
+        }
+        if self.observers.len() > before {
+            self.await_udp(now);
         }
     }
 
@@ -447,6 +472,9 @@ impl Agent {
             }
             ServerMessage::Revoked(revocation) => self.peer_revoked(now, &revocation),
             ServerMessage::Introduction(introduction) => self.introduced(now, *introduction),
+            ServerMessage::Candidates { ticket, candidates } => {
+                self.more_candidates(now, ticket, &candidates);
+            }
             ServerMessage::ConnectFailed { request, refusal } => self.connect_failed(now, request, refusal),
             // The control connection keeps all others to itself.
             _ => self.env.counters.control_refused += 1,
@@ -471,12 +499,19 @@ impl Agent {
     }
 
     fn datagram(&mut self, now: Instant, socket: Socket, source: SocketAddr, payload: &[u8]) {
-        let datagram = Datagram::parse(payload).filter(|datagram| datagram.method() == Some(Method::Binding));
-        let Some(datagram) = datagram else {
+        let source = addr::unmap(source);
+        if self.channel_data(now, socket, source, payload) {
+            return;
+        }
+        let datagram = Datagram::parse(payload);
+        let Some((method, datagram)) = datagram.and_then(|datagram| Some((datagram.method()?, datagram)))
+        else {
             self.env.counters.malformed += 1;
             return;
         };
-        let source = addr::unmap(source);
+        if method != Method::Binding {
+            return self.turn_message(now, socket, source, &datagram);
+        }
         match (socket, datagram.class()) {
             (Socket::Probe, _) => {
                 if let Some(discovery) = &mut self.discovery {
@@ -485,6 +520,8 @@ impl Agent {
                 }
             }
             (Socket::Extra(number), class) => self.extra_datagram(now, number, source, class, &datagram),
+            // Nothing but the relay's own messages belongs on a stream.
+            (Socket::Stream(_), _) => self.env.counters.unsolicited += 1,
             (Socket::Main, Class::Request) => self.check(now, Way::main(source), &datagram),
             (Socket::Main, Class::Indication) => self.dial_back(now, &datagram),
             (Socket::Main, Class::Success | Class::Error) => {
@@ -500,6 +537,9 @@ impl Agent {
         let Some(observer) = self.observers.get_mut(&ipv6) else { return false };
         let taken = observer.handle(&mut self.env, now, source, datagram);
         self.timers.set(Timer::Observe(ipv6), Some(observer.deadline()));
+        if taken {
+            self.udp_works();
+        }
         taken
     }
 
@@ -537,6 +577,7 @@ impl Agent {
         } else {
             let number = self.requests.open(now, Purpose::Application(request), peer, wait);
             self.send_request(number);
+            self.want_relay(now);
         }
     }
 
@@ -586,13 +627,14 @@ impl Agent {
             Purpose::Repair(peer) => self.schedule_repair(now, peer),
             // The path may hold all the same; if it is lost, that is repaired.
             Purpose::Roam(_) => {}
+            Purpose::Upgrade(peer) => self.schedule_upgrade(now, peer),
         }
     }
 }
 
 /// Where the node's mapping is observed: an unspecified address stands for the one by which the
 /// node reached the server.
-fn stun_servers(membership: &Membership) -> Vec<StunServer> {
+pub(crate) fn stun_servers(membership: &Membership) -> Vec<StunServer> {
     let Some(access) = &membership.stun else { return Vec::new() };
     let resolve = |server: &StunServer| {
         let mut server = *server;

@@ -20,6 +20,24 @@ pub enum Socket {
     Probe,
     /// One of many that are open while a symmetric NAT's ports are guessed. The one that is met stays.
     Extra(u16),
+    /// A connection to the server's relay, where UDP does not reach it. Each frame on it (RFC 8489, section 6.2.2)
+    /// is given and taken like a datagram.
+    Stream(StreamId),
+}
+
+/// Names a connection to the relay; never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId(pub u32);
+
+/// How the shell puts data on a relay leg: behind the header of ChannelData (RFC 8656, section 12.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Channel {
+    /// By which the server is reached: the main socket or a stream.
+    pub socket: Socket,
+    /// Where such datagrams go. Only from there they are taken.
+    pub server: SocketAddr,
+    /// The channel's number.
+    pub number: u16,
 }
 
 /// Names one allocation that the node has had on a relay; never used twice.
@@ -165,7 +183,8 @@ pub enum Input<'a> {
     },
     /// A message of the server.
     ControlMessage(ServerMessage),
-    /// A STUN-shaped datagram arrived ([`meetpoint_proto::stun::is_stun`]).
+    /// A STUN-shaped datagram arrived ([`meetpoint_proto::stun::is_stun`]), or ChannelData of a relay that carries
+    /// one, header and all.
     Datagram {
         /// On which socket.
         socket: Socket,
@@ -173,6 +192,13 @@ pub enum Input<'a> {
         source: SocketAddr,
         /// Its bytes.
         payload: &'a [u8],
+    },
+    /// The stream that [`Output::OpenStream`] asked for is open; or it could not be opened, or has ended.
+    Stream {
+        /// Which.
+        stream: StreamId,
+        /// It is open.
+        open: bool,
     },
     /// The probe socket that [`Output::OpenProbe`] asked for is there, or could not be made.
     ProbeOpened {
@@ -262,6 +288,28 @@ pub enum Output {
     },
     /// Drop it.
     CloseProbe,
+    /// Open a connection to the server's relay; answer with [`Input::Stream`].
+    OpenStream {
+        /// Its name from now on.
+        stream: StreamId,
+        /// Where to.
+        to: SocketAddr,
+        /// TLS, with the control channel's own trust in the server.
+        tls: bool,
+    },
+    /// Close it, or stop opening it. No [`Input::Stream`] follows.
+    CloseStream {
+        /// Which.
+        stream: StreamId,
+    },
+    /// Data by this way goes in this channel from now on; `None`: there is no such way any more. A path or a way
+    /// to be heard by that has a relay leg is told after its channel.
+    Channel {
+        /// A way with a relay leg.
+        way: Way,
+        /// How.
+        channel: Option<Channel>,
+    },
     /// Authorise this peer's key for incoming connections and, from now on, send its data by
     /// this path; accept its data from there too. Told again when the path moves, and when its
     /// round trip has changed by more than a fifth: only another `way` is another path.
@@ -319,7 +367,8 @@ pub struct Path {
     /// Round trip of the newest check.
     pub rtt: Duration,
     /// From the connect call to the first verified packet; if the call had to wait for the peer to join,
-    /// from the peer's arrival, and on the side that did not call from the introduction.
+    /// from the peer's arrival, and on the side that did not call from the introduction. Counted anew, from the
+    /// same moment, for the first direct packet after a relayed path.
     pub elapsed: Duration,
 }
 

@@ -27,8 +27,12 @@ pub struct Counters {
     pub candidates_refused: u64,
     /// Tickets that ended with a direct path.
     pub tickets_direct: u64,
+    /// Tickets that ended with a relayed path.
+    pub tickets_relayed: u64,
     /// Tickets that ran out.
     pub tickets_failed: u64,
+    /// Allocations that a relay granted.
+    pub allocations: u64,
     /// Peers to which the last path died.
     pub paths_lost: u64,
     /// Dial-backs that were passed on to the server.

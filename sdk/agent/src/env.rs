@@ -105,7 +105,7 @@ impl Env {
         self.transmit(now, Socket::Main, to, payload, None);
     }
 
-    /// Sends from any socket that peers hear from.
+    /// Sends from any socket.
     pub(crate) fn transmit(
         &mut self,
         now: Instant,
@@ -114,7 +114,9 @@ impl Env {
         payload: Vec<u8>,
         ttl: Option<u8>,
     ) {
-        self.sent.note(now, to.ip());
+        if matches!(socket, Socket::Main | Socket::Extra(_)) {
+            self.sent.note(now, to.ip());
+        }
         self.push(Output::Transmit { socket, to, payload, ttl });
     }
 

@@ -68,6 +68,7 @@ mod observe;
 mod pace;
 mod plan;
 mod punch;
+mod relay;
 mod requests;
 mod roam;
 mod servers;
@@ -77,8 +78,8 @@ mod testing;
 
 pub use agent::Agent;
 pub use api::{
-    AllocationId, BackoffConfig, Config, Ended, Event, Input, Interface, Leg, Output, Path, PathKind,
-    ServerRank, Socket, Way,
+    AllocationId, BackoffConfig, Channel, Config, Ended, Event, Input, Interface, Leg, Output, Path,
+    PathKind, ServerRank, Socket, StreamId, Way,
 };
 pub use counters::Counters;
 pub use plan::{Forbidden, Plan, plan};

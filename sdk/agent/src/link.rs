@@ -6,11 +6,12 @@
 //! trip carries the data; a small difference does not make it change.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use meetpoint_proto::{NodeId, NodeName, TicketId};
 
-use crate::api::{Leg, Path, PathKind, Way};
+use crate::api::{AllocationId, Leg, Path, PathKind, Way};
 use crate::stun::{Datagram, Key, TransactionId};
 use meetpoint_proto::Timers;
 
@@ -23,8 +24,16 @@ const CONSENT_RETRY: Duration = Duration::from_millis(500);
 /// So many unanswered in a row, and the way is dead: within 5 s at most after the first. At 25 %
 /// loss each way that happens by chance once in some hours.
 const MAX_UNANSWERED: u32 = 10;
-/// Ways kept alive to one peer.
+/// So many unanswered in a row, and another way is used if there is one, while this one is still asked: within 2 s
+/// after the first. At 25 % loss each way that happens by chance every few minutes, and is over with the next answer.
+const DOUBTFUL_UNANSWERED: u32 = 4;
+/// How long relayed ways are kept beside a direct one: most that die do so young, when a NAT forgets what it
+/// was not reminded of.
+const RELAY_WARM: Duration = Duration::from_secs(60);
+/// Ways kept alive to one peer, of each kind.
 const MAX_ROUTES: usize = 4;
+/// Relayed addresses of one peer: two families of two allocations, of which one replaces the other, twice.
+const MAX_RELAYS: usize = 8;
 /// Tickets whose keys are kept: both sides may have asked at once, and each side may have seen
 /// another of the tickets work first.
 const MAX_KEYS: usize = 4;
@@ -34,6 +43,8 @@ const MAX_HEARD: usize = 4;
 const MAX_SEEN: usize = 128;
 /// Another way must be this much quicker, and by a quarter, to be preferred.
 const HYSTERESIS: Duration = Duration::from_millis(5);
+/// Round trips that differ by less are equal, and IPv6 is preferred.
+const EQUAL: Duration = Duration::from_millis(1);
 /// Weight of a new round trip in the smoothed one, as in RFC 6298: 1/8.
 const RTT_SHIFT: u32 = 3;
 
@@ -47,9 +58,19 @@ pub(crate) struct TicketKeys {
 
 #[derive(Debug)]
 struct Route {
+    kind: PathKind,
     smoothed: Duration,
     newest: Duration,
     unanswered: u32,
+    /// It can carry data: a relay leg needs a channel first.
+    is_ready: bool,
+}
+
+impl Route {
+    /// What decides before round trips do.
+    fn rank(&self) -> (bool, PathKind) {
+        (self.unanswered >= DOUBTFUL_UNANSWERED, self.kind)
+    }
 }
 
 /// What became of the way in use.
@@ -86,6 +107,10 @@ pub(crate) struct Link {
     routes: BTreeMap<Way, Route>,
     current: Option<Way>,
     told: Option<Path>,
+    /// A direct way has been in use from then on.
+    direct_since: Option<Instant>,
+    /// Where the peer is met at a relay of its own.
+    relays: BTreeSet<SocketAddr>,
     /// By which ways keyed checks came, the newest first.
     heard: VecDeque<Way>,
     consent: Timers<Way>,
@@ -108,6 +133,8 @@ impl Link {
             routes: BTreeMap::new(),
             current: None,
             told: None,
+            direct_since: None,
+            relays: BTreeSet::new(),
             heard: VecDeque::new(),
             consent: Timers::new(),
             seen: BTreeSet::new(),
@@ -117,6 +144,40 @@ impl Link {
 
     pub(crate) fn is_open(&self) -> bool {
         self.current.is_some()
+    }
+
+    /// What kind of way is in use.
+    pub(crate) fn kind(&self) -> Option<PathKind> {
+        self.current.and_then(|current| self.routes.get(&current)).map(|route| route.kind)
+    }
+
+    /// What kind of way it is: by a relay of this node, or to one of the peer.
+    pub(crate) fn kind_of(&self, way: Way) -> PathKind {
+        match way.leg {
+            Leg::Main | Leg::Extra(_) if !self.relays.contains(&way.remote) => PathKind::Direct,
+            Leg::Main | Leg::Extra(_) | Leg::Relay(_) => PathKind::Relayed,
+        }
+    }
+
+    /// The peer was allocated this address by a relay.
+    pub(crate) fn add_relay(&mut self, remote: SocketAddr) {
+        if self.relays.len() < MAX_RELAYS || self.relays.contains(&remote) {
+            self.relays.insert(remote);
+        }
+    }
+
+    /// A way of this node's own allocations is alive.
+    pub(crate) fn uses_relay(&self) -> bool {
+        self.routes.keys().any(|way| matches!(way.leg, Leg::Relay(_)))
+    }
+
+    /// True if a way that was not verified is worth a check: a relayed one is not once a direct one has lasted.
+    pub(crate) fn wants(&self, now: Instant, way: Way) -> bool {
+        !self.routes.contains_key(&way) && (self.kind_of(way) == PathKind::Direct || !self.has_lasted(now))
+    }
+
+    fn has_lasted(&self, now: Instant) -> bool {
+        self.direct_since.is_some_and(|since| now >= since + RELAY_WARM)
     }
 
     /// Neither a path nor a ticket that may bring one.
@@ -171,6 +232,11 @@ impl Link {
         true
     }
 
+    /// True if the peer is heard by this way.
+    pub(crate) fn hears(&self, way: Way) -> bool {
+        self.heard.contains(&way)
+    }
+
     /// True if the peer is heard from anywhere.
     pub(crate) fn is_heard(&self) -> bool {
         !self.heard.is_empty()
@@ -184,23 +250,47 @@ impl Link {
     /// A check of ours was answered. `elapsed` counts for the first path only; `random` varies the
     /// consent interval.
     pub(crate) fn confirm(&mut self, now: Instant, answer: &Confirmation, elapsed: Duration) -> Change {
-        if self.routes.len() >= MAX_ROUTES && !self.routes.contains_key(&answer.way) {
+        let kind = self.kind_of(answer.way);
+        let alike = self.routes.values().filter(|route| route.kind == kind).count();
+        if alike >= MAX_ROUTES && !self.routes.contains_key(&answer.way) {
             return Change::None;
         }
         self.proven = Some(answer.ticket);
         let rtt = answer.rtt;
         let route = self.routes.entry(answer.way);
-        let route = route.or_insert(Route { smoothed: rtt, newest: rtt, unanswered: 0 });
+        let route =
+            route.or_insert(Route { kind, smoothed: rtt, newest: rtt, unanswered: 0, is_ready: false });
+        route.kind = kind;
+        route.is_ready |= answer.is_ready;
         let weight = 1u32 << RTT_SHIFT;
         route.smoothed = (route.smoothed * (weight - 1) + rtt) / weight;
         route.newest = rtt;
         route.unanswered = 0;
         let varied = CONSENT_INTERVAL.mul_f64(0.8 + 0.4 * f64::from(answer.random) / f64::from(u32::MAX));
         self.consent.set(answer.way, Some(now + varied));
-        if self.current.is_none() {
+        let is_upgrade = kind == PathKind::Direct && self.kind() == Some(PathKind::Relayed);
+        if self.current.is_none() || is_upgrade {
             self.elapsed = elapsed;
         }
+        let change = self.choose();
+        if self.kind() == Some(PathKind::Direct) {
+            self.direct_since.get_or_insert(now);
+        }
+        change
+    }
+
+    /// A way can carry data from now on.
+    pub(crate) fn ready(&mut self, way: Way) -> Change {
+        if let Some(route) = self.routes.get_mut(&way) {
+            route.is_ready = true;
+        }
         self.choose()
+    }
+
+    /// A leg is gone, and all ways by it.
+    pub(crate) fn leg_lost(&mut self, id: AllocationId) -> Change {
+        self.heard.retain(|way| way.leg != Leg::Relay(id));
+        self.retain(|way| way.leg != Leg::Relay(id))
     }
 
     /// The next way whose consent is to be asked for, and under which ticket. Ways that were
@@ -208,7 +298,9 @@ impl Link {
     pub(crate) fn next_consent(&mut self, now: Instant) -> Option<(Way, TicketId)> {
         while let Some(way) = self.consent.pop_due(now) {
             let Some(route) = self.routes.get_mut(&way) else { continue };
-            if route.unanswered >= MAX_UNANSWERED {
+            let is_spare = route.kind == PathKind::Relayed
+                && self.direct_since.is_some_and(|since| now >= since + RELAY_WARM);
+            if route.unanswered >= MAX_UNANSWERED || is_spare {
                 self.routes.remove(&way);
                 continue;
             }
@@ -223,10 +315,14 @@ impl Link {
 
     /// Picks the way to use.
     pub(crate) fn choose(&mut self) -> Change {
-        let best = self.routes.iter().min_by_key(|(way, route)| (route.smoothed, **way));
+        let ready = self.routes.iter().filter(|(_, route)| route.is_ready);
+        let best = ready.min_by_key(|(way, route)| {
+            let handicap = if way.remote.is_ipv6() { Duration::ZERO } else { EQUAL };
+            (route.rank(), route.smoothed + handicap, **way)
+        });
         let Some((&best, best_route)) = best else {
             let was_open = self.current.take().is_some();
-            self.told = None;
+            (self.told, self.direct_since) = (None, None);
             if was_open {
                 self.heard.clear();
             }
@@ -234,12 +330,16 @@ impl Link {
         };
         let current = self.current.and_then(|current| Some((current, self.routes.get(&current)?)));
         let chosen = match current {
-            Some((current, route)) if !is_clearly_quicker(best_route, route) => current,
+            Some((current, route)) if !is_better((&best, best_route), (&current, route)) => current,
             _ => best,
         };
         self.current = Some(chosen);
+        let kind = self.kind_of(chosen);
+        if kind == PathKind::Relayed {
+            self.direct_since = None;
+        }
         let rtt = self.routes.get(&chosen).map_or(Duration::ZERO, |route| route.newest);
-        let path = Path { way: chosen, kind: kind_of(chosen), rtt, elapsed: self.elapsed };
+        let path = Path { way: chosen, kind, rtt, elapsed: self.elapsed };
         if self.told.is_some_and(|told| !is_worth_telling(&told, &path)) {
             return Change::None;
         }
@@ -278,15 +378,20 @@ impl Link {
 pub(crate) struct Confirmation {
     pub(crate) ticket: TicketId,
     pub(crate) way: Way,
+    /// The way can carry data already.
+    pub(crate) is_ready: bool,
     pub(crate) rtt: Duration,
     pub(crate) random: u32,
 }
 
-fn kind_of(way: Way) -> PathKind {
-    match way.leg {
-        Leg::Main | Leg::Extra(_) => PathKind::Direct,
-        Leg::Relay(_) => PathKind::Relayed,
+/// Whether the one is worth a move away from the other. Round trips count only between ways of one rank.
+fn is_better((best, best_route): (&Way, &Route), (current, current_route): (&Way, &Route)) -> bool {
+    if best_route.rank() != current_route.rank() || !current_route.is_ready {
+        return true;
     }
+    let is_newer_family = best.remote.is_ipv6() && current.remote.is_ipv4();
+    (is_newer_family && best_route.smoothed <= current_route.smoothed + EQUAL)
+        || is_clearly_quicker(best_route, current_route)
 }
 
 fn is_clearly_quicker(best: &Route, current: &Route) -> bool {
@@ -296,13 +401,12 @@ fn is_clearly_quicker(best: &Route, current: &Route) -> bool {
 /// Another way, or a round trip that differs by more than a fifth and a millisecond.
 fn is_worth_telling(told: &Path, path: &Path) -> bool {
     let difference = told.rtt.abs_diff(path.rtt);
-    told.way != path.way || difference > (told.rtt / 5).max(Duration::from_millis(1))
+    (told.way, told.kind) != (path.way, path.kind)
+        || difference > (told.rtt / 5).max(Duration::from_millis(1))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
     use meetpoint_proto::TicketKey;
 
     use super::*;
@@ -331,7 +435,7 @@ mod tests {
     }
 
     fn answer(n: u8, rtt_ms: u32) -> Confirmation {
-        Confirmation { ticket: ticket(1), way: way(n), rtt: MS * rtt_ms, random: 0 }
+        Confirmation { ticket: ticket(1), way: way(n), is_ready: true, rtt: MS * rtt_ms, random: 0 }
     }
 
     #[test]

@@ -8,13 +8,14 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use meetpoint_proto::wire::{
-    CertificateText, ClientMessage, Introduction, Refusal, RevocationText, TicketOutcome,
+    Candidate, CandidateKind, CertificateText, ClientMessage, Introduction, MAX_RELAY_CANDIDATES, Refusal,
+    RevocationText, TicketOutcome,
 };
 use meetpoint_proto::{Certificate, Code, NodeId, Revocation, TicketId, addr};
 use rand_chacha::rand_core::Rng;
 
 use crate::agent::{Agent, Timer};
-use crate::api::{Leg, Output, Socket, Way};
+use crate::api::{AllocationId, BackoffConfig, Leg, Output, PathKind, Socket, Way};
 use crate::backoff::Backoff;
 use crate::env::millis;
 use crate::link::{Change, Confirmation, Link, TicketKeys};
@@ -32,6 +33,12 @@ const MAX_USED: usize = 4_096;
 const MAX_REVOKED: usize = 1_024;
 /// Longest life of a ticket, whatever the server says.
 const MAX_LIFETIME: Duration = Duration::from_secs(30);
+/// Between two attempts to reach directly who is reached by a relay. Each costs a ticket and its checks, and a pair
+/// that physics keeps apart stays apart until a network changes.
+const UPGRADES: BackoffConfig =
+    BackoffConfig { base: Duration::from_secs(15), max: Duration::from_secs(600), give_up_after: None };
+/// After a change of the network: the new mapping has to be observed first.
+const UPGRADE_SOON: Duration = Duration::from_secs(1);
 /// Longest head start: the server has no reason for a longer one.
 const MAX_START: Duration = Duration::from_secs(2);
 
@@ -124,10 +131,15 @@ impl Agent {
         let start = now + Duration::from_millis(introduction.start_in_ms.into()).min(MAX_START);
         let expires = now + Duration::from_millis(introduction.expires_in_ms.into()).min(MAX_LIFETIME);
         let mut punch = Punch::new(now, peer.node, since, start, expires);
+        punch.is_active = introduction.active;
+        let mut named = Vec::new();
         if introduction.active {
             let candidates = self.usable_candidates(introduction);
             punch.add_candidates(start, &candidates);
             self.make_plan(&mut punch, start, introduction);
+            let all = introduction.candidates.iter().take(MAX_CANDIDATES);
+            named.extend(all.map(|candidate| addr::unmap(candidate.addr)));
+            named.iter().for_each(|remote| punch.name(*remote));
         }
         let link = self.links.entry(peer.node);
         let link = link.or_insert_with(|| Link::new(self.id, peer.node, peer.name.clone()));
@@ -143,6 +155,10 @@ impl Agent {
         self.env.counters.tickets += 1;
         self.punches.insert(ticket, punch);
         self.run_ticket(now, ticket);
+        if introduction.active {
+            self.want_relay(now);
+            self.add_relay_ways(now, ticket, &named, None);
+        }
         if self.links.get(&peer.node).is_some_and(Link::is_open) {
             self.doubt(now, peer.node);
             self.finish_requests(peer.node);
@@ -161,6 +177,30 @@ impl Agent {
             }
         }
         usable
+    }
+
+    /// Where the peer of a running ticket may be met as well: at a relay that was allocated meanwhile.
+    pub(crate) fn more_candidates(&mut self, now: Instant, ticket: TicketId, candidates: &[Candidate]) {
+        let active = self.punches.get(&ticket).filter(|punch| punch.is_active).map(|punch| punch.peer);
+        let (Some(peer), Some(reach)) = (active, self.reach.clone()) else { return };
+        let mut named = Vec::new();
+        for candidate in candidates.iter().take(MAX_RELAY_CANDIDATES) {
+            let to = addr::unmap(candidate.addr);
+            if let Some(link) = self.links.get_mut(&peer)
+                && candidate.kind == CandidateKind::Relay
+            {
+                link.add_relay(to);
+            }
+            named.push(to);
+            let may_probe = reach.may_probe(&self.network, to);
+            self.env.counters.candidates_refused += u64::from(!may_probe);
+            if let Some(punch) = self.punches.get_mut(&ticket) {
+                punch.name(to);
+                punch.add_late(now, &[Way::main(to)][usize::from(!may_probe)..]);
+            }
+        }
+        self.run_ticket(now, ticket);
+        self.add_relay_ways(now, ticket, &named, None);
     }
 
     /// Sends what is due of a ticket, or ends it.
@@ -192,7 +232,11 @@ impl Agent {
     fn end_ticket(&mut self, now: Instant, ticket: TicketId) {
         self.timers.set(Timer::Ticket(ticket), None);
         let Some(punch) = self.punches.remove(&ticket) else { return };
-        if !punch.is_direct() {
+        let kind = self.links.get(&punch.peer).and_then(Link::kind);
+        if !punch.is_direct() && kind == Some(PathKind::Relayed) {
+            self.env.counters.tickets_relayed += 1;
+            self.tell_result(ticket, TicketOutcome::Relayed);
+        } else if !punch.is_direct() {
             self.env.counters.tickets_failed += 1;
             self.tell_result(ticket, TicketOutcome::Failed);
         }
@@ -203,6 +247,7 @@ impl Agent {
         if let Some(link) = self.links.get_mut(&punch.peer) {
             link.punches.remove(&ticket);
         }
+        self.schedule_upgrade(now, punch.peer);
         self.drop_idle_link(punch.peer);
     }
 
@@ -223,7 +268,11 @@ impl Agent {
         ticket: TicketId,
         to: Way,
     ) -> Result<(), Instant> {
-        if let Err(again) = self.pacer.take(now, to.remote) {
+        let pacer = match to.leg {
+            Leg::Main | Leg::Extra(_) => &mut self.pacer,
+            Leg::Relay(_) => &mut self.relay_pacer,
+        };
+        if let Err(again) = pacer.take(now, to.remote) {
             self.env.counters.checks_paced += 1;
             return Err(again);
         }
@@ -260,23 +309,26 @@ impl Agent {
             self.env.counters.checks_repeated += 1;
             return;
         }
-        let has_route = link.has_route(way);
+        let is_wanted = link.wants(now, way);
+        let is_direct = link.kind_of(way) == PathKind::Direct;
         // A passive side has sent nothing under this ticket; that it had not before either, nobody but
         // the node itself can know.
         let is_passive = self.punches.get(&ticket).is_some_and(Punch::is_passive);
-        if is_passive && !self.env.may_have_sent(now, way.remote.ip()) {
+        if is_passive && is_direct && !self.env.may_have_sent(now, way.remote.ip()) {
             self.env.send(ClientMessage::Unsolicited { ticket });
         }
-        if link.hear(way) {
+        if link.hear(way) && self.carries_data(way) {
             self.env.push(Output::Hear { peer, way });
         }
+        self.bind_channel(now, way);
+        let Some(link) = self.links.get(&peer) else { return };
         let Some(send) = link.keys(ticket).map(|keys| keys.send.clone()) else { return };
         // Our own check leaves before the answer: where order is kept, the peer's first data comes
         // behind the answer to it, when we already accept data from there.
         if let Some(punch) = self.punches.get_mut(&ticket) {
             punch.trigger(now, way);
             self.run_ticket(now, ticket);
-        } else if !has_route {
+        } else if is_wanted {
             // The peer checks again if this one is too early or gets lost.
             let _ = self.send_check(now, peer, ticket, way);
             self.doubt(now, peer);
@@ -293,9 +345,13 @@ impl Agent {
             Leg::Extra(number) => {
                 self.env.transmit(now, Socket::Extra(number), way.remote, payload, ttl);
             }
-            // An allocation that is gone carries nothing: the way dies of silence.
-            Leg::Relay(_) => {}
+            Leg::Relay(id) => self.transmit_relayed(now, id, way.remote, &payload),
         }
+    }
+
+    /// True if the shell can send and take data by this way.
+    fn carries_data(&self, way: Way) -> bool {
+        way.leg == Leg::Main || self.relays.channel(way).is_some()
     }
 
     /// Whose check it is and under which ticket, if it is one we want.
@@ -320,11 +376,14 @@ impl Agent {
             return;
         };
         self.outstanding.checks.remove(&answer.id());
+        self.bind_channel(now, way);
         let since = self.ticket_verified(now, &sent);
+        let is_ready = self.carries_data(way);
         let Some(link) = self.links.get_mut(&sent.peer) else { return };
         let confirmation = Confirmation {
             ticket: sent.ticket,
             way,
+            is_ready,
             rtt: now.saturating_duration_since(sent.at),
             random: self.env.rng.next_u32(),
         };
@@ -338,9 +397,10 @@ impl Agent {
 
     /// Notes a ticket's success, and says from when the application counts.
     fn ticket_verified(&mut self, now: Instant, sent: &Sent) -> Instant {
+        let kind = self.links.get(&sent.peer).map_or(PathKind::Direct, |link| link.kind_of(sent.to));
         let Some(punch) = self.punches.get_mut(&sent.ticket) else { return now };
         let (since, elapsed) = (punch.since, now.saturating_duration_since(punch.introduced));
-        let is_first = punch.verified(now, sent.to);
+        let is_first = punch.verified(now, sent.to, kind);
         self.timers.set(Timer::Ticket(sent.ticket), Some(punch.deadline()));
         if is_first {
             self.env.counters.tickets_direct += 1;
@@ -353,12 +413,18 @@ impl Agent {
     pub(crate) fn tell_path(&mut self, now: Instant, peer: NodeId, change: Change) {
         match change {
             Change::None => {}
-            Change::Moved(path) => self.env.push(Output::Path { peer, path: Some(path) }),
+            Change::Moved(path) => {
+                self.env.push(Output::Path { peer, path: Some(path) });
+                if path.kind == PathKind::Direct && self.upgrades.remove(&peer).is_some() {
+                    self.timers.set(Timer::Upgrade(peer), None);
+                }
+            }
             Change::Lost => {
                 self.env.push(Output::Path { peer, path: None });
                 self.env.counters.paths_lost += 1;
                 // A NAT that restarted is the likeliest cause, and the server should know first.
                 self.refresh_observations(now);
+                self.probe_relays(now);
                 if self.links.get(&peer).is_some_and(|link| link.held) {
                     self.schedule_repair(now, peer);
                 }
@@ -369,7 +435,8 @@ impl Agent {
     /// Ends all requests for a peer that has a path now.
     fn finish_requests(&mut self, peer: NodeId) {
         let Some(link) = self.links.get_mut(&peer).filter(|link| link.is_open()) else { return };
-        for number in self.requests.for_peer(&peer, &link.name) {
+        let is_direct = link.kind() == Some(PathKind::Direct);
+        for number in self.requests.for_peer(&peer, &link.name, is_direct) {
             let request = self.requests.get(number);
             link.held |= request.is_some_and(|request| request.purpose != Purpose::Roam(peer));
             let is_on_server = request.is_some_and(|request| request.ticket.is_none());
@@ -381,7 +448,7 @@ impl Agent {
                 Some(Purpose::Application(request)) => {
                     self.env.push(Output::ConnectEnded { request, result: Ok(peer) });
                 }
-                Some(Purpose::Repair(_) | Purpose::Roam(_)) | None => {}
+                Some(Purpose::Repair(_) | Purpose::Upgrade(_) | Purpose::Roam(_)) | None => {}
             }
         }
         if self.repairs.remove(&peer).is_some() {
@@ -421,6 +488,7 @@ impl Agent {
     /// After a welcome: what the cluster no longer allows ends at once.
     pub(crate) fn restrict(&mut self, now: Instant) {
         let Some(reach) = self.reach.clone().filter(|reach| reach.private_only) else { return };
+        self.end_relays(now);
         for ticket in self.punches.keys().copied().collect::<Vec<TicketId>>() {
             self.end_ticket(now, ticket);
         }
@@ -435,6 +503,9 @@ impl Agent {
     pub(crate) fn release(&mut self, peer: NodeId) {
         if self.repairs.remove(&peer).is_some() {
             self.timers.set(Timer::Repair(peer), None);
+        }
+        if self.upgrades.remove(&peer).is_some() {
+            self.timers.set(Timer::Upgrade(peer), None);
         }
         for number in self.requests.of_agent(peer) {
             self.drop_request(number);
@@ -494,6 +565,81 @@ impl Agent {
         self.timers.set(Timer::Repair(peer), Some(now + delay));
     }
 
+    /// Sets the clock for the next attempt to reach a peer directly that is reached by a relay, if this side
+    /// holds the connection: one side's attempts are enough.
+    pub(crate) fn schedule_upgrade(&mut self, now: Instant, peer: NodeId) {
+        let is_its =
+            |link: &Link| link.held && link.punches.is_empty() && link.kind() == Some(PathKind::Relayed);
+        if !self.links.get(&peer).is_some_and(is_its) {
+            return;
+        }
+        let backoff = self.upgrades.entry(peer).or_insert_with(|| Backoff::new(UPGRADES));
+        let delay = UPGRADE_SOON + backoff.next_delay(&mut self.env.rng);
+        self.timers.set(Timer::Upgrade(peer), Some(now + delay));
+    }
+
+    /// The network has changed, and what was impossible may be possible: whichever side notices tries.
+    pub(crate) fn hasten_upgrades(&mut self, now: Instant) {
+        let relayed = |link: &Link| link.kind() == Some(PathKind::Relayed);
+        let peers = self.links.iter().filter(|(_, link)| relayed(link)).map(|(peer, _)| *peer);
+        for peer in peers.collect::<Vec<NodeId>>() {
+            self.upgrades.insert(peer, Backoff::new(UPGRADES));
+            self.timers.set(Timer::Upgrade(peer), Some(now + UPGRADE_SOON));
+        }
+    }
+
+    pub(crate) fn upgrade(&mut self, now: Instant, peer: NodeId) {
+        let is_relayed = self.links.get(&peer).and_then(Link::kind) == Some(PathKind::Relayed);
+        if !is_relayed || !self.control.is_member() || self.requests.is_full() {
+            return self.schedule_upgrade(now, peer);
+        }
+        if self.requests.of_agent(peer).is_empty() {
+            let number = self.requests.open(now, Purpose::Upgrade(peer), peer.to_string(), false);
+            self.send_request(number);
+        }
+    }
+
+    /// Data can go by this way from now on.
+    pub(crate) fn channel_bound(&mut self, now: Instant, way: Way) {
+        let Some(channel) = self.relays.channel(way) else { return };
+        self.env.push(Output::Channel { way, channel: Some(channel) });
+        let concerned = |link: &Link| link.hears(way) || link.has_route(way);
+        let peers = self.links.iter().filter(|(_, link)| concerned(link)).map(|(peer, _)| *peer);
+        for peer in peers.collect::<Vec<NodeId>>() {
+            let Some(link) = self.links.get_mut(&peer) else { continue };
+            if link.hears(way) {
+                self.env.push(Output::Hear { peer, way });
+            }
+            let change = link.ready(way);
+            self.tell_path(now, peer, change);
+            self.finish_requests(peer);
+        }
+    }
+
+    /// A way by a relay is gone.
+    pub(crate) fn way_lost(&mut self, now: Instant, lost: Way) {
+        self.env.push(Output::Channel { way: lost, channel: None });
+        self.give_up(now, |link| link.retain(|way| way != lost));
+    }
+
+    /// An allocation is gone, and with it all ways by it.
+    pub(crate) fn leg_lost(&mut self, now: Instant, id: AllocationId) {
+        for remote in self.relays.remotes(id) {
+            let way = Way { leg: Leg::Relay(id), remote };
+            self.env.push(Output::Channel { way, channel: None });
+        }
+        self.give_up(now, |link| link.leg_lost(id));
+    }
+
+    fn give_up(&mut self, now: Instant, mut what: impl FnMut(&mut Link) -> Change) {
+        for peer in self.links.keys().copied().collect::<Vec<NodeId>>() {
+            let Some(link) = self.links.get_mut(&peer) else { continue };
+            let change = what(link);
+            self.tell_path(now, peer, change);
+            self.drop_idle_link(peer);
+        }
+    }
+
     pub(crate) fn repair(&mut self, now: Instant, peer: NodeId) {
         if !self.repairs.contains_key(&peer) {
             return;
@@ -503,5 +649,6 @@ impl Agent {
         }
         let number = self.requests.open(now, Purpose::Repair(peer), peer.to_string(), true);
         self.send_request(number);
+        self.want_relay(now);
     }
 }

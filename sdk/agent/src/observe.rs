@@ -55,6 +55,11 @@ impl Observer {
         Self { server, username, password, credential: None, challenges: 0, state }
     }
 
+    /// What the server's challenge and this user make; whoever sends by the same socket can use it too.
+    pub(crate) fn credential(&self) -> Option<&Credential> {
+        self.credential.as_ref()
+    }
+
     pub(crate) fn deadline(&self) -> Instant {
         match self.state {
             State::Idle { until } => until,

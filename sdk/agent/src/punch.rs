@@ -10,11 +10,12 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use meetpoint_proto::{NodeId, Timers};
 
-use crate::api::Way;
+use crate::api::{PathKind, Way};
 use crate::guess::{Flow, Guesses};
 use crate::plan::Plan;
 
@@ -30,8 +31,10 @@ pub(crate) const MAX_CANDIDATES: usize = 16;
 const MAX_UNNAMED: usize = 4;
 /// Checks to one target within one ticket: its schedule over ten seconds, and triggered ones.
 const MAX_CHECKS_PER_TARGET: u32 = 32;
-/// Checks of one ticket: six targets to the end of their schedules.
-const MAX_CHECKS: u32 = 128;
+/// Checks of one ticket: ten targets to the end of their schedules, of which some are reached by a relay.
+const MAX_CHECKS: u32 = 192;
+/// Places that the peer is said to be at, over all that is told in the course of one ticket.
+const MAX_NAMED: usize = MAX_CANDIDATES + 8;
 /// After the first path works: time for a better one (the same link instead of the NAT's hairpin).
 const SETTLE: Duration = Duration::from_millis(500);
 
@@ -49,10 +52,14 @@ pub(crate) struct Punch {
     pub(crate) introduced: Instant,
     /// From when the application counts: its connect call, or the introduction.
     pub(crate) since: Instant,
+    /// This side sends first. The other kind only answers and probes back.
+    pub(crate) is_active: bool,
     expires: Instant,
     direct: Option<Instant>,
     sent: u32,
     unnamed: usize,
+    /// Where the peer is said to be.
+    named: Vec<SocketAddr>,
     targets: BTreeMap<Way, Target>,
     due: Timers<Way>,
     /// By what art the two sides are to meet.
@@ -72,11 +79,13 @@ impl Punch {
             peer,
             introduced: now,
             since,
+            is_active: true,
             // A start behind the expiry would be a ticket for nothing.
             expires: expires.max(start),
             direct: None,
             sent: 0,
             unnamed: 0,
+            named: Vec::new(),
             targets: BTreeMap::new(),
             due: Timers::new(),
             plan: Plan::Checks,
@@ -137,12 +146,38 @@ impl Punch {
         self.guesses.as_mut()?.next_due(now)
     }
 
+    /// The peer is said to be there too: whichever legs there are will try it.
+    pub(crate) fn name(&mut self, remote: SocketAddr) {
+        if self.named.len() < MAX_NAMED && !self.named.contains(&remote) {
+            self.named.push(remote);
+        }
+    }
+
+    /// Where the peer is said to be.
+    pub(crate) fn named(&self) -> Vec<SocketAddr> {
+        self.named.clone()
+    }
+
+    /// Ways that became known after the start. A known one begins its schedule anew.
+    pub(crate) fn add_late(&mut self, now: Instant, ways: &[Way]) {
+        let mut at = now;
+        for &way in ways {
+            if self.targets.len() >= 2 * MAX_NAMED && !self.targets.contains_key(&way) {
+                return;
+            }
+            if !self.targets.entry(way).or_default().verified {
+                self.due.set(way, Some(at));
+                at += STAGGER;
+            }
+        }
+    }
+
     /// True while nothing was sent under the ticket, and nobody was named to send to.
     pub(crate) fn is_passive(&self) -> bool {
         self.targets.is_empty()
     }
 
-    /// True once a path was verified.
+    /// True once a direct path was verified.
     pub(crate) fn is_direct(&self) -> bool {
         self.direct.is_some()
     }
@@ -197,25 +232,25 @@ impl Punch {
         }
     }
 
-    /// Our own check by this way was answered. True if it is the ticket's first.
-    pub(crate) fn verified(&mut self, now: Instant, way: Way) -> bool {
+    /// Our own check by this way was answered. True if it is the ticket's first direct one.
+    pub(crate) fn verified(&mut self, now: Instant, way: Way, kind: PathKind) -> bool {
         if let Some(target) = self.targets.get_mut(&way) {
             target.verified = true;
         }
         self.due.set(way, None);
-        if let Some(guesses) = &mut self.guesses {
-            guesses.stop();
+        let is_first = kind == PathKind::Direct && self.direct.is_none();
+        if is_first {
+            self.direct = Some(now);
+            if let Some(guesses) = &mut self.guesses {
+                guesses.stop();
+            }
         }
-        let is_first = self.direct.is_none();
-        self.direct.get_or_insert(now);
         is_first
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
     use super::*;
     use crate::testing::start_of_time;
 
@@ -272,8 +307,9 @@ mod tests {
         punch.trigger(start, way(1));
         assert_eq!(punch.next_due(start), Some(way(1)), "a trigger is due at once");
         punch.sent(start, way(1));
-        assert!(punch.verified(start + 30 * MS, way(1)));
-        assert!(!punch.verified(start + 31 * MS, way(2)), "only the first counts");
+        assert!(!punch.verified(start + 25 * MS, way(3), PathKind::Relayed), "a relay ends no ticket");
+        assert!(punch.verified(start + 30 * MS, way(1), PathKind::Direct));
+        assert!(!punch.verified(start + 31 * MS, way(2), PathKind::Direct), "only the first counts");
         assert!(!punch.is_over(start + 529 * MS));
         assert!(punch.is_over(start + 530 * MS));
         punch.trigger(start, way(1));

@@ -22,6 +22,8 @@ pub(crate) enum Purpose {
     Repair(NodeId),
     /// The agent: this node has moved, and the path to this peer may not have come along.
     Roam(NodeId),
+    /// The agent: the peer is reached by a relay only.
+    Upgrade(NodeId),
 }
 
 /// One request.
@@ -60,6 +62,10 @@ pub(crate) struct Requests {
 impl Requests {
     pub(crate) fn is_full(&self) -> bool {
         self.open.len() >= MAX_REQUESTS
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open.is_empty()
     }
 
     /// Opens a request and gives its number on the wire.
@@ -126,13 +132,17 @@ impl Requests {
         self.numbers(|request| request.ticket == Some(ticket))
     }
 
-    pub(crate) fn for_peer(&self, node: &NodeId, name: &NodeName) -> Vec<u32> {
-        self.numbers(|request| request.means(node, name))
+    /// Those that a path to this peer fulfils. A relayed one is what an upgrade is to replace.
+    pub(crate) fn for_peer(&self, node: &NodeId, name: &NodeName, is_direct: bool) -> Vec<u32> {
+        let is_open = |request: &Request| {
+            matches!(request.purpose, Purpose::Upgrade(_)) && request.ticket.is_none() && !is_direct
+        };
+        self.numbers(|request| request.means(node, name) && !is_open(request))
     }
 
-    /// Those of the agent's own.
+    /// The agent's own, for this peer.
     pub(crate) fn of_agent(&self, peer: NodeId) -> Vec<u32> {
-        let own = [Purpose::Repair(peer), Purpose::Roam(peer)];
+        let own = [Purpose::Repair(peer), Purpose::Roam(peer), Purpose::Upgrade(peer)];
         self.numbers(|request| own.contains(&request.purpose))
     }
 

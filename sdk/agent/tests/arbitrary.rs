@@ -231,7 +231,7 @@ impl Play {
         for (socket, to, _) in &self.rig.sent {
             let is_fine = match socket {
                 Socket::Probe => [addr("20.0.1.1:0").ip(), addr("20.0.1.2:0").ip()].contains(&to.ip()),
-                Socket::Extra(_) => false,
+                Socket::Extra(_) | Socket::Stream(_) => false,
                 Socket::Main => {
                     let unmapped =
                         |known: &SocketAddr| SocketAddr::new(known.ip().to_canonical(), known.port());

@@ -95,6 +95,8 @@ pub enum Input {
     /// A cluster appeared or changed. If it amounts to something else now its members are judged again,
     /// where they are.
     Cluster(ClusterConfig),
+    /// Where this server relays, if it does. Before the first cluster.
+    Relay(RelayAccess),
     /// A cluster is no longer served: its members are refused, and so is whoever is on the way in.
     ClusterGone {
         /// Which.
@@ -179,6 +181,18 @@ pub struct ClusterConfig {
     pub admit_relayed: bool,
     /// Where nodes have their mapping observed; one entry an address family.
     pub stun: Vec<StunServer>,
+}
+
+/// How nodes use this server's relay.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RelayAccess {
+    /// The addresses it relays at, as peers know them; none: it does not. A node is shown at no other address as
+    /// one that is relayed.
+    pub ips: Vec<IpAddr>,
+    /// Where it listens on TCP.
+    pub tcp: Option<u16>,
+    /// Where it listens on TLS.
+    pub tls: Option<u16>,
 }
 
 impl std::fmt::Debug for ClusterConfig {

@@ -376,6 +376,7 @@ fn new_session(now: Instant, joining: Joining, certificate: CertificateText, qui
         quiet,
         witnesses: Witnesses::default(),
         hosts: Vec::new(),
+        relays: Vec::new(),
         behavior: None,
         ping: PingState::default(),
         requests: BTreeMap::new(),

@@ -1,13 +1,14 @@
 //! Introductions: who is shown to whom, where, and with which keys.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hkdf::Hkdf;
 use meetpoint_proto::addr::{self, AddressClass};
 use meetpoint_proto::wire::{
-    Candidate, CandidateKind, Introduction, MAX_GUESSED_PORTS, PortWindow, Refusal, ServerMessage,
-    TicketOutcome,
+    Candidate, CandidateKind, Introduction, MAX_GUESSED_PORTS, MAX_RELAY_CANDIDATES, PortWindow, Refusal,
+    ServerMessage, TicketOutcome,
 };
 use meetpoint_proto::{Allocator, Code, EffectiveNetwork, Mapping, NodeId, TicketId, TicketKey};
 use sha2::Sha256;
@@ -81,8 +82,8 @@ impl Broker {
             return Err(Obstacle::Refused(Code::TooManyIntroductions));
         }
         let effective = cluster.config.effective;
-        if candidates(effective, asker, target).is_empty() || candidates(effective, target, asker).is_empty()
-        {
+        let is_nowhere = |of: &Session, to| of.relays.is_empty() && candidates(effective, of, to).is_empty();
+        if is_nowhere(asker, target) || is_nowhere(target, asker) {
             return Err(Obstacle::NoCandidates);
         }
         Ok(target_conn)
@@ -205,6 +206,8 @@ impl Broker {
         self.timers.set(Timer::Ticket(ticket), Some(now + self.limits.ticket_lifetime));
         self.send(target_conn, ServerMessage::Introduction(Box::new(for_target)));
         self.send(asker_conn, ServerMessage::Introduction(Box::new(for_asker)));
+        self.show_relays(asker_conn, target_conn, ticket);
+        self.show_relays(target_conn, asker_conn, ticket);
         self.outputs.push_back(Output::Event(event));
         if let Some(asker) = self.session_mut(asker_conn) {
             asker.asked.insert(ticket);
@@ -214,6 +217,34 @@ impl Broker {
             target.targeted.insert(ticket);
             shown_to_target.into_iter().for_each(|ip| target.quiet.shown.add(now, ip, memory));
         }
+    }
+
+    /// A node says where it is relayed. Only addresses of this server's relay count, so that nobody is sent
+    /// elsewhere. Whoever is just meeting the node is told at once: it had the allocation made for that.
+    pub(crate) fn relay_candidates(&mut self, conn: ConnId, relays: Vec<SocketAddr>) {
+        let access = Arc::clone(&self.relay);
+        let Some(session) = self.session_mut(conn) else { return };
+        let fits = |addr: &SocketAddr| addr.port() != 0 && access.ips.contains(&addr.ip());
+        let relays: Vec<SocketAddr> =
+            relays.into_iter().map(addr::unmap).filter(fits).take(MAX_RELAY_CANDIDATES).collect();
+        if relays == session.relays {
+            return;
+        }
+        session.relays = relays;
+        let tickets: Vec<TicketId> = session.asked.iter().chain(&session.targeted).copied().collect();
+        for ticket in tickets {
+            let Some(record) = self.tickets.get(&ticket) else { continue };
+            let other = if record.asker == conn { record.target } else { record.asker };
+            self.show_relays(conn, other, ticket);
+        }
+    }
+
+    /// Tells one side of a ticket where the other is relayed.
+    fn show_relays(&mut self, of: ConnId, to: ConnId, ticket: TicketId) {
+        let Some(session) = self.session(of).filter(|session| !session.relays.is_empty()) else { return };
+        let candidate = |addr: &SocketAddr| Candidate { kind: CandidateKind::Relay, addr: *addr };
+        let candidates = session.relays.iter().map(candidate).collect();
+        self.send(to, ServerMessage::Candidates { ticket, candidates });
     }
 
     /// One side says how its ticket ended. A failure of one side may still be a success of the

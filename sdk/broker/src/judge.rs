@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use meetpoint_proto::rules::{self, Admission, Found, NodeFacts};
-use meetpoint_proto::wire::{Hello, Refusal, ServerMessage, StunAccess};
+use meetpoint_proto::wire::{Hello, Refusal, ServerMessage};
 use meetpoint_proto::{Code, EffectiveNetwork, NetworkType, addr};
 
 use crate::Broker;
@@ -209,12 +209,11 @@ impl Broker {
             // It changed back meanwhile, and the member was told so.
             return;
         }
-        let Some(StunCredential { username, password }) = credential else {
+        if credential.is_none() {
             return self.close(now, conn, Refusal::new(Code::ClusterChanged));
-        };
+        }
         let cluster = self.session(conn).and_then(|session| self.clusters.get(&session.cluster));
-        let Some(servers) = cluster.map(|cluster| cluster.config.stun.clone()) else { return };
-        let stun = Some(StunAccess { servers, username, password });
+        let Some(stun) = cluster.map(|cluster| cluster.stun_access(credential)) else { return };
         self.send(conn, ServerMessage::Cluster { effective: EffectiveNetwork::Public, stun });
     }
 }

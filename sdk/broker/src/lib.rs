@@ -36,11 +36,12 @@ mod witness;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use api::{
-    AdmissionProof, AdmitRequest, ClusterConfig, ConnId, Event, Input, Output, SecretProof, SessionView,
-    StunCredential, TokenProof,
+    AdmissionProof, AdmitRequest, ClusterConfig, ConnId, Event, Input, Output, RelayAccess, SecretProof,
+    SessionView, StunCredential, TokenProof,
 };
 #[cfg(feature = "attack-tests")]
 pub use defence::Defence;
@@ -62,6 +63,8 @@ pub struct Broker {
     rng: ChaCha20Rng,
     /// Wall time, as told at an instant.
     wall: Option<(Instant, u64)>,
+    /// Of all clusters.
+    relay: Arc<RelayAccess>,
     clusters: BTreeMap<ClusterName, Cluster>,
     conns: BTreeMap<ConnId, Conn>,
     sessions: BTreeMap<SessionId, ConnId>,
@@ -83,6 +86,7 @@ impl Broker {
             limits,
             rng: ChaCha20Rng::from_seed(seed),
             wall: None,
+            relay: Arc::default(),
             clusters: BTreeMap::new(),
             conns: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -118,6 +122,7 @@ impl Broker {
             Input::Credential { conn, credential } => self.credential(now, conn, credential),
             Input::Observed { session, source } => self.observed(now, session, addr::unmap(source)),
             Input::Wall { unix_ms } => self.wall = Some((now, unix_ms)),
+            Input::Relay(access) => self.relay = Arc::new(access),
             Input::Cluster(config) => self.set_cluster(now, config),
             Input::ClusterGone { cluster } => self.cluster_gone(now, &cluster),
             Input::Renewed { conn, not_after_unix_s, credential } => {
@@ -223,7 +228,10 @@ impl Broker {
             ClientMessage::Hello(_) | ClientMessage::Proof(_) => {
                 self.refuse(now, conn, Refusal::new(Code::OutOfOrder));
             }
-            ClientMessage::Candidates { host } => self.host_candidates(now, conn, host),
+            ClientMessage::Candidates { host, relay } => {
+                self.relay_candidates(conn, relay);
+                self.host_candidates(now, conn, host);
+            }
             ClientMessage::DialBackSeen { nonce } => self.dial_back_seen(now, conn, nonce),
             ClientMessage::Unsolicited { ticket } => self.unsolicited(now, conn, ticket),
             ClientMessage::Behavior { behavior } => {
@@ -249,7 +257,7 @@ impl Broker {
     /// can only be relayed, those whom it concerns are judged again.
     fn set_cluster(&mut self, now: Instant, config: ClusterConfig) {
         let Some(cluster) = self.clusters.get_mut(&config.name) else {
-            self.clusters.insert(config.name.clone(), Cluster::new(config));
+            self.clusters.insert(config.name.clone(), Cluster::new(config, Arc::clone(&self.relay)));
             return;
         };
         let changed = cluster.config.effective != config.effective;

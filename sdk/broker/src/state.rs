@@ -14,7 +14,7 @@ use meetpoint_proto::{
     SessionId, TicketId,
 };
 
-use crate::api::{ClusterConfig, ConnId, SessionView, StunCredential};
+use crate::api::{ClusterConfig, ConnId, RelayAccess, SessionView, StunCredential};
 
 /// A control connection.
 #[derive(Debug)]
@@ -80,6 +80,8 @@ pub(crate) struct Session {
     pub(crate) quiet: Quiet,
     pub(crate) witnesses: Witnesses,
     pub(crate) hosts: Vec<SocketAddr>,
+    /// What it was allocated on this server's relay.
+    pub(crate) relays: Vec<SocketAddr>,
     pub(crate) behavior: Option<NatBehavior>,
     pub(crate) ping: PingState,
     pub(crate) requests: BTreeMap<u32, Request>,
@@ -234,6 +236,7 @@ impl Session {
 #[derive(Debug)]
 pub(crate) struct Cluster {
     pub(crate) config: ClusterConfig,
+    pub(crate) relay: Arc<RelayAccess>,
     pub(crate) members: BTreeMap<NodeId, ConnId>,
     pub(crate) names: BTreeMap<NodeName, ConnId>,
     /// Members in the directory.
@@ -249,9 +252,10 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    pub(crate) fn new(config: ClusterConfig) -> Self {
+    pub(crate) fn new(config: ClusterConfig, relay: Arc<RelayAccess>) -> Self {
         Self {
             config,
+            relay,
             members: BTreeMap::new(),
             names: BTreeMap::new(),
             announced: BTreeSet::new(),
@@ -266,7 +270,15 @@ impl Cluster {
     pub(crate) fn stun_access(&self, credential: Option<StunCredential>) -> Option<StunAccess> {
         let credential = credential.filter(|_| self.config.effective == EffectiveNetwork::Public)?;
         let StunCredential { username, password } = credential;
-        Some(StunAccess { servers: self.config.stun.clone(), username, password })
+        let relay = &self.relay;
+        Some(StunAccess {
+            servers: self.config.stun.clone(),
+            username,
+            password,
+            relay: !relay.ips.is_empty(),
+            tcp: relay.tcp,
+            tls: relay.tls,
+        })
     }
 
     /// The revocations a newcomer is told; forgets those that have ended.

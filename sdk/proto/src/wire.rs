@@ -25,6 +25,8 @@ pub const CONTROL_PATH: &str = "/v1/control";
 pub const MAX_FRAME_BYTES: usize = 64 * 1024;
 /// A node offers at most so many host candidates: more would make each introduction a port scan.
 pub const MAX_HOST_CANDIDATES: usize = 8;
+/// A node is shown at so many relayed addresses at most: two families, and an allocation that replaces another.
+pub const MAX_RELAY_CANDIDATES: usize = 4;
 /// Longest free text (a node's version).
 pub const MAX_TEXT_LEN: usize = 64;
 /// Cluster secrets that a node can hold at once: the one in use, the next, and some that were forgotten.
@@ -54,6 +56,9 @@ pub enum ClientMessage {
     Candidates {
         /// At most [`MAX_HOST_CANDIDATES`].
         host: Vec<SocketAddr>,
+        /// What it was allocated on the server's relay. At most [`MAX_RELAY_CANDIDATES`].
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        relay: Vec<SocketAddr>,
     },
     /// A dial-back arrived.
     DialBackSeen {
@@ -118,6 +123,8 @@ pub enum TicketOutcome {
         /// From the introduction to the first verified packet, in milliseconds.
         elapsed_ms: u32,
     },
+    /// The ticket ran out, and the peer is reached by a relay. Told to servers that have one.
+    Relayed,
     /// The ticket ran out.
     Failed,
 }
@@ -305,6 +312,13 @@ pub enum ServerMessage {
     },
     /// Meet this peer, now.
     Introduction(Box<Introduction>),
+    /// More places where the peer of a running ticket may be met.
+    Candidates {
+        /// Which.
+        ticket: TicketId,
+        /// Where to try as well.
+        candidates: Vec<Candidate>,
+    },
     /// A connect request ended without introduction.
     ConnectFailed {
         /// As in connect.
@@ -454,6 +468,15 @@ pub struct StunAccess {
     pub username: String,
     /// Its password.
     pub password: String,
+    /// These servers relay, for the same credential.
+    #[serde(default)]
+    pub relay: bool,
+    /// They do it over TCP too, at this port of the address by which the node reached the control channel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<u16>,
+    /// And over TLS, at this one, under the identity of the control channel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<u16>,
 }
 
 impl std::fmt::Debug for StunAccess {
@@ -558,6 +581,9 @@ pub enum CandidateKind {
     Srflx,
     /// An address the user named, with an IP that the server observed.
     Mapped,
+    /// One that the server relays for the node. Shown in [`ServerMessage::Candidates`] only, which nodes that do
+    /// not know it ignore.
+    Relay,
 }
 
 /// Why a frame is not a message.

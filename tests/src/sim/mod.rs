@@ -15,6 +15,7 @@ pub mod gate;
 pub mod life;
 pub mod nats;
 pub mod oracle;
+mod relays;
 mod shells;
 mod wires;
 pub mod world;

@@ -8,6 +8,7 @@ use meetpoint_proto::EffectiveNetwork;
 use meetpoint_turn::{Listener, ListenerId, ListenerRole};
 
 use super::gate::Gate;
+use super::relays::is_relayed;
 use super::world::{Arrival, ServerPlace, World};
 
 /// The server's two public addresses.
@@ -35,10 +36,13 @@ impl World {
         ttl: Option<u8>,
     ) {
         self.watch(index, socket, to);
+        if let Socket::Stream(stream) = socket {
+            return self.send_frame(index, stream, payload);
+        }
         let node = &mut self.nodes[index];
         let (port, count) = match socket {
             Socket::Main => (node.main_port, &mut node.sent[0]),
-            Socket::Probe => (node.probe.unwrap_or(0), &mut node.sent[1]),
+            Socket::Probe | Socket::Stream(_) => (node.probe.unwrap_or(0), &mut node.sent[1]),
             Socket::Extra(number) => (node.extras.get(&number).copied().unwrap_or(0), &mut node.sent[2]),
         };
         *count += 1;
@@ -89,6 +93,8 @@ impl World {
         };
         let is_fine = match socket {
             Socket::Probe => (is_server || is_own) && node.probe.is_some() && !is_inside,
+            Socket::Stream(_) => !is_inside,
+            Socket::Main if is_relayed(to) => node.may_send.contains(&to) && !is_inside,
             Socket::Main if is_server => to == primary && !is_inside,
             Socket::Extra(number) if is_server || !node.extras.contains_key(&number) => false,
             Socket::Main | Socket::Extra(_) => {
@@ -104,12 +110,15 @@ impl World {
     /// Carries a datagram over the internet, or loses it.
     pub(super) fn cross(&mut self, first_leg: Duration, from: SocketAddr, to: SocketAddr, payload: Vec<u8>) {
         let delay = first_leg + self.jitter();
-        if self.dice.chance(self.weather.loss_permille) {
+        if self.dice.chance(self.weather.loss_permille) || self.is_apart(from, to) {
             return;
         }
         if let Some(listener) = listeners().iter().position(|listener| listener.addr == to) {
             let arrival = Arrival::AtServer { listener: listener as u8, from, payload };
             return self.push(delay + self.server_one_way, arrival);
+        }
+        if is_relayed(to) {
+            return self.push(delay + self.server_one_way, Arrival::AtRelay { from, to, payload });
         }
         let IpAddr::V4(ip) = to.ip() else { return };
         let site = usize::from(ip.octets()[2]).wrapping_sub(10);

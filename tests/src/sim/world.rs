@@ -9,7 +9,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
-use meetpoint_agent::{Agent, BackoffConfig, Config, Ended, Input, Interface, Leg, Path, Socket, Way};
+use meetpoint_agent::{
+    Agent, BackoffConfig, Channel, Config, Ended, Input, Interface, Leg, Path, Socket, StreamId, Way,
+};
 use meetpoint_broker::{Broker, ClusterConfig, ConnId, Limits, SessionView};
 use meetpoint_proto::wire::{ClientMessage, PortWindow, Refusal, ServerMessage};
 use meetpoint_proto::{
@@ -20,6 +22,7 @@ use meetpoint_turn::{ListenerId, Secret, Secrets, StunServer as StunMachine};
 
 use super::dice::Dice;
 use super::gate::{Gate, GateKind};
+use super::relays::{Relaying, relay_access};
 use super::shells::{MAX_TOKENS, cluster, join_token, stun_machine};
 use super::wires::SERVER_ONE_WAY;
 
@@ -78,6 +81,9 @@ pub(super) enum Arrival {
     ClosedAtNode { conn: ConnId },
     ProbeOpened { node: usize },
     SocketsOpened { node: usize, first: u16, count: u16 },
+    AtRelay { from: SocketAddr, to: SocketAddr, payload: Vec<u8> },
+    StreamOpened { node: usize, stream: StreamId },
+    Frame { node: usize, stream: StreamId, payload: Vec<u8> },
 }
 
 #[derive(Debug)]
@@ -120,6 +126,8 @@ pub struct Node {
     pub paths: BTreeMap<NodeId, Path>,
     /// Where it takes its peers' data from.
     pub heard: BTreeSet<(NodeId, Way)>,
+    /// How data goes by its relay legs.
+    pub(super) channels: BTreeMap<Way, Channel>,
     /// How its connect requests ended.
     pub ended: BTreeMap<u32, Result<NodeId, Refusal>>,
     /// It is over.
@@ -162,6 +170,11 @@ impl Node {
         self.windows.iter().any(fits)
     }
 
+    /// The shell takes data from where the agent told it to, and drops all other.
+    pub(super) fn hears(&self, way: Way) -> bool {
+        self.heard.iter().any(|(_, heard)| *heard == way) || self.paths.values().any(|path| path.way == way)
+    }
+
     pub(super) fn has_ip(&self, ip: IpAddr) -> bool {
         self.ip == ip || self.second_ip == Some(ip)
     }
@@ -177,7 +190,7 @@ impl Node {
 }
 
 /// What stands for data: no STUN, and not for the agent.
-const DATA: &[u8] = b"\x40 data";
+pub(super) const DATA: &[u8] = b"\x40 data";
 
 /// See the module.
 pub struct World {
@@ -207,6 +220,8 @@ pub struct World {
     trace: u64,
     /// What must never happen, and did.
     pub violations: Vec<String>,
+    pub(super) relaying: Relaying,
+    relays: bool,
 }
 
 fn secret(number: u32) -> Secret {
@@ -217,6 +232,16 @@ impl World {
     /// A world with a server and no nodes.
     #[must_use]
     pub fn new(seed: u64, server_place: ServerPlace, weather: Weather) -> Self {
+        Self::build(seed, server_place, weather, false)
+    }
+
+    /// The same, with a server that relays, by datagrams and by TCP.
+    #[must_use]
+    pub fn with_relay(seed: u64, server_place: ServerPlace, weather: Weather) -> Self {
+        Self::build(seed, server_place, weather, true)
+    }
+
+    fn build(seed: u64, server_place: ServerPlace, weather: Weather, relays: bool) -> Self {
         let mut dice = Dice::new(seed);
         let secrets = Secrets::new(vec![secret(0)]).expect("one secret");
         let mut world = Self {
@@ -226,7 +251,7 @@ impl World {
             server_place,
             server_one_way: SERVER_ONE_WAY,
             broker: Broker::new(Limits::default(), dice.seed()),
-            stun: stun_machine(secrets.clone(), dice.seed()),
+            stun: stun_machine(secrets.clone(), dice.seed(), relays),
             secrets,
             rotations: 0,
             token: join_token(0),
@@ -242,14 +267,24 @@ impl World {
             steps: 0,
             trace: 0xcbf2_9ce4_8422_2325,
             violations: Vec::new(),
+            relaying: Relaying::default(),
+            relays,
         };
         let unix_ms = BIRTH_UNIX_S * 1000;
         let at = world.start;
         world.broker.handle(at, meetpoint_broker::Input::Wall { unix_ms });
         world.stun.handle(at, meetpoint_turn::Input::Wall { unix_ms });
+        world.tell_relay();
         let cluster = world.cluster.clone();
         world.broker.handle(at, meetpoint_broker::Input::Cluster(cluster));
         world
+    }
+
+    fn tell_relay(&mut self) {
+        if self.relays {
+            let input = meetpoint_broker::Input::Relay(relay_access());
+            self.broker.handle(self.start + self.now, input);
+        }
     }
 
     /// The cluster becomes this.
@@ -284,6 +319,7 @@ impl World {
         let at = self.start + self.now;
         let unix_ms = (BIRTH_UNIX_S + self.now.as_secs()) * 1000;
         self.broker.handle(at, meetpoint_broker::Input::Wall { unix_ms });
+        self.tell_relay();
         self.broker.handle(at, meetpoint_broker::Input::Cluster(self.cluster.clone()));
         let conns: Vec<ConnId> = self.conns.keys().copied().collect();
         for conn in conns {
@@ -406,6 +442,7 @@ impl World {
             behavior: None,
             paths: BTreeMap::new(),
             heard: BTreeSet::new(),
+            channels: BTreeMap::new(),
             ended: BTreeMap::new(),
             over: None,
             sent: [0; 3],
@@ -443,12 +480,7 @@ impl World {
     /// A node sends data by its path, as QUIC would.
     pub fn send_data(&mut self, node: usize) {
         let Some(way) = self.nodes[node].paths.values().next().map(|path| path.way) else { return };
-        let socket = match way.leg {
-            Leg::Main => Socket::Main,
-            Leg::Extra(number) => Socket::Extra(number),
-            Leg::Relay(_) => return,
-        };
-        self.transmit(node, socket, way.remote, DATA.to_vec(), None);
+        self.send_by(node, way);
     }
 
     /// Virtual time since the world began.
@@ -581,6 +613,11 @@ impl World {
             Arrival::SocketsOpened { node, first, count } => {
                 self.input(node, Input::SocketsOpened { first, count });
             }
+            Arrival::AtRelay { from, to, payload } => self.at_relay(from, to, &payload),
+            Arrival::StreamOpened { node, stream } => {
+                self.input(node, Input::Stream { stream, open: true });
+            }
+            Arrival::Frame { node, stream, payload } => self.frame(node, stream, &payload),
             Arrival::ProbeOpened { node } => {
                 let port = self.nodes[node].probe;
                 self.input(node, Input::ProbeOpened { port });
@@ -592,6 +629,9 @@ impl World {
         let Some(node) = self.conns.get(&conn).map(|connection| connection.node) else { return };
         if self.nodes[node].conn != Some(conn) {
             return;
+        }
+        if let ServerMessage::Candidates { candidates, .. } = &message {
+            self.nodes[node].may_send.extend(candidates.iter().map(|candidate| candidate.addr));
         }
         if let ServerMessage::Introduction(introduction) = &message {
             let candidates = introduction.candidates.iter().map(|candidate| candidate.addr);
@@ -614,14 +654,15 @@ impl World {
         }
         self.note(2 + index as u64, from, payload);
         if payload == DATA {
-            // The shell takes data from where the agent told it to, and drops all other.
             let leg = match socket {
                 Socket::Extra(number) => Leg::Extra(number),
-                Socket::Main | Socket::Probe => Leg::Main,
+                Socket::Main | Socket::Probe | Socket::Stream(_) => Leg::Main,
             };
-            let (node, by) = (&mut self.nodes[index], Way { leg, remote: from });
-            node.has_data |= node.heard.iter().any(|(_, way)| *way == by)
-                || node.paths.values().any(|path| path.way == by);
+            let node = &mut self.nodes[index];
+            node.has_data |= node.hears(Way { leg, remote: from });
+            return;
+        }
+        if socket == Socket::Main && self.channel_data(index, socket, from, payload) {
             return;
         }
         self.input(index, Input::Datagram { socket, source: from, payload });

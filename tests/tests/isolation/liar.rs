@@ -60,7 +60,14 @@ pub(crate) fn stun_access() -> StunAccess {
         alternate: Some(parse("20.77.0.2:1").ip()),
         alternate_port: Some(3479),
     };
-    StunAccess { servers: STUN.map(server).into(), username: "1:node".into(), password: "word".into() }
+    StunAccess {
+        servers: STUN.map(server).into(),
+        username: "1:node".into(),
+        password: "word".into(),
+        relay: false,
+        tcp: None,
+        tls: None,
+    }
 }
 
 /// What the welcome claims.

@@ -257,7 +257,14 @@ impl Rig {
             alternate: Some([20, 0, 1, 2].into()),
             alternate_port: Some(3479),
         };
-        StunAccess { servers: vec![server], username: "1:user".to_owned(), password: "secret".to_owned() }
+        StunAccess {
+            servers: vec![server],
+            username: "1:user".to_owned(),
+            password: "secret".to_owned(),
+            relay: false,
+            tcp: None,
+            tls: None,
+        }
     }
 
     /// Joins, with whatever the change makes of the welcome.

@@ -1,0 +1,489 @@
+//! The node's allocations on the server's relay: when there is one, by which socket, and what goes by it.
+//!
+//! An allocation is asked for with the first reason to need one (a connect call, an introduction), beside the punch
+//! and without waiting for it, and given back a while after the last. The server lends ports, so nodes that meet
+//! nobody hold none.
+//!
+//! Where UDP does not reach the server (no answer to the observation's Binding for [`UDP_PATIENCE`]), the
+//! allocation is made over TCP, or over TLS where TCP's port is closed too. Such a node can be met at no other
+//! place, so it keeps its allocation.
+//!
+//! An allocation outlives the control connection: it ends with its own credential, not with the session. A
+//! fresh credential of the same session goes on with it. One of another session does not; then the old
+//! allocation is kept for as long as something uses it, since no second one can be had by the same socket.
+//!
+//! Deliberately absent: which path is used (the link's), and the bytes of QUIC, which the shell puts into channels
+//! by itself.
+
+mod client;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use meetpoint_proto::EffectiveNetwork;
+use meetpoint_proto::addr::{self, AddressClass};
+use meetpoint_proto::wire::StunAccess;
+use meetpoint_stun::is_channel_data;
+
+use crate::agent::{Agent, Timer, stun_servers};
+use crate::api::{AllocationId, Channel, Leg, Output, Socket, StreamId, Way};
+use crate::stun::{Class, Datagram, Method};
+use client::{Access, Client, News};
+
+/// Allocations at once: one in use, and those that are ending.
+const MAX_ALLOCATIONS: usize = 4;
+/// How long an allocation is kept after it was last needed: the next connect call finds it there.
+const LINGER: Duration = Duration::from_secs(60);
+/// How long the Binding may stay unanswered until the server is tried by a stream. A lost datagram has been
+/// repeated twice by then.
+pub(crate) const UDP_PATIENCE: Duration = Duration::from_millis(500);
+/// TLS starts so much later than TCP, which is cheaper and almost always there.
+const TLS_DELAY: Duration = Duration::from_millis(250);
+/// A stream that is not open by then will not be.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// After streams that could not be opened.
+const RETRY_STREAMS: Duration = Duration::from_secs(15);
+
+/// What is known of UDP towards the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Udp {
+    /// Nothing yet; it is silent if nothing comes by then.
+    #[default]
+    Unknown,
+    Waiting {
+        until: Instant,
+    },
+    Works,
+    Silent,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Opening {
+    stream: StreamId,
+    to: SocketAddr,
+    until: Instant,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Relays {
+    last_id: u32,
+    last_stream: u32,
+    clients: BTreeMap<AllocationId, Client>,
+    /// While there is an allocation: when to see whether anything still needs it.
+    review: Option<Instant>,
+    /// An allocation is wanted, not before then.
+    retry: Option<Instant>,
+    udp: Udp,
+    opening: Vec<Opening>,
+    /// When to try TLS as well.
+    tls_at: Option<Instant>,
+}
+
+impl Relays {
+    /// The relayed addresses to offer.
+    pub(crate) fn candidates(&self) -> Vec<SocketAddr> {
+        let usable = self.clients.values().filter(|client| client.is_granted());
+        usable.flat_map(Client::relayed).collect()
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let clients = self.clients.values().map(Client::deadline);
+        let udp = match self.udp {
+            Udp::Waiting { until } => Some(until),
+            Udp::Unknown | Udp::Works | Udp::Silent => None,
+        };
+        let opening = self.opening.iter().map(|opening| Some(opening.until));
+        clients.chain([self.review, self.retry, udp, self.tls_at]).chain(opening).flatten().min()
+    }
+
+    fn is_there(&self) -> bool {
+        !self.opening.is_empty() || self.clients.values().any(|client| !client.is_ending())
+    }
+
+    fn find(&self, socket: Socket, source: SocketAddr) -> Vec<AllocationId> {
+        let is_its = |client: &&Client| client.access().socket == socket && client.access().server == source;
+        self.clients.values().filter(is_its).map(|client| client.id).collect()
+    }
+
+    /// The channel that carries data by this way.
+    pub(crate) fn channel(&self, way: Way) -> Option<Channel> {
+        let Leg::Relay(id) = way.leg else { return None };
+        let client = self.clients.get(&id)?;
+        let number = client.channel(way.remote)?;
+        Some(Channel { socket: client.access().socket, server: client.access().server, number })
+    }
+
+    /// Who has a channel of an allocation.
+    pub(crate) fn remotes(&self, id: AllocationId) -> Vec<SocketAddr> {
+        self.clients.get(&id).map(|client| client.remotes().collect()).unwrap_or_default()
+    }
+
+    /// The ways by which a peer's candidate can be met.
+    pub(crate) fn ways(&self, remote: SocketAddr) -> impl Iterator<Item = Way> + '_ {
+        let is_public = addr::classify(remote.ip()) == AddressClass::Public;
+        let reaching = self.clients.values().filter(move |client| is_public && client.reaches(remote));
+        reaching.map(move |client| Way { leg: Leg::Relay(client.id), remote })
+    }
+}
+
+impl Agent {
+    /// Something may have to be relayed: has an allocation made, if there is none.
+    pub(crate) fn want_relay(&mut self, now: Instant) {
+        if self.relay_access().is_none() {
+            return;
+        }
+        if !self.relays.is_there() && self.relays.retry.is_none_or(|at| at <= now) {
+            self.relays.retry = None;
+            self.allocate(now);
+        }
+        self.relays.review = Some(now + LINGER);
+        self.set_relay_timer();
+    }
+
+    /// Where a relay may be used at all: in effectively PUBLIC clusters, of a node that is not sealed.
+    fn relay_access(&self) -> Option<&StunAccess> {
+        let membership = self.membership.as_ref()?;
+        let is_open = membership.effective == EffectiveNetwork::Public && !self.env.sealed();
+        membership.stun.as_ref().filter(|access| is_open && access.relay)
+    }
+
+    fn allocate(&mut self, now: Instant) {
+        if self.relays.clients.len() >= MAX_ALLOCATIONS {
+            return;
+        }
+        if self.relays.udp == Udp::Silent {
+            return self.open_streams(now);
+        }
+        let (Some(membership), Some(access)) = (&self.membership, self.relay_access()) else { return };
+        let servers = stun_servers(membership).into_iter().map(|server| server.primary);
+        let mut servers = servers.filter(|server| self.network.has_family(server.is_ipv6()));
+        let Some(server) = servers.next() else { return };
+        let credential = self.observers.get(&server.is_ipv6()).and_then(|observer| observer.credential());
+        let credential = credential.cloned();
+        let (username, password) = (access.username.clone(), access.password.clone());
+        let access = Access { socket: Socket::Main, server, username, password };
+        self.add_client(now, access, credential);
+    }
+
+    fn add_client(&mut self, now: Instant, access: Access, credential: Option<crate::stun::Credential>) {
+        self.relays.last_id = self.relays.last_id.wrapping_add(1);
+        let id = AllocationId(self.relays.last_id);
+        let client = Client::new(&mut self.env, now, id, access, credential);
+        self.relays.clients.insert(id, client);
+    }
+
+    /// The server was asked by UDP, and is expected to answer.
+    pub(crate) fn await_udp(&mut self, now: Instant) {
+        if self.relay_access().is_some() && self.relays.udp != Udp::Silent {
+            self.relays.udp = Udp::Waiting { until: now + UDP_PATIENCE };
+            self.set_relay_timer();
+        }
+    }
+
+    /// It has.
+    pub(crate) fn udp_works(&mut self) {
+        self.relays.udp = Udp::Works;
+        self.set_relay_timer();
+    }
+
+    fn open_streams(&mut self, now: Instant) {
+        let Some(access) = self.relay_access() else { return };
+        let (tcp, tls) = (access.tcp, access.tls);
+        match (tcp, tls) {
+            (Some(port), _) => self.open_stream(now, port, false),
+            (None, Some(port)) => return self.open_stream(now, port, true),
+            (None, None) => return,
+        }
+        self.relays.tls_at = tls.map(|_| now + TLS_DELAY);
+    }
+
+    fn open_stream(&mut self, now: Instant, port: u16, tls: bool) {
+        let Some(membership) = &self.membership else { return };
+        let to = SocketAddr::new(membership.server, port);
+        self.relays.last_stream = self.relays.last_stream.wrapping_add(1);
+        let stream = StreamId(self.relays.last_stream);
+        self.relays.opening.push(Opening { stream, to, until: now + OPEN_TIMEOUT });
+        self.env.push(Output::OpenStream { stream, to, tls });
+    }
+
+    /// The first stream that opens carries the allocation; the others are not needed.
+    pub(crate) fn stream_opened(&mut self, now: Instant, stream: StreamId) {
+        let found = self.relays.opening.iter().find(|opening| opening.stream == stream);
+        let Some(server) = found.map(|opening| opening.to) else { return };
+        for opening in std::mem::take(&mut self.relays.opening) {
+            if opening.stream != stream {
+                self.env.push(Output::CloseStream { stream: opening.stream });
+            }
+        }
+        self.relays.tls_at = None;
+        let Some(access) = self.relay_access() else {
+            return self.env.push(Output::CloseStream { stream });
+        };
+        let (username, password) = (access.username.clone(), access.password.clone());
+        let access = Access { socket: Socket::Stream(stream), server, username, password };
+        self.add_client(now, access, None);
+        self.set_relay_timer();
+    }
+
+    /// A stream could not be opened, or it has ended.
+    pub(crate) fn stream_closed(&mut self, now: Instant, stream: StreamId) {
+        let was_opening = self.relays.opening.iter().any(|opening| opening.stream == stream);
+        self.relays.opening.retain(|opening| opening.stream != stream);
+        if was_opening && self.relays.tls_at.take().is_some() {
+            // TCP was refused: nothing is gained by waiting.
+            if let Some(port) = self.relay_access().and_then(|access| access.tls) {
+                self.open_stream(now, port, true);
+            }
+        } else if was_opening && !self.relays.is_there() {
+            self.relays.retry = Some(now + RETRY_STREAMS);
+        }
+        for client in self.relays.clients.values_mut() {
+            if client.access().socket == Socket::Stream(stream) {
+                client.broke();
+            }
+        }
+        self.relay_news(now);
+    }
+
+    /// Does what is due.
+    pub(crate) fn run_relays(&mut self, now: Instant) {
+        for client in self.relays.clients.values_mut() {
+            client.handle_timeout(&mut self.env, now);
+        }
+        if matches!(self.relays.udp, Udp::Waiting { until } if until <= now) {
+            self.relays.udp = Udp::Silent;
+            self.give_up_udp(now);
+        }
+        if self.relays.tls_at.take_if(|at| *at <= now).is_some()
+            && let Some(port) = self.relay_access().and_then(|access| access.tls)
+        {
+            self.open_stream(now, port, true);
+        }
+        let is_late = |opening: &&Opening| opening.until <= now;
+        let late: Vec<StreamId> =
+            self.relays.opening.iter().filter(is_late).map(|opening| opening.stream).collect();
+        for stream in late {
+            self.env.push(Output::CloseStream { stream });
+            self.stream_closed(now, stream);
+        }
+        if self.relays.retry.take_if(|at| *at <= now).is_some() && self.needs_relay() {
+            self.want_relay(now);
+        }
+        if self.relays.review.take_if(|at| *at <= now).is_some() {
+            self.review_relays(now);
+        }
+        self.relay_news(now);
+    }
+
+    /// What is not granted by UDP will not be; the server is tried by a stream instead.
+    fn give_up_udp(&mut self, now: Instant) {
+        for client in self.relays.clients.values_mut() {
+            if client.access().socket == Socket::Main && !client.is_granted() {
+                client.end(&mut self.env, now);
+            }
+        }
+        self.want_relay(now);
+    }
+
+    fn review_relays(&mut self, now: Instant) {
+        if self.needs_relay() {
+            self.relays.review = Some(now + LINGER);
+        } else {
+            self.end_relays(now);
+        }
+    }
+
+    fn needs_relay(&self) -> bool {
+        let is_used = self.links.values().any(|link| link.uses_relay());
+        is_used || !self.punches.is_empty() || !self.requests.is_empty() || self.relays.udp == Udp::Silent
+    }
+
+    /// Gives all allocations back.
+    pub(crate) fn end_relays(&mut self, now: Instant) {
+        for client in self.relays.clients.values_mut() {
+            client.end(&mut self.env, now);
+        }
+        for opening in std::mem::take(&mut self.relays.opening) {
+            self.env.push(Output::CloseStream { stream: opening.stream });
+        }
+        (self.relays.retry, self.relays.review, self.relays.tls_at) = (None, None, None);
+        self.relay_news(now);
+        for id in self.relays.clients.keys().copied().collect::<Vec<AllocationId>>() {
+            self.leg_lost(now, id);
+        }
+        self.tell_candidates();
+    }
+
+    /// The network has changed: whether the allocation is still ours, its server can tell at once.
+    pub(crate) fn probe_relays(&mut self, now: Instant) {
+        if self.relays.udp == Udp::Silent {
+            self.relays.udp = Udp::Unknown;
+        }
+        for client in self.relays.clients.values_mut() {
+            client.probe(&mut self.env, now);
+        }
+        self.set_relay_timer();
+    }
+
+    /// A fresh credential of the same session goes on with the allocation.
+    pub(crate) fn renew_relays(&mut self) {
+        let Some(access) = self.relay_access() else { return };
+        let (username, password) = (access.username.clone(), access.password.clone());
+        let user = |name: &str| name.split_once(':').map(|(_, user)| user.to_owned());
+        for client in self.relays.clients.values_mut() {
+            if user(&client.access().username) == user(&username) {
+                client.renew(&username, &password);
+            }
+        }
+    }
+
+    /// ChannelData, if that is what it is and a relay of ours sent it.
+    pub(crate) fn channel_data(
+        &mut self,
+        now: Instant,
+        socket: Socket,
+        source: SocketAddr,
+        frame: &[u8],
+    ) -> bool {
+        if !frame.first().is_some_and(|first| is_channel_data(*first)) {
+            return false;
+        }
+        for id in self.relays.find(socket, source) {
+            let carried = self.relays.clients.get(&id).and_then(|client| client.read_channel(frame));
+            if let Some((remote, data)) = carried {
+                self.relayed(now, Way { leg: Leg::Relay(id), remote }, data);
+                return true;
+            }
+        }
+        self.env.counters.unsolicited += 1;
+        true
+    }
+
+    /// A relay's answer or indication. Whoever else sends one is ignored.
+    pub(crate) fn turn_message(
+        &mut self,
+        now: Instant,
+        socket: Socket,
+        source: SocketAddr,
+        datagram: &Datagram<'_>,
+    ) {
+        for id in self.relays.find(socket, source) {
+            let Some(client) = self.relays.clients.get_mut(&id) else { continue };
+            if datagram.method() == Some(Method::Turn) {
+                if client.handle(&mut self.env, now, datagram) {
+                    return self.relay_news(now);
+                }
+            } else if let Some((remote, data)) = datagram.data().filter(|(remote, _)| client.reaches(*remote))
+            {
+                return self.relayed(now, Way { leg: Leg::Relay(id), remote: addr::unmap(remote) }, data);
+            }
+        }
+        self.env.counters.unsolicited += 1;
+    }
+
+    /// A check, or the answer to one, by way of a relay. Data that came before its channel is lost, as any may be.
+    fn relayed(&mut self, now: Instant, way: Way, data: &[u8]) {
+        let datagram = Datagram::parse(data).filter(|datagram| datagram.method() == Some(Method::Binding));
+        let Some(datagram) = datagram else {
+            self.env.counters.malformed += 1;
+            return;
+        };
+        match datagram.class() {
+            Class::Request => self.check(now, way, &datagram),
+            Class::Success | Class::Error => self.check_answered(now, way, &datagram),
+            Class::Indication => {}
+        }
+    }
+
+    /// Sends a check, or the answer to one, by way of a relay. An allocation that is gone carries nothing: the
+    /// way dies of silence.
+    pub(crate) fn transmit_relayed(
+        &mut self,
+        now: Instant,
+        id: AllocationId,
+        remote: SocketAddr,
+        payload: &[u8],
+    ) {
+        if let Some(client) = self.relays.clients.get_mut(&id) {
+            client.send(&mut self.env, now, remote, payload);
+            self.set_relay_timer();
+        }
+    }
+
+    /// Has a channel made for a way that will carry data.
+    pub(crate) fn bind_channel(&mut self, now: Instant, way: Way) {
+        let Leg::Relay(id) = way.leg else { return };
+        if let Some(client) = self.relays.clients.get_mut(&id) {
+            client.bind(&mut self.env, now, way.remote);
+            self.set_relay_timer();
+        }
+    }
+
+    /// Does what became of the allocations.
+    fn relay_news(&mut self, now: Instant) {
+        let ids: Vec<AllocationId> = self.relays.clients.keys().copied().collect();
+        for id in ids {
+            while let Some(news) = self.relays.clients.get_mut(&id).and_then(Client::poll_news) {
+                let way = |remote| Way { leg: Leg::Relay(id), remote };
+                match news {
+                    News::Granted => self.relay_granted(now, id),
+                    News::Bound { remote } => self.channel_bound(now, way(remote)),
+                    News::Forgotten { remote } => self.way_lost(now, way(remote)),
+                    News::Over { retry } => {
+                        self.leg_lost(now, id);
+                        self.relays.retry = Some(now + retry);
+                        self.tell_candidates();
+                    }
+                }
+            }
+            if self.relays.clients.get(&id).is_some_and(Client::is_over)
+                && let Some(client) = self.relays.clients.remove(&id)
+                && let Socket::Stream(stream) = client.access().socket
+            {
+                self.env.push(Output::CloseStream { stream });
+            }
+        }
+        self.set_relay_timer();
+    }
+
+    /// There are relayed addresses: the peers are told, and running tickets go on by way of them too.
+    fn relay_granted(&mut self, now: Instant, id: AllocationId) {
+        self.env.counters.allocations += 1;
+        self.tell_candidates();
+        let tickets: Vec<_> = self.punches.keys().copied().collect();
+        for ticket in tickets {
+            let Some(punch) = self.punches.get(&ticket) else { continue };
+            let named = punch.named();
+            self.add_relay_ways(now, ticket, &named, Some(id));
+        }
+    }
+
+    /// Lets the peer's candidates in, and checks them by way of the relay.
+    pub(crate) fn add_relay_ways(
+        &mut self,
+        now: Instant,
+        ticket: meetpoint_proto::TicketId,
+        remotes: &[SocketAddr],
+        only: Option<AllocationId>,
+    ) {
+        let fits = |way: &Way| only.is_none_or(|id| way.leg == Leg::Relay(id));
+        let ways: Vec<Way> =
+            remotes.iter().flat_map(|remote| self.relays.ways(*remote)).filter(fits).collect();
+        for client in self.relays.clients.values_mut() {
+            let its = ways.iter().filter(|way| way.leg == Leg::Relay(client.id));
+            let its: Vec<SocketAddr> = its.map(|way| way.remote).collect();
+            client.permit(&mut self.env, now, &its);
+        }
+        if let Some(punch) = self.punches.get_mut(&ticket).filter(|_| !ways.is_empty()) {
+            punch.add_late(now, &ways);
+            self.run_ticket(now, ticket);
+        }
+        self.set_relay_timer();
+    }
+
+    pub(crate) fn set_relay_timer(&mut self) {
+        self.timers.set(Timer::Relay, self.relays.deadline());
+    }
+}
