@@ -37,6 +37,8 @@ const MAX_LIFETIME: Duration = Duration::from_secs(30);
 /// that physics keeps apart stays apart until a network changes.
 const UPGRADES: BackoffConfig =
     BackoffConfig { base: Duration::from_secs(15), max: Duration::from_secs(600), give_up_after: None };
+/// The first attempt to get a lost path back comes within this: the application waits.
+const REPAIR_SOON: Duration = Duration::from_millis(250);
 /// After a change of the network: the new mapping has to be observed first.
 const UPGRADE_SOON: Duration = Duration::from_secs(1);
 /// Longest head start: the server has no reason for a longer one.
@@ -526,8 +528,10 @@ impl Agent {
         if self.repairs.len() >= MAX_LINKS && !self.repairs.contains_key(&peer) {
             return;
         }
+        let is_first = !self.repairs.contains_key(&peer);
         let backoff = self.repairs.entry(peer).or_insert_with(|| Backoff::new(self.env.config.backoff));
         let delay = backoff.next_delay(&mut self.env.rng);
+        let delay = if is_first { delay.min(REPAIR_SOON) } else { delay };
         self.timers.set(Timer::Repair(peer), Some(now + delay));
     }
 
