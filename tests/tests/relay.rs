@@ -86,8 +86,8 @@ fn without_udp_on_both_sides_the_relay_is_reached_by_tcp() {
 fn keep_apart(lab: &Lab, gateway: &Gateway, other: &Gateway) {
     let addr = other.addr();
     let rules = format!(
-        "table ip apart {{ chain between {{ type filter hook forward priority -20; \
-         ip daddr {addr} drop; ip saddr {addr} drop; }} }}"
+        "table ip apart {{ chain between {{ type filter hook forward priority -20;\n\
+         ip daddr {addr} drop\nip saddr {addr} drop\n}}\n}}\n"
     );
     let status = lab.router(gateway).command("nft").arg(rules).status().expect("nft runs");
     assert!(status.success(), "{status}");

@@ -284,6 +284,12 @@ impl Agent {
             self.env.counters.checks_repeated += 1;
             return;
         }
+        let is_named = self.punches.get(&ticket).is_some_and(|punch| punch.is_named(way.remote));
+        let is_its_relay = way.leg == Leg::Main && !is_named && self.is_relay(way.remote);
+        let Some(link) = self.links.get_mut(&peer) else { return };
+        if is_its_relay {
+            link.add_relay(way.remote);
+        }
         let is_wanted = link.wants(now, way);
         let is_direct = link.kind_of(way) == PathKind::Direct;
         // A passive side has sent nothing under this ticket; that it had not before either, nobody but
@@ -560,7 +566,11 @@ impl Agent {
 
     pub(crate) fn upgrade(&mut self, now: Instant, peer: NodeId) {
         let is_relayed = self.links.get(&peer).and_then(Link::kind) == Some(PathKind::Relayed);
-        if !is_relayed || !self.control.is_member() || self.requests.is_full() {
+        if !is_relayed {
+            self.upgrades.remove(&peer);
+            return;
+        }
+        if !self.control.is_member() || self.requests.is_full() {
             return self.schedule_upgrade(now, peer);
         }
         if self.requests.of_agent(peer).is_empty() {

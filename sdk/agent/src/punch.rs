@@ -97,6 +97,10 @@ impl Punch {
         }
     }
 
+    pub(crate) fn is_named(&self, remote: SocketAddr) -> bool {
+        self.named.contains(&remote)
+    }
+
     /// Where the peer is said to be.
     pub(crate) fn named(&self) -> Vec<SocketAddr> {
         self.named.clone()
