@@ -7,12 +7,14 @@
 //! segment by segment and closed up in place.
 
 use meetpoint_proto::stun::is_stun;
+use meetpoint_stun::{CHANNEL_HEADER_LEN, read_channel_data};
 use quinn::udp::RecvMeta;
 
 use crate::paths::SyntheticAddr;
 
 /// Every QUIC packet of ours has this bit, since neither end greases it (RFC 9287). Of the other
-/// protocols of RFC 9443 only TURN's ChannelData has it too, which no verified peer sends.
+/// protocols of RFC 9443 only TURN's ChannelData has it too, which no verified peer sends: it comes from the relay's
+/// server.
 const QUIC_FIXED_BIT: u8 = 0x40;
 
 /// No STUN message of ours is larger than an Ethernet frame; what is costs the channel too much.
@@ -74,6 +76,66 @@ pub(crate) fn sort(
     meta.dst_ip = None;
     if let Some(sender) = sender {
         meta.addr = sender.socket_addr();
+    }
+    tally
+}
+
+/// The same for what a relay's server sent: leaves in `buffer` the QUIC packets of one peer, whoever comes first, without
+/// the headers of ChannelData; hands those of other peers to `on_other`, and STUN, in ChannelData or not, to
+/// `on_stun` as it came. `peer` tells who a channel's number stands for.
+pub(crate) fn sort_relayed(
+    buffer: &mut [u8],
+    meta: &mut RecvMeta,
+    peer: impl Fn(u16) -> Option<SyntheticAddr>,
+    mut on_stun: impl FnMut(&[u8]),
+    mut on_other: impl FnMut(SyntheticAddr, &[u8]),
+) -> Tally {
+    let mut tally = Tally::default();
+    let end = meta.len.min(buffer.len());
+    let stride = if meta.stride == 0 { end } else { meta.stride };
+    let (mut start, mut kept) = (0, 0);
+    // The peer whose packets stay, and their length: all of a batch but its last have one.
+    let mut chosen: Option<(SyntheticAddr, usize)> = None;
+    let mut is_complete = false;
+    while start < end {
+        let next = end.min(start + stride);
+        let Some((number, data)) = read_channel_data(&buffer[start..next]) else {
+            let is_message = is_stun(&buffer[start..next]);
+            tally.stun += u64::from(is_message);
+            tally.stray += u64::from(!is_message);
+            if is_message {
+                on_stun(&buffer[start..next]);
+            }
+            start = next;
+            continue;
+        };
+        let (at, len) = (start + CHANNEL_HEADER_LEN, data.len());
+        if is_stun(data) {
+            tally.stun += 1;
+            on_stun(&buffer[start..next]);
+        } else if data.first().is_none_or(|first| first & QUIC_FIXED_BIT == 0) {
+            tally.stray += 1;
+        } else if let Some(sender) = peer(number) {
+            tally.quic += 1;
+            let (first, packet_len) = *chosen.get_or_insert((sender, len));
+            if first == sender && len <= packet_len && !is_complete {
+                is_complete = len < packet_len;
+                buffer.copy_within(at..at + len, kept);
+                kept += len;
+            } else {
+                on_other(sender, &buffer[at..at + len]);
+            }
+        } else {
+            tally.unverified += 1;
+        }
+        start = next;
+    }
+    meta.len = kept;
+    meta.dst_ip = None;
+    meta.stride = 0;
+    if let Some((sender, packet_len)) = chosen {
+        meta.addr = sender.socket_addr();
+        meta.stride = packet_len;
     }
     tally
 }
@@ -141,6 +203,56 @@ mod tests {
         check("qsdl", 3, false, tally(0, 1, 2, 1));
         check("dd", 30, true, tally(0, 0, 0, 2));
         check("sss", 0, true, tally(0, 3, 0, 0));
+    }
+
+    /// Each letter is a datagram of the relay's server: `a` and `b` are QUIC of two peers, `c` a check in a channel, `s`
+    /// STUN outside of one, `x` a channel of nobody, `d` something else in a channel; digits shorten the one before.
+    #[test]
+    fn relayed_segments_are_unwrapped_one_by_one() {
+        let of = |number: u8| SyntheticAddr::of(&NodeId::from_bytes([number; 32]));
+        let peer = |number: u16| {
+            [(1, of(1)), (2, of(2)), (3, of(1))].iter().find(|(n, _)| *n == number).map(|(_, a)| *a)
+        };
+        let wrap = |number: u16, data: Vec<u8>| {
+            [&meetpoint_stun::channel_header(number, data.len() as u16)[..], &data].concat()
+        };
+        let make = |kind: char, n: u8| match kind {
+            'a' => wrap(1, datagram('q', n, 28)),
+            'b' => wrap(2, datagram('q', n, 28)),
+            'c' => wrap(3, datagram('s', n, 28)),
+            'x' => wrap(9, datagram('q', n, 28)),
+            'd' => wrap(1, datagram('d', n, 28)),
+            _ => datagram('s', n, 32),
+        };
+        for (segments, kept, others, stun) in [
+            ("", "", "", ""),
+            ("aaa", "aaa", "", ""),
+            ("abab", "aa", "bb", ""),
+            ("scaxdb", "a", "b", "sc"),
+            ("xxs", "", "", "s"),
+        ] {
+            // The number that the fixture checks in a channel come by is not one of ours on purpose.
+            let all: Vec<(char, Vec<u8>)> =
+                segments.chars().zip(0..).map(|(kind, n)| (kind, make(kind, n))).collect();
+            let pick = |kinds: &str, skip: usize| -> Vec<u8> {
+                let chosen = all.iter().filter(|(kind, _)| kinds.contains(*kind));
+                chosen.flat_map(|(_, bytes)| bytes[skip..].to_vec()).collect()
+            };
+            let mut buffer: Vec<u8> = all.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
+            let mut meta = RecvMeta { len: buffer.len(), stride: 32, ..RecvMeta::default() };
+            let (mut to_driver, mut to_others) = (Vec::new(), Vec::new());
+            sort_relayed(
+                &mut buffer,
+                &mut meta,
+                peer,
+                |bytes| to_driver.extend_from_slice(bytes),
+                |_, bytes| to_others.extend_from_slice(bytes),
+            );
+            assert_eq!(buffer[..meta.len], pick(kept, 4), "{segments}");
+            assert_eq!(to_others, pick(others, 4), "{segments}");
+            assert_eq!(to_driver, pick(stun, 0), "{segments}");
+            assert!(meta.len == 0 || meta.stride == 28, "{segments}");
+        }
     }
 
     #[test]

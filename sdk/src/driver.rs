@@ -2,11 +2,12 @@
 //! application say, and does what it says.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use meetpoint_agent::{Agent, Ended, Input, Leg, Output, Socket};
+use meetpoint_agent::{Agent, Ended, Input, Leg, Output, Socket, StreamId, Way};
 use meetpoint_proto::wire::Refusal;
 use meetpoint_proto::{ClusterSecret, NodeId, addr};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -22,6 +23,7 @@ use crate::event::{Classification, Event, Peer};
 use crate::interfaces::{self, Gateway};
 use crate::mux::{Mux, StunDatagram};
 use crate::quic::Admitted;
+use crate::relay::{self, StreamEvent};
 use crate::servers::{Obstacle, Obstacles};
 use crate::shared::{PeerUse, Shared};
 use crate::ws::OpenOptions;
@@ -103,6 +105,8 @@ pub(crate) struct Driver {
     knocks: mpsc::Sender<(usize, bool)>,
     control_events: mpsc::Sender<(u64, ControlEvent)>,
     control: mpsc::Receiver<(u64, ControlEvent)>,
+    stream_events: mpsc::Sender<StreamEvent>,
+    streamed: mpsc::Receiver<StreamEvent>,
     probe: Option<Probe>,
     probe_datagrams: mpsc::Sender<ProbeDatagram>,
     probed: mpsc::Receiver<ProbeDatagram>,
@@ -115,6 +119,7 @@ impl Driver {
         let (control_events, control) = mpsc::channel(CONTROL_QUEUE);
         let (probe_datagrams, probed) = mpsc::channel(STUN_BATCH);
         let (knocks, knocked) = mpsc::channel(KNOCK_QUEUE);
+        let (stream_events, streamed) = mpsc::channel(STUN_BATCH);
         Self {
             parts,
             tasks: TaskTracker::new(),
@@ -127,6 +132,8 @@ impl Driver {
             knocks,
             control_events,
             control,
+            stream_events,
+            streamed,
             probe: None,
             probe_datagrams,
             probed,
@@ -166,6 +173,7 @@ impl Driver {
                         self.datagram(Socket::Probe, datagram.received, datagram.source, &datagram.bytes);
                     }
                 }
+                Some(event) = self.streamed.recv() => self.stream_event(event),
                 Some((number, event)) = self.control.recv() => self.control_event(number, event),
                 Some((server, ok)) = self.knocked.recv() => self.feed(Input::Knocked { server, ok }),
                 command = self.parts.commands.recv() => match command {
@@ -189,6 +197,8 @@ impl Driver {
         // What was queued on the control channel still goes out; nobody hears what comes in any more.
         self.control.close();
         self.probed.close();
+        self.streamed.close();
+        self.parts.mux.streams().close_all();
         self.knocked.close();
         self.tasks.close();
         self.tasks.wait().await;
@@ -201,6 +211,37 @@ impl Driver {
     fn datagram(&mut self, socket: Socket, received: Instant, source: SocketAddr, payload: &[u8]) {
         let source = addr::unmap(source);
         self.parts.agent.handle(received, Input::Datagram { socket, source, payload });
+    }
+
+    /// Opens a stream to the relay of the server that the node is connected to.
+    fn open_stream(&mut self, stream: StreamId, to: SocketAddr, tls: bool) {
+        let Some(options) = self.parts.servers.get(self.server).cloned() else {
+            return self.feed(Input::Stream { stream, open: false });
+        };
+        let frames = self.parts.mux.streams().open(stream);
+        let task = relay::run(relay::Line {
+            stream,
+            to,
+            tls,
+            options,
+            frames,
+            mux: Arc::clone(&self.parts.mux),
+            events: self.stream_events.clone(),
+        });
+        self.spawn(task);
+    }
+
+    fn stream_event(&mut self, event: StreamEvent) {
+        match event {
+            StreamEvent::Opened(stream) => self.feed(Input::Stream { stream, open: true }),
+            StreamEvent::Closed(stream) => {
+                self.parts.mux.streams().close(stream);
+                self.feed(Input::Stream { stream, open: false });
+            }
+            StreamEvent::Frame { stream, server, bytes, received } => {
+                self.datagram(Socket::Stream(stream), received, server, &bytes);
+            }
+        }
     }
 
     fn control_event(&mut self, number: u64, event: ControlEvent) {
@@ -317,10 +358,11 @@ impl Driver {
                     self.feed(Input::ProbeOpened { port });
                 }
                 Output::CloseProbe => self.probe = None,
-                Output::OpenStream { stream, .. } => self.feed(Input::Stream { stream, open: false }),
-                Output::CloseStream { .. } | Output::Channel { .. } => {}
+                Output::OpenStream { stream, to, tls } => self.open_stream(stream, to, tls),
+                Output::CloseStream { stream } => self.parts.mux.streams().close(stream),
+                Output::Channel { way, channel } => self.parts.mux.paths().set_channel(way, channel),
                 Output::Path { peer, path } => self.path(peer, path),
-                Output::Hear { peer, way } => self.hear(peer, way.remote),
+                Output::Hear { peer, way } => self.hear(peer, way),
                 Output::ConnectEnded { request, result } => self.connect_ended(request, result),
                 Output::Membership(membership) => self.parts.shared.set_membership(*membership),
                 Output::Event(event) => self.publish(event),
@@ -364,7 +406,11 @@ impl Driver {
             (Socket::Main, _) => self.parts.mux.send_to(to, payload, ttl),
             (Socket::Extra(number), _) => self.parts.mux.extras().send_to(number, to, payload, ttl),
             (Socket::Probe, Some(probe)) => probe.send_to(to, payload),
-            (Socket::Probe, None) | (Socket::Stream(_), _) => Ok(()),
+            (Socket::Stream(stream), _) => {
+                let is_sent = self.parts.mux.streams().send(stream, payload.into());
+                if is_sent { Ok(()) } else { Err(io::ErrorKind::NotConnected.into()) }
+            }
+            (Socket::Probe, None) => Ok(()),
         };
         if let Err(error) = sent {
             // Lost, as any datagram may be: the agent repeats what matters.
@@ -379,25 +425,24 @@ impl Driver {
             self.parts.mux.paths().remove(&peer);
             return self.parts.shared.forget_path(&peer);
         };
-        let remote = path.way.remote;
         let extra = match path.way.leg {
             Leg::Extra(number) => Some(number),
             Leg::Main | Leg::Relay(_) => None,
         };
-        self.parts.mux.extras().carry(remote, extra);
-        self.hear(peer, remote);
-        if let Err(error) = self.parts.mux.paths().set(&peer, remote) {
-            return tracing::warn!(%peer, %remote, %error, "path not taken");
+        self.parts.mux.extras().carry(path.way.remote, extra);
+        self.hear(peer, path.way);
+        if let Err(error) = self.parts.mux.paths().set(&peer, path.way) {
+            return tracing::warn!(%peer, remote = %path.way.remote, %error, "path not taken");
         }
         self.parts.shared.set_path(peer, path.into());
     }
 
-    fn hear(&self, peer: NodeId, remote: SocketAddr) {
+    fn hear(&self, peer: NodeId, way: Way) {
         if !self.parts.admitted.admit(peer) {
             return tracing::warn!(%peer, "too many peers: this one is not admitted");
         }
-        if let Err(error) = self.parts.mux.paths().hear(&peer, remote) {
-            tracing::warn!(%peer, %remote, %error, "address not taken");
+        if let Err(error) = self.parts.mux.paths().hear(&peer, way) {
+            tracing::warn!(%peer, remote = %way.remote, %error, "address not taken");
         }
     }
 

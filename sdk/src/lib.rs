@@ -51,6 +51,7 @@ mod node;
 mod paths;
 mod quic;
 mod raw_key;
+mod relay;
 mod servers;
 mod shared;
 #[cfg(feature = "srv")]

@@ -23,7 +23,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
+use meetpoint_agent::{Channel, Socket as Leg, StreamId};
+use meetpoint_proto::stun::is_stun;
 use meetpoint_proto::{NodeId, addr};
+use meetpoint_stun::{CHANNEL_HEADER_LEN, read_channel_data};
 use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -32,10 +35,11 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 
-use crate::demux;
+use crate::demux::{self, Tally};
 use crate::egress::Egress;
 use crate::extras::{Arrived, Extras};
-use crate::paths::{PathTable, Route, SyntheticAddr};
+use crate::paths::{PathTable, Route, Sources, SyntheticAddr};
+use crate::relay::{self, Relayed, Streams};
 
 /// STUN messages waiting for the driver. A punch is tens of them; a flood is dropped here.
 const STUN_QUEUE: usize = 256;
@@ -125,6 +129,10 @@ pub(crate) struct Mux {
     arrived: Mutex<mpsc::Receiver<Arrived>>,
     egress: Arc<Egress>,
     counters: Counters,
+    /// Packets that came by a relay and could not stay where they arrived.
+    relayed: Relayed,
+    /// The streams to a relay.
+    streams: Streams,
     /// This node under its own synthetic address: QUIC speaks IPv6 only if its socket does.
     local: SyntheticAddr,
     /// Which family is read first; it alternates, so that neither starves the other.
@@ -164,6 +172,8 @@ impl Mux {
             stun: sender,
             egress,
             counters: Counters::default(),
+            relayed: Relayed::default(),
+            streams: Streams::default(),
             local: SyntheticAddr::of(local),
             v6_first: AtomicBool::new(false),
         };
@@ -194,6 +204,27 @@ impl Mux {
         let remote = addr::unmap(remote);
         let family = self.family_of(remote).ok_or(io::ErrorKind::Unsupported)?;
         self.egress.send_with_ttl(&SockRef::from(&family.io), remote, bytes, ttl)
+    }
+
+    /// The streams that relayed data goes by.
+    pub(crate) fn streams(&self) -> &Streams {
+        &self.streams
+    }
+
+    /// Takes a frame of a stream to a relay: QUIC's packets go to QUIC. False if it is the driver's.
+    pub(crate) fn take_frame(&self, stream: StreamId, server: SocketAddr, frame: &[u8]) -> bool {
+        let Some((number, data)) = read_channel_data(frame).filter(|(_, data)| !is_stun(data)) else {
+            return false;
+        };
+        let channel = Channel { socket: Leg::Stream(stream), server, number };
+        match self.paths.sources().relayed(channel) {
+            Some(sender) => {
+                count(&self.counters.quic, 1);
+                self.relayed.push(sender, data);
+            }
+            None => count(&self.counters.unverified, 1),
+        }
+        true
     }
 
     /// The counts so far.
@@ -250,6 +281,30 @@ impl Mux {
                 Ok(())
             }
             Ok(()) => Ok(()),
+        }
+    }
+
+    /// A batch leaves as one, each of its packets behind a header of its own.
+    fn send_relayed(&self, channel: Channel, transmit: &Transmit<'_>) -> io::Result<()> {
+        let segment = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
+        match channel.socket {
+            Leg::Main => {
+                let contents = relay::wrap(channel.number, transmit.contents, segment);
+                let segment_size = transmit.segment_size.map(|size| size + CHANNEL_HEADER_LEN);
+                self.send_direct(
+                    channel.server,
+                    &Transmit { contents: &contents, segment_size, ..transmit.clone() },
+                )
+            }
+            Leg::Stream(stream) => {
+                for packet in transmit.contents.chunks(segment) {
+                    if !self.streams.send(stream, relay::frame(channel.number, packet)) {
+                        count(&self.counters.send_failed, 1);
+                    }
+                }
+                Ok(())
+            }
+            Leg::Probe | Leg::Extra(_) => Ok(()),
         }
     }
 
@@ -310,18 +365,51 @@ impl Mux {
         let sources = self.paths.sources();
         for (buffer, meta) in buffers.iter_mut().zip(metas) {
             let source = meta.addr;
+            if sources.is_relay(addr::unmap(source)) {
+                let tally = self.sort_relayed(&sources, buffer, meta, received);
+                self.count_all(tally);
+                continue;
+            }
             let tally = demux::sort(buffer, meta, sources.verified(source), |bytes| {
-                let socket = meetpoint_agent::Socket::Main;
+                let socket = Leg::Main;
                 let message = StunDatagram { socket, source, bytes: bytes.into(), received };
                 if self.stun.try_send(message).is_err() {
                     count(&self.counters.stun_dropped, 1);
                 }
             });
-            count(&self.counters.quic, tally.quic);
-            count(&self.counters.stun, tally.stun);
-            count(&self.counters.unverified, tally.unverified);
-            count(&self.counters.stray, tally.stray);
+            self.count_all(tally);
         }
+    }
+
+    fn sort_relayed(
+        &self,
+        sources: &Sources<'_>,
+        buffer: &mut [u8],
+        meta: &mut RecvMeta,
+        received: Instant,
+    ) -> Tally {
+        let source = meta.addr;
+        let server = addr::unmap(source);
+        demux::sort_relayed(
+            buffer,
+            meta,
+            |number| sources.relayed(Channel { socket: Leg::Main, server, number }),
+            |bytes| {
+                let socket = Leg::Main;
+                let message = StunDatagram { socket, source, bytes: bytes.into(), received };
+                if self.stun.try_send(message).is_err() {
+                    count(&self.counters.stun_dropped, 1);
+                }
+            },
+            |sender, packet| self.relayed.push(sender, packet),
+        )
+    }
+
+    fn count_all(&self, tally: Tally) {
+        count(&self.counters.quic, tally.quic);
+        count(&self.counters.stun, tally.stun);
+        count(&self.counters.unverified, tally.unverified);
+        count(&self.counters.stray, tally.stray);
     }
 }
 
@@ -333,6 +421,7 @@ impl AsyncUdpSocket for Mux {
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         match self.paths.route(transmit.destination) {
             Some(Route::Direct(remote)) => self.send_direct(remote, transmit),
+            Some(Route::Relayed(channel)) => self.send_relayed(channel, transmit),
             None => {
                 count(&self.counters.no_path, 1);
                 Ok(())
@@ -349,6 +438,9 @@ impl AsyncUdpSocket for Mux {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         if let Poll::Ready(messages) = self.poll_extra(cx, bufs, meta) {
+            return Poll::Ready(Ok(messages));
+        }
+        if let Poll::Ready(messages) = self.relayed.poll(cx, bufs, meta) {
             return Poll::Ready(Ok(messages));
         }
         let Some(v6) = &self.v6 else {

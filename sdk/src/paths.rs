@@ -16,6 +16,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use meetpoint_agent::{Channel, Leg, Socket, Way};
 use meetpoint_proto::{NodeId, addr};
 use thiserror::Error;
 
@@ -65,6 +66,8 @@ impl SyntheticAddr {
 pub(crate) enum Route {
     /// Straight to this address.
     Direct(SocketAddr),
+    /// In this channel of a relay.
+    Relayed(Channel),
 }
 
 /// Why a path was not set. The table is as it was.
@@ -86,7 +89,10 @@ pub(crate) struct PathTable(RwLock<Table>);
 #[derive(Debug, Default)]
 struct Table {
     peers: HashMap<SyntheticAddr, Peer>,
-    sources: HashMap<SocketAddr, SyntheticAddr>,
+    sources: HashMap<Way, SyntheticAddr>,
+    /// The channels of all relay legs: there and back.
+    channels: HashMap<Way, Channel>,
+    ways: HashMap<Channel, Way>,
 }
 
 #[derive(Debug)]
@@ -94,23 +100,28 @@ struct Peer {
     id: NodeId,
     /// None once another peer has verified the address this peer was reached at.
     route: Option<Route>,
-    /// Verified addresses, the newest first; each is a key of `sources`.
-    remotes: VecDeque<SocketAddr>,
+    /// Verified ways, the newest first; each is a key of `sources`.
+    remotes: VecDeque<Way>,
 }
 
 impl PathTable {
-    /// Sends to `peer` at `remote` from now on, and hears it from there and from its last few
-    /// addresses. If `remote` was another peer's, it is no longer: a NAT gives a mapping to one
-    /// host at a time, and the newest check tells to which.
-    pub(crate) fn set(&self, peer: &NodeId, remote: SocketAddr) -> Result<(), PathError> {
-        self.write().set(peer, normal(remote))
+    /// Sends to `peer` by `way` from now on, and hears it by that and by its last few ways. If the way
+    /// was another peer's, it is no longer: a NAT gives a mapping to one host at a time, and the newest
+    /// check tells to which.
+    pub(crate) fn set(&self, peer: &NodeId, way: Way) -> Result<(), PathError> {
+        self.write().set(peer, normal(way))
     }
 
-    /// Hears `peer` from `remote` too, once it has a route: an answer without one would be lost, and QUIC
+    /// Data by a way with a relay leg goes in this channel; `None`: no longer.
+    pub(crate) fn set_channel(&self, way: Way, channel: Option<Channel>) {
+        self.write().set_channel(normal(way), channel);
+    }
+
+    /// Hears `peer` by `way` too, once it has a route: an answer without one would be lost, and QUIC
     /// would wait for a second where the peer's own repetition takes milliseconds. Nothing is sent
     /// there.
-    pub(crate) fn hear(&self, peer: &NodeId, remote: SocketAddr) -> Result<(), PathError> {
-        self.write().hear(peer, normal(remote)).map(|_| ())
+    pub(crate) fn hear(&self, peer: &NodeId, way: Way) -> Result<(), PathError> {
+        self.write().hear(peer, normal(way)).map(|_| ())
     }
 
     /// Forgets all of a peer's paths: nothing is sent to it, nothing heard from it.
@@ -155,20 +166,61 @@ impl PathTable {
 pub(crate) struct Sources<'a>(RwLockReadGuard<'a, Table>);
 
 impl Sources<'_> {
-    /// The peer verified at `source`.
+    /// The peer verified at `source`, as the main socket sees it.
     pub(crate) fn verified(&self, source: SocketAddr) -> Option<SyntheticAddr> {
-        let addr = self.0.sources.get(&normal(source)).copied()?;
+        self.verified_by(normal(Way::main(source)))
+    }
+
+    /// The peer verified behind a channel of a relay.
+    pub(crate) fn relayed(&self, channel: Channel) -> Option<SyntheticAddr> {
+        self.verified_by(*self.0.ways.get(&channel)?)
+    }
+
+    /// True for the address of a server that relays for this node by the main socket.
+    pub(crate) fn is_relay(&self, source: SocketAddr) -> bool {
+        // A node has a relay or none, so the list of their addresses is as short as lists get.
+        !self.0.ways.is_empty()
+            && self.0.ways.keys().any(|channel| channel.socket == Socket::Main && channel.server == source)
+    }
+
+    fn verified_by(&self, way: Way) -> Option<SyntheticAddr> {
+        let addr = self.0.sources.get(&way).copied()?;
         self.0.peers.get(&addr).is_some_and(|peer| peer.route.is_some()).then_some(addr)
     }
 }
 
 impl Table {
-    fn set(&mut self, id: &NodeId, remote: SocketAddr) -> Result<(), PathError> {
-        self.hear(id, remote)?.route = Some(Route::Direct(remote));
+    fn set(&mut self, id: &NodeId, way: Way) -> Result<(), PathError> {
+        let route = self.route_by(way);
+        self.hear(id, way)?.route = route;
         Ok(())
     }
 
-    fn hear(&mut self, id: &NodeId, remote: SocketAddr) -> Result<&mut Peer, PathError> {
+    fn route_by(&self, way: Way) -> Option<Route> {
+        match way.leg {
+            Leg::Main | Leg::Extra(_) => Some(Route::Direct(way.remote)),
+            Leg::Relay(_) => self.channels.get(&way).copied().map(Route::Relayed),
+        }
+    }
+
+    fn set_channel(&mut self, way: Way, channel: Option<Channel>) {
+        let before = match channel {
+            Some(channel) => {
+                self.ways.insert(channel, way);
+                self.channels.insert(way, channel).filter(|before| *before != channel)
+            }
+            None => self.channels.remove(&way),
+        };
+        let Some(before) = before else { return };
+        self.ways.remove(&before);
+        if let Some(peer) = self.sources.get(&way).and_then(|addr| self.peers.get_mut(addr))
+            && peer.route == Some(Route::Relayed(before))
+        {
+            peer.route = channel.map(Route::Relayed);
+        }
+    }
+
+    fn hear(&mut self, id: &NodeId, remote: Way) -> Result<&mut Peer, PathError> {
         let addr = SyntheticAddr::of(id);
         match self.peers.get(&addr) {
             Some(peer) if peer.id != *id => return Err(PathError::Collision),
@@ -193,10 +245,11 @@ impl Table {
         Ok(peer)
     }
 
-    fn withdraw(&mut self, addr: SyntheticAddr, remote: SocketAddr) {
+    fn withdraw(&mut self, addr: SyntheticAddr, remote: Way) {
+        let route = self.route_by(remote);
         if let Some(peer) = self.peers.get_mut(&addr) {
             peer.remotes.retain(|known| *known != remote);
-            if peer.route == Some(Route::Direct(remote)) {
+            if peer.route == route {
                 peer.route = None;
             }
         }
@@ -216,13 +269,16 @@ impl Table {
 
 /// One spelling per endpoint: IPv4 without its IPv6 dress, no flow label, and a scope only where
 /// an address means nothing without one (RFC 4007, section 6).
-fn normal(remote: SocketAddr) -> SocketAddr {
-    match addr::unmap(remote) {
+fn normal(way: Way) -> Way {
+    let remote = match addr::unmap(way.remote) {
         SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => {
             SocketAddrV6::new(*v6.ip(), v6.port(), 0, v6.scope_id()).into()
         }
         other => SocketAddr::new(other.ip(), other.port()),
-    }
+    };
+    // Which of the node's own sockets carries what goes straight there, the socket knows.
+    let leg = if matches!(way.leg, Leg::Extra(_)) { Leg::Main } else { way.leg };
+    Way { leg, remote }
 }
 
 #[cfg(test)]
@@ -248,12 +304,12 @@ mod tests {
     fn a_change_keeps_the_last_addresses_and_no_more() {
         let (paths, peer) = (PathTable::default(), node(1));
         for port in 1..=10 {
-            paths.set(&peer, remote(port)).unwrap();
+            paths.set(&peer, Way::main(remote(port))).unwrap();
             assert_eq!(paths.route_to(&peer), Some(Route::Direct(remote(port))));
         }
         assert_eq!(heard(&paths, 1..=11), [3, 4, 5, 6, 7, 8, 9, 10]);
 
-        paths.set(&peer, remote(3)).unwrap();
+        paths.set(&peer, Way::main(remote(3))).unwrap();
         assert_eq!(paths.route_to(&peer), Some(Route::Direct(remote(3))));
         assert_eq!(heard(&paths, 1..=11), [3, 4, 5, 6, 7, 8, 9, 10], "going back displaces nothing");
 
@@ -265,19 +321,41 @@ mod tests {
     #[test]
     fn hearing_is_not_sending() {
         let (paths, peer) = (PathTable::default(), node(1));
-        paths.hear(&peer, remote(1)).unwrap();
+        paths.hear(&peer, Way::main(remote(1))).unwrap();
         assert_eq!((paths.route_to(&peer), heard(&paths, [1])), (None, vec![]), "no answer could go out yet");
-        paths.set(&peer, remote(2)).unwrap();
-        paths.hear(&peer, remote(3)).unwrap();
+        paths.set(&peer, Way::main(remote(2))).unwrap();
+        paths.hear(&peer, Way::main(remote(3))).unwrap();
         assert_eq!(paths.route_to(&peer), Some(Route::Direct(remote(2))));
         assert_eq!(heard(&paths, 1..=4), [1, 2, 3]);
     }
 
     #[test]
+    fn a_relayed_way_is_a_channel() {
+        let (paths, peer) = (PathTable::default(), node(1));
+        let server: SocketAddr = "20.0.0.9:3478".parse().unwrap();
+        let channel = |number| Channel { socket: Socket::Main, server, number };
+        let way = Way { leg: Leg::Relay(meetpoint_agent::AllocationId(1)), remote: remote(1) };
+        paths.set_channel(way, Some(channel(0x4000)));
+        paths.set(&peer, way).unwrap();
+        assert_eq!(paths.route_to(&peer), Some(Route::Relayed(channel(0x4000))));
+        let addr = SyntheticAddr::of(&peer);
+        let relayed = |number| paths.sources().relayed(channel(number));
+        assert_eq!((relayed(0x4000), relayed(0x4001)), (Some(addr), None));
+        assert!(paths.sources().is_relay(server) && !paths.sources().is_relay(remote(1)));
+        assert_eq!(heard(&paths, [1]), [0; 0], "the same address is somebody else by the main socket");
+
+        paths.set(&peer, Way::main(remote(2))).unwrap();
+        assert_eq!(relayed(0x4000), Some(addr), "what is under way still arrives");
+        paths.set(&peer, way).unwrap();
+        paths.set_channel(way, None);
+        assert_eq!((paths.route_to(&peer), relayed(0x4000)), (None, None));
+    }
+
+    #[test]
     fn the_newest_check_owns_an_address() {
         let (paths, old, new) = (PathTable::default(), node(1), node(2));
-        paths.set(&old, remote(1)).unwrap();
-        paths.set(&new, remote(1)).unwrap();
+        paths.set(&old, Way::main(remote(1))).unwrap();
+        paths.set(&new, Way::main(remote(1))).unwrap();
         assert_eq!(paths.route_to(&old), None);
         assert_eq!(paths.sources().verified(remote(1)), Some(SyntheticAddr::of(&new)));
 
@@ -295,7 +373,7 @@ mod tests {
         ];
         for (set, seen, expect) in cases {
             let paths = PathTable::default();
-            paths.set(&node(1), set.parse().unwrap()).unwrap();
+            paths.set(&node(1), Way::main(set.parse().unwrap())).unwrap();
             let verified = paths.sources().verified(seen.parse().unwrap());
             assert_eq!(verified.is_some(), expect, "{set} heard as {seen}");
         }
@@ -305,15 +383,15 @@ mod tests {
     fn the_table_is_bounded_and_fails_closed() {
         let paths = PathTable::default();
         for number in 0..u16::try_from(MAX_PEERS).unwrap() {
-            paths.set(&node(number), remote(number)).unwrap();
+            paths.set(&node(number), Way::main(remote(number))).unwrap();
         }
-        assert_eq!(paths.set(&node(u16::MAX), remote(65_000)), Err(PathError::Full));
-        assert_eq!(paths.set(&node(7), remote(65_000)), Ok(()), "a known peer may always move");
+        assert_eq!(paths.set(&node(u16::MAX), Way::main(remote(65_000))), Err(PathError::Full));
+        assert_eq!(paths.set(&node(7), Way::main(remote(65_000))), Ok(()), "a known peer may always move");
 
         let mut twin = *node(7).as_bytes();
         twin[31] ^= 1;
         let twin = NodeId::from_bytes(twin);
-        assert_eq!(paths.set(&twin, remote(65_001)), Err(PathError::Collision));
+        assert_eq!(paths.set(&twin, Way::main(remote(65_001))), Err(PathError::Collision));
         assert_eq!(paths.route_to(&twin), None);
         paths.remove(&twin);
         assert!(paths.route_to(&node(7)).is_some());
@@ -322,7 +400,7 @@ mod tests {
     #[test]
     fn only_synthetic_addresses_are_peers() {
         let paths = PathTable::default();
-        paths.set(&node(1), remote(1)).unwrap();
+        paths.set(&node(1), Way::main(remote(1))).unwrap();
         let addr = SyntheticAddr::of(&node(1)).socket_addr();
         assert_eq!(paths.peer_at(addr), Some(node(1)));
         assert_eq!(paths.route(addr), Some(Route::Direct(remote(1))));

@@ -25,7 +25,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 /// The control channel is a WebSocket, which starts as HTTP/1.1 (RFC 6455, section 1.7).
-const ALPN: &[u8] = b"http/1.1";
+pub(crate) const CONTROL_ALPN: &[&[u8]] = &[b"http/1.1"];
 
 /// Where trust in public certificates comes from.
 #[derive(Debug, Clone, Default)]
@@ -77,7 +77,7 @@ pub(crate) struct PinMismatch {
 }
 
 /// TLS that accepts a server by one of `pins`, or by `roots` and its host name.
-pub(crate) fn client_config(pins: Pins, roots: Roots) -> Result<ClientConfig, Error> {
+pub(crate) fn client_config(pins: Pins, roots: Roots, protocols: &[&[u8]]) -> Result<ClientConfig, Error> {
     let provider = Arc::new(ring::default_provider());
     let verifier = ServerVerifier { pins, roots, public: OnceLock::new(), provider: Arc::clone(&provider) };
     let mut config = ClientConfig::builder_with_provider(provider)
@@ -85,7 +85,7 @@ pub(crate) fn client_config(pins: Pins, roots: Roots) -> Result<ClientConfig, Er
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(config)
 }
 

@@ -436,10 +436,35 @@ fn endpoints(tcp: &TcpStream) -> io::Result<(SocketAddr, SocketAddr)> {
     Ok((tcp.local_addr()?, tcp.peer_addr()?))
 }
 
+/// Connects to another port of a server, with the same trust in it: by TLS, or in the open where what goes there
+/// protects itself.
+///
+/// # Errors
+/// [`OpenError`]; nothing stays open.
+pub(crate) async fn connect_beside(
+    options: &OpenOptions,
+    to: SocketAddr,
+    tls: bool,
+) -> Result<Box<dyn ByteStream>, OpenError> {
+    let server = &options.server;
+    let failed = |source| OpenError::Connect { server: server.clone(), source };
+    let tcp = options.egress.connect(to).await.map_err(failed)?;
+    tcp.set_nodelay(true).map_err(failed)?;
+    if tls { Ok(Box::new(secured_as(options, tcp, &[]).await?)) } else { Ok(Box::new(tcp)) }
+}
+
 async fn secured(options: &OpenOptions, tcp: TcpStream) -> Result<impl ByteStream + 'static, OpenError> {
+    secured_as(options, tcp, tls::CONTROL_ALPN).await
+}
+
+async fn secured_as(
+    options: &OpenOptions,
+    tcp: TcpStream,
+    protocols: &[&[u8]],
+) -> Result<impl ByteStream + 'static, OpenError> {
     let server = &options.server;
     let failed = |source: io::Error| OpenError::Tls { server: server.clone(), source };
-    let config = tls::client_config(options.pins.clone(), options.roots.clone())
+    let config = tls::client_config(options.pins.clone(), options.roots.clone(), protocols)
         .map_err(|error| failed(io::Error::other(error)))?;
     let name = options.tls_name.clone().unwrap_or_else(|| server.host.clone());
     let name = ServerName::try_from(name).map_err(|error| failed(io::Error::other(error)))?;

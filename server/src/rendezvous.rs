@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use meetpoint_broker::{AdmitRequest, Broker, ConnId, Event, Input, Limits, Output, StunCredential};
+use meetpoint_broker::{
+    AdmitRequest, Broker, ConnId, Event, Input, Limits, Output, RelayAccess, StunCredential,
+};
 use meetpoint_proto::id::DialBackNonce;
 use meetpoint_proto::wire::{ClientMessage, DecodeError, Refusal, ServerMessage};
 use meetpoint_proto::{ClusterName, Code, NodeId, SessionId};
@@ -291,6 +293,11 @@ impl Rendezvous {
             limiters: Limiters::new(access),
         };
         (rendezvous, handle)
+    }
+
+    /// Where this server relays, which nodes are told. Before it runs.
+    pub(crate) fn relay(&mut self, access: RelayAccess) {
+        self.broker.handle(Instant::now(), Input::Relay(access));
     }
 
     /// Runs until `halt`. On `shutdown` all nodes are told, and the loop goes on to serve the rest.

@@ -4,12 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use meetpoint_broker::RelayAccess;
 use meetpoint_proto::id::Fingerprint;
 use meetpoint_proto::wire::StunServer;
 use meetpoint_proto::{
     AddressClass, ClusterNetwork, EffectiveNetwork, JoinToken, SeedName, TokenScope, addr,
 };
-use meetpoint_turn::{ListenerId, ListenerRole};
+use meetpoint_turn::{ListenerId, ListenerRole, RelayConfig};
 use serde_json::json;
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -259,9 +260,10 @@ impl Server {
             limits: config.stun_limits,
             seed: secrets::random()?,
         };
+        let access = relay_access(setup.relay.as_ref(), &info);
         let stun = Stun::new(stun, setup, &observer, stun_requests)?;
         let channels = StunChannels { observations, requests };
-        let (rendezvous, handle) = Rendezvous::new(
+        let (mut rendezvous, handle) = Rendezvous::new(
             config.limits,
             &config.access_limits,
             secrets::random()?,
@@ -269,6 +271,7 @@ impl Server {
             channels,
             tasks.work.clone(),
         );
+        rendezvous.relay(access);
         let limits = config.access_limits.clone();
         let proxies = Arc::new(TrustedProxies::new(limits.trusted_proxies.clone()));
         let (per_source, head_timeout) = (limits.connections_per_source, limits.head_timeout);
@@ -644,4 +647,12 @@ async fn forget_unseen(service: Arc<Service>, started: UnixMs, stop: Cancellatio
             Err(error) => warn!(%error, "ephemeral nodes that did not come back are still registered"),
         },
     }
+}
+
+/// What nodes have to know of the relay: where it is by datagrams they know from their welcome.
+fn relay_access(relay: Option<&RelayConfig>, info: &Info) -> RelayAccess {
+    let Some(relay) = relay else { return RelayAccess::default() };
+    let ips = [relay.ipv4, relay.ipv6].into_iter().flatten().map(|ip| ip.seen).collect();
+    let port = |addrs: &[SocketAddr]| addrs.first().map(SocketAddr::port);
+    RelayAccess { ips, tcp: port(&info.stun_tcp), tls: port(&info.stun_tls) }
 }

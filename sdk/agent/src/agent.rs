@@ -538,7 +538,7 @@ impl Agent {
         let taken = observer.handle(&mut self.env, now, source, datagram);
         self.timers.set(Timer::Observe(ipv6), Some(observer.deadline()));
         if taken {
-            self.udp_works();
+            self.udp_works(now);
         }
         taken
     }

@@ -30,7 +30,7 @@ pub enum Socket {
 pub struct StreamId(pub u32);
 
 /// How the shell puts data on a relay leg: behind the header of ChannelData (RFC 8656, section 12.4).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Channel {
     /// By which the server is reached: the main socket or a stream.
     pub socket: Socket,

@@ -37,6 +37,8 @@ const MAX_LIFETIME: Duration = Duration::from_secs(30);
 /// that physics keeps apart stays apart until a network changes.
 const UPGRADES: BackoffConfig =
     BackoffConfig { base: Duration::from_secs(15), max: Duration::from_secs(600), give_up_after: None };
+/// The first attempt to get a lost path back comes within this: the application waits.
+const REPAIR_SOON: Duration = Duration::from_millis(250);
 /// After a change of the network: the new mapping has to be observed first.
 const UPGRADE_SOON: Duration = Duration::from_secs(1);
 /// Longest head start: the server has no reason for a longer one.
@@ -309,6 +311,12 @@ impl Agent {
             self.env.counters.checks_repeated += 1;
             return;
         }
+        let is_named = self.punches.get(&ticket).is_some_and(|punch| punch.is_named(way.remote));
+        let is_its_relay = way.leg == Leg::Main && !is_named && self.is_relay(way.remote);
+        let Some(link) = self.links.get_mut(&peer) else { return };
+        if is_its_relay {
+            link.add_relay(way.remote);
+        }
         let is_wanted = link.wants(now, way);
         let is_direct = link.kind_of(way) == PathKind::Direct;
         // A passive side has sent nothing under this ticket; that it had not before either, nobody but
@@ -560,8 +568,10 @@ impl Agent {
         if self.repairs.len() >= MAX_LINKS && !self.repairs.contains_key(&peer) {
             return;
         }
+        let is_first = !self.repairs.contains_key(&peer);
         let backoff = self.repairs.entry(peer).or_insert_with(|| Backoff::new(self.env.config.backoff));
         let delay = backoff.next_delay(&mut self.env.rng);
+        let delay = if is_first { delay.min(REPAIR_SOON) } else { delay };
         self.timers.set(Timer::Repair(peer), Some(now + delay));
     }
 
@@ -590,7 +600,11 @@ impl Agent {
 
     pub(crate) fn upgrade(&mut self, now: Instant, peer: NodeId) {
         let is_relayed = self.links.get(&peer).and_then(Link::kind) == Some(PathKind::Relayed);
-        if !is_relayed || !self.control.is_member() || self.requests.is_full() {
+        if !is_relayed {
+            self.upgrades.remove(&peer);
+            return;
+        }
+        if !self.control.is_member() || self.requests.is_full() {
             return self.schedule_upgrade(now, peer);
         }
         if self.requests.of_agent(peer).is_empty() {

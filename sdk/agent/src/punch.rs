@@ -31,8 +31,8 @@ pub(crate) const MAX_CANDIDATES: usize = 16;
 const MAX_UNNAMED: usize = 4;
 /// Checks to one target within one ticket: its schedule over ten seconds, and triggered ones.
 const MAX_CHECKS_PER_TARGET: u32 = 32;
-/// Checks of one ticket: ten targets to the end of their schedules, of which some are reached by a relay.
-const MAX_CHECKS: u32 = 192;
+/// Checks of one ticket: six targets to the end of their schedules.
+const MAX_CHECKS: u32 = 128;
 /// Places that the peer is said to be at, over all that is told in the course of one ticket.
 const MAX_NAMED: usize = MAX_CANDIDATES + 8;
 /// After the first path works: time for a better one (the same link instead of the NAT's hairpin).
@@ -151,6 +151,10 @@ impl Punch {
         if self.named.len() < MAX_NAMED && !self.named.contains(&remote) {
             self.named.push(remote);
         }
+    }
+
+    pub(crate) fn is_named(&self, remote: SocketAddr) -> bool {
+        self.named.contains(&remote)
     }
 
     /// Where the peer is said to be.

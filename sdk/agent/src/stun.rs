@@ -324,6 +324,28 @@ fn authenticated(mut writer: Writer, credential: &Credential) -> Vec<u8> {
 }
 
 #[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    impl Datagram<'_> {
+        /// The peer that a request is about.
+        pub(crate) fn peer(&self) -> Option<SocketAddr> {
+            self.address(attr::XOR_PEER_ADDRESS)
+        }
+    }
+
+    /// An answer that nothing protects.
+    pub(crate) fn answer(id: TransactionId, method: u16, error: Option<u16>) -> Vec<u8> {
+        let class = if error.is_some() { Class::Error } else { Class::Success };
+        let mut writer = Writer::new(class, method, id.0);
+        if let Some(code) = error {
+            writer.error_code(code);
+        }
+        writer.finish().into()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -275,7 +275,7 @@ impl Cluster {
             servers: self.config.stun.clone(),
             username,
             password,
-            relay: !relay.ips.is_empty(),
+            relay: relay.ips.clone(),
             tcp: relay.tcp,
             tls: relay.tls,
         })

@@ -3,6 +3,7 @@
 
 mod rig;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use meetpoint_broker::{ClusterConfig, ConnId, Event, Input, Limits, Output};
@@ -251,6 +252,57 @@ fn an_introduction_offers_only_what_was_observed() {
     let cluster = PublicKey::from(&cluster_key());
     let peer = Certificate::verify(&for_a.certificate, &cluster, 1_800_000_000).unwrap();
     assert_eq!(peer.node, NodeId::from(&key(2)));
+}
+
+/// The relayed candidates that a node was told, introduction by introduction.
+fn relayed(rig: &Rig, to: ConnId) -> Vec<Vec<SocketAddr>> {
+    let told = rig.sent(to).filter_map(|message| match message {
+        ServerMessage::Candidates { candidates, .. } => Some(candidates),
+        _ => None,
+    });
+    let addrs = told.map(|candidates| {
+        assert!(candidates.iter().all(|candidate| candidate.kind == CandidateKind::Relay));
+        candidates.iter().map(|candidate| candidate.addr).collect()
+    });
+    addrs.collect()
+}
+
+/// A relayed address is one of this server's, and is shown to peers that the node is just meeting.
+#[test]
+fn only_the_servers_own_relay_is_shown() {
+    let (mut rig, a, b) = two_behind_nats();
+    let c = rig.join(3, "20.0.0.13:5000", "10.0.3.2");
+    rig.observe(c, "20.0.0.13:7000");
+    let tell = |rig: &mut Rig, relay: &[&str]| {
+        let relay = relay.iter().map(|text| addr(text)).collect();
+        rig.say(a, ClientMessage::Candidates { host: vec![], relay });
+    };
+    tell(&mut rig, &["20.66.66.66:53", "20.0.0.1:0"]);
+    rig.say(a, connect("node-2", false));
+    assert!(relayed(&rig, b).is_empty());
+    tell(&mut rig, &["20.66.66.66:53", "20.0.0.1:50000", "[::ffff:20.0.0.1]:50001"]);
+    let expect = vec![addr("20.0.0.1:50000"), addr("20.0.0.1:50001")];
+    assert_eq!(relayed(&rig, b), [expect.clone()]);
+    tell(&mut rig, &["20.0.0.1:50000", "20.0.0.1:50001"]);
+    assert_eq!(relayed(&rig, b).len(), 1, "it is no news");
+    assert!(relayed(&rig, c).is_empty(), "whoever does not meet it is told nothing");
+    rig.say(c, connect("node-1", false));
+    assert_eq!(relayed(&rig, c), [expect]);
+    assert!(relayed(&rig, a).is_empty());
+}
+
+/// A node that UDP does not reach has no mapping, and is met where it is relayed.
+#[test]
+fn a_relayed_address_is_enough_to_be_met() {
+    let mut rig = Rig::new(EffectiveNetwork::Public);
+    let a = rig.join(1, "20.0.0.11:5000", "10.0.1.2");
+    let b = rig.join(2, "20.0.0.12:5000", "10.0.2.2");
+    rig.observe(a, "20.0.0.11:7000");
+    rig.say(a, connect("node-2", false));
+    assert!(rig.introductions(a).is_empty());
+    rig.say(b, ClientMessage::Candidates { host: vec![], relay: vec![addr("20.0.0.1:50000")] });
+    assert_eq!((rig.introductions(a).len(), rig.introductions(b).len()), (1, 1));
+    assert_eq!(relayed(&rig, a), [vec![addr("20.0.0.1:50000")]]);
 }
 
 #[test]

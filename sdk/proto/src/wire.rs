@@ -468,10 +468,10 @@ pub struct StunAccess {
     pub username: String,
     /// Its password.
     pub password: String,
-    /// These servers relay, for the same credential.
-    #[serde(default)]
-    pub relay: bool,
-    /// They do it over TCP too, at this port of the address by which the node reached the control channel.
+    /// Where these servers relay, for the same credential; nowhere, if there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub relay: Vec<IpAddr>,
+    /// They take it over TCP too, at this port of the address by which the node reached the control channel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tcp: Option<u16>,
     /// And over TLS, at this one, under the identity of the control channel.

@@ -46,7 +46,7 @@ impl Node {
     }
 
     fn path(&self, peer: NodeId, remote: SocketAddr) {
-        self.mux.paths().set(&peer, remote).unwrap();
+        self.mux.paths().set(&peer, meetpoint_agent::Way::main(remote)).unwrap();
     }
 }
 

@@ -55,7 +55,6 @@ fn main() -> ExitCode {
     }
 }
 
-/// The STUN codec of the nodes warns of each malformed packet, which any stranger can send.
 const DEFAULT_LOG: &str = "warn,meetpoint=info";
 
 /// All logs go to stderr: stdout belongs to what a command answers.

@@ -64,7 +64,7 @@ pub(crate) fn stun_access() -> StunAccess {
         servers: STUN.map(server).into(),
         username: "1:node".into(),
         password: "word".into(),
-        relay: false,
+        relay: Vec::new(),
         tcp: None,
         tls: None,
     }

@@ -511,3 +511,6 @@ const fn retry_after(code: u16) -> Duration {
         _ => RETRY_LATE,
     }
 }
+
+#[cfg(test)]
+mod tests;

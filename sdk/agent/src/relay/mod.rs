@@ -146,7 +146,13 @@ impl Agent {
     fn relay_access(&self) -> Option<&StunAccess> {
         let membership = self.membership.as_ref()?;
         let is_open = membership.effective == EffectiveNetwork::Public && !self.env.sealed();
-        membership.stun.as_ref().filter(|access| is_open && access.relay)
+        membership.stun.as_ref().filter(|access| is_open && !access.relay.is_empty())
+    }
+
+    /// True for an address at which the server relays: what comes from there and was not named as the peer's own
+    /// place was relayed for the peer.
+    pub(crate) fn is_relay(&self, remote: SocketAddr) -> bool {
+        self.relay_access().is_some_and(|access| access.relay.contains(&remote.ip()))
     }
 
     fn allocate(&mut self, now: Instant) {
@@ -182,9 +188,18 @@ impl Agent {
         }
     }
 
-    /// It has.
-    pub(crate) fn udp_works(&mut self) {
-        self.relays.udp = Udp::Works;
+    /// It has. A stream that is still being opened is not needed then.
+    pub(crate) fn udp_works(&mut self, now: Instant) {
+        let before = std::mem::replace(&mut self.relays.udp, Udp::Works);
+        if before == Udp::Silent && !self.relays.opening.is_empty() {
+            for opening in std::mem::take(&mut self.relays.opening) {
+                self.env.push(Output::CloseStream { stream: opening.stream });
+            }
+            self.relays.tls_at = None;
+            if self.needs_relay() {
+                self.want_relay(now);
+            }
+        }
         self.set_relay_timer();
     }
 

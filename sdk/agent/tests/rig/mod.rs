@@ -261,7 +261,7 @@ impl Rig {
             servers: vec![server],
             username: "1:user".to_owned(),
             password: "secret".to_owned(),
-            relay: false,
+            relay: Vec::new(),
             tcp: None,
             tls: None,
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
 use meetpoint_broker::{
-    AdmitRequest, Broker, ClusterConfig, ConnId, Event, Input, Limits, Output, StunCredential,
+    AdmitRequest, Broker, ClusterConfig, ConnId, Event, Input, Limits, Output, RelayAccess, StunCredential,
 };
 use meetpoint_proto::id::{DialBackNonce, Nonce, SessionToken};
 use meetpoint_proto::join::{Domain, Transcript};
@@ -100,6 +100,8 @@ impl Rig {
         let now = Instant::now();
         let mut broker = Broker::new(limits, [7; 32]);
         broker.handle(now, Input::Wall { unix_ms: 1_800_000_000_000 });
+        let relay = RelayAccess { ips: vec![[20, 0, 0, 1].into()], tcp: Some(3478), tls: Some(5349) };
+        broker.handle(now, Input::Relay(relay));
         broker.handle(now, Input::Cluster(config));
         Self { broker, now, next_conn: 0, log: Vec::new(), sessions: Vec::new(), mints: true }
     }
