@@ -9,7 +9,7 @@ use meetpoint_proto::wire::{
     Candidate, CandidateKind, Introduction, MAX_GUESSED_PORTS, PortWindow, Refusal, ServerMessage,
     TicketOutcome,
 };
-use meetpoint_proto::{Allocator, Code, EffectiveNetwork, Mapping, NodeId, TicketId, TicketKey};
+use meetpoint_proto::{Allocator, Code, EffectiveNetwork, Mapping, NatBehavior, NodeId, TicketId, TicketKey};
 use sha2::Sha256;
 
 use crate::api::{ConnId, Event, Output};
@@ -53,7 +53,7 @@ impl Broker {
         match self.find_pair(conn, &peer) {
             Ok(target) => {
                 self.take_request(conn, request);
-                self.introduce(now, conn, target, request);
+                self.introduce(now, conn, target, vec![request]);
             }
             Err(Obstacle::Absent) if wait => self.park(conn, request, peer),
             Err(Obstacle::Absent) => self.fail(conn, request, Code::PeerOffline),
@@ -140,7 +140,7 @@ impl Broker {
     }
 
     /// Mints a ticket and sends each side its half.
-    fn introduce(&mut self, now: Instant, asker_conn: ConnId, target_conn: ConnId, request: u32) {
+    fn introduce(&mut self, now: Instant, asker_conn: ConnId, target_conn: ConnId, requests: Vec<u32>) {
         let ticket = TicketId::from_bytes(self.random());
         let secret: [u8; 32] = self.random();
         let (Some(asker), Some(target)) = (self.session(asker_conn), self.session(target_conn)) else {
@@ -170,7 +170,7 @@ impl Broker {
         // be reached unasked. If both are reachable the one that asked sends.
         let asker_active = !asker.proven_reachable() || target.proven_reachable();
         let target_active = !target.proven_reachable();
-        let for_asker = half(asker, target, to_target, to_asker, vec![request], asker_active);
+        let for_asker = half(asker, target, to_target, to_asker, requests, asker_active);
         let for_target = half(target, asker, to_asker, to_target, Vec::new(), target_active);
         let (shown_to_asker, shown_to_target) = (ips(&for_asker), ips(&for_target));
         let memory = self.limits.unsolicited_after;
@@ -189,6 +189,7 @@ impl Broker {
             asker: asker_conn,
             target: target_conn,
             direct_after: None,
+            is_blind: asker.behavior.is_none() || target.behavior.is_none(),
             unsolicited: Unsolicited { possible, ..Unsolicited::default() },
         };
         self.tickets.insert(ticket, record);
@@ -203,6 +204,37 @@ impl Broker {
         if let Some(target) = self.session_mut(target_conn) {
             target.targeted.insert(ticket);
             shown_to_target.into_iter().for_each(|ip| target.shown.add(now, ip, memory));
+        }
+    }
+
+    /// A member has told what its NAT does. Tickets that were minted before nobody could know it do not wait for it,
+    /// and where a symmetric NAT is in between they may need another, which does.
+    pub(crate) fn behavior_told(&mut self, now: Instant, conn: ConnId, behavior: NatBehavior) {
+        let Some(session) = self.session_mut(conn) else { return };
+        session.behavior = Some(behavior);
+        let tickets: Vec<TicketId> = session.asked.iter().chain(&session.targeted).copied().collect();
+        for ticket in tickets {
+            let Some(record) = self.tickets.get(&ticket) else { continue };
+            let (asker_conn, target_conn) = (record.asker, record.target);
+            if !record.is_blind || record.direct_after.is_some() {
+                continue;
+            }
+            let (Some(asker), Some(target)) = (self.session(asker_conn), self.session(target_conn)) else {
+                continue;
+            };
+            let both = asker.behavior.is_some() && target.behavior.is_some();
+            let has_room = asker.asked.len() < self.limits.tickets_per_asker
+                && target.targeted.len() < self.limits.tickets_per_target;
+            let effective = self.clusters.get(&asker.cluster).map(|cluster| cluster.config.effective);
+            let is_symmetric = effective.is_some_and(|effective| {
+                window(effective, asker).is_some() || window(effective, target).is_some()
+            });
+            if let Some(record) = self.tickets.get_mut(&ticket) {
+                record.is_blind = !both;
+            }
+            if both && has_room && is_symmetric {
+                self.introduce(now, asker_conn, target_conn, Vec::new());
+            }
         }
     }
 
