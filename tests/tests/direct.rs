@@ -62,6 +62,29 @@ fn two_port_restricted_nats_meet_directly_every_time() {
     assert!(elapsed[RUNS - 1] < MOST_MS, "{elapsed:?}");
 }
 
+/// No packet can be observed that shows where the symmetric side is going to come from: its port is foreseen or guessed,
+/// whichever side asks, and data flows by the socket that was met.
+#[test]
+fn symmetric_nats_are_met_by_foresight_and_by_many_guesses() {
+    let Some(mut lab) = lab_or_skip("symmetric_nats_are_met_by_foresight_and_by_many_guesses") else {
+        return;
+    };
+    let data = tempfile::tempdir().expect("a directory");
+    let server = serve_publicly(&lab, &data.path().join("data"));
+    for (asker, asked) in [
+        (NatKind::SymmetricSequential, NatKind::PortRestricted),
+        (NatKind::PortRestricted, NatKind::SymmetricSequential),
+        (NatKind::PortRestricted, NatKind::SymmetricBlock),
+        (NatKind::PortRestricted, NatKind::SymmetricRandom),
+        (NatKind::SymmetricRandom, NatKind::Remap),
+        (NatKind::SymmetricSequential, NatKind::SymmetricSequential),
+    ] {
+        let homes = [asker, asked].map(|kind| lab.node(kind).expect("a home"));
+        let elapsed = meet(&server, &homes[0], &homes[1]);
+        println!("{asker} to {asked}: direct after {elapsed} ms");
+    }
+}
+
 /// Classes as the NATs in front deserve them, every kind; address-restricted ones must not look open.
 #[test]
 fn a_node_is_classified_by_what_its_nat_does() {

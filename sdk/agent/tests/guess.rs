@@ -137,6 +137,8 @@ fn the_socket_that_is_met_stays() {
     let (_, to, check) = b.sent.remove(0);
     assert_eq!(to, addr("20.0.0.1:61234"));
     a.input(Input::Datagram { socket: winner, source: b.main(), payload: &check });
+    // One address is sent a check every 20 ms.
+    a.advance(20 * MS);
     for (socket, to, payload) in std::mem::take(&mut a.sent) {
         if socket == winner && to == b.main() {
             b.datagram(addr("20.0.0.1:61234"), &payload);

@@ -10,7 +10,7 @@ use meetpoint_proto::wire::{
     Candidate, CandidateKind, Introduction, MAX_GUESSED_PORTS, MAX_RELAY_CANDIDATES, PortWindow, Refusal,
     ServerMessage, TicketOutcome,
 };
-use meetpoint_proto::{Allocator, Code, EffectiveNetwork, Mapping, NodeId, TicketId, TicketKey};
+use meetpoint_proto::{Allocator, Code, EffectiveNetwork, Mapping, NatBehavior, NodeId, TicketId, TicketKey};
 use sha2::Sha256;
 
 use crate::api::{ConnId, Event, Output};
@@ -20,6 +20,17 @@ use crate::{Broker, millis};
 
 /// Longest name or id a node can ask for: an id has 52 characters, a name 63.
 const MAX_PEER_LEN: usize = 64;
+
+/// Why two nodes are introduced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// One asked for the other.
+    Asked(u32),
+    /// The broker drew one as a witness for the other.
+    Witness,
+    /// More is known about their NATs than when they were introduced before.
+    Known,
+}
 
 /// What stands between a request and its introduction.
 enum Obstacle {
@@ -55,7 +66,7 @@ impl Broker {
         match self.find_pair(conn, &peer) {
             Ok(target) => {
                 self.take_request(conn, request);
-                self.introduce(now, conn, target, Some(request));
+                self.introduce(now, conn, target, Cause::Asked(request));
             }
             Err(Obstacle::Absent) if wait => self.park(conn, request, peer),
             Err(Obstacle::Absent) => self.fail(conn, request, Code::PeerOffline),
@@ -141,15 +152,8 @@ impl Broker {
         }
     }
 
-    /// Mints a ticket and sends each side its half. Without a request it is the broker that asks: it drew the
-    /// one side as a witness for the other.
-    pub(crate) fn introduce(
-        &mut self,
-        now: Instant,
-        asker_conn: ConnId,
-        target_conn: ConnId,
-        request: Option<u32>,
-    ) {
+    /// Mints a ticket and sends each side its half.
+    pub(crate) fn introduce(&mut self, now: Instant, asker_conn: ConnId, target_conn: ConnId, cause: Cause) {
         let ticket = TicketId::from_bytes(self.random());
         let secret: [u8; 32] = self.random();
         let (Some(asker), Some(target)) = (self.session(asker_conn), self.session(target_conn)) else {
@@ -179,11 +183,12 @@ impl Broker {
         // be reached unasked. If both are reachable the one that asked sends.
         let asker_active = !asker.proven_reachable() || target.proven_reachable();
         let target_active = !target.proven_reachable();
-        let for_asker = half(asker, target, to_target, to_asker, request.into_iter().collect(), asker_active);
+        let requests = if let Cause::Asked(request) = cause { vec![request] } else { Vec::new() };
+        let for_asker = half(asker, target, to_target, to_asker, requests, asker_active);
         let for_target = half(target, asker, to_asker, to_target, Vec::new(), target_active);
         let (shown_to_asker, shown_to_target) = (ips(&for_asker), ips(&for_target));
         let memory = self.limits.unsolicited_after;
-        let drawn = request.is_none();
+        let drawn = cause == Cause::Witness;
         let possible = !target_active
             && (drawn || !self.defences.stand(Defence::DrawnWitness))
             && now >= target.quiet.since + memory
@@ -200,6 +205,7 @@ impl Broker {
             asker: asker_conn,
             target: target_conn,
             direct_after: None,
+            is_blind: asker.behavior.is_none() || target.behavior.is_none(),
             unsolicited: Unsolicited { possible, drawn, ..Unsolicited::default() },
         };
         self.tickets.insert(ticket, record);
@@ -245,6 +251,37 @@ impl Broker {
         let candidate = |addr: &SocketAddr| Candidate { kind: CandidateKind::Relay, addr: *addr };
         let candidates = session.relays.iter().map(candidate).collect();
         self.send(to, ServerMessage::Candidates { ticket, candidates });
+    }
+
+    /// A member has told what its NAT does. Tickets that were minted before nobody could know it do not wait for it,
+    /// and where a symmetric NAT is in between they may need another, which does.
+    pub(crate) fn behavior_told(&mut self, now: Instant, conn: ConnId, behavior: NatBehavior) {
+        let Some(session) = self.session_mut(conn) else { return };
+        session.behavior = Some(behavior);
+        let tickets: Vec<TicketId> = session.asked.iter().chain(&session.targeted).copied().collect();
+        for ticket in tickets {
+            let Some(record) = self.tickets.get(&ticket) else { continue };
+            let (asker_conn, target_conn) = (record.asker, record.target);
+            if !record.is_blind || record.direct_after.is_some() {
+                continue;
+            }
+            let (Some(asker), Some(target)) = (self.session(asker_conn), self.session(target_conn)) else {
+                continue;
+            };
+            let both = asker.behavior.is_some() && target.behavior.is_some();
+            let has_room = asker.asked.len() < self.limits.tickets_per_asker
+                && target.targeted.len() < self.limits.tickets_per_target;
+            let effective = self.clusters.get(&asker.cluster).map(|cluster| cluster.config.effective);
+            let is_symmetric = effective.is_some_and(|effective| {
+                window(effective, asker).is_some() || window(effective, target).is_some()
+            });
+            if let Some(record) = self.tickets.get_mut(&ticket) {
+                record.is_blind = !both;
+            }
+            if both && has_room && is_symmetric {
+                self.introduce(now, asker_conn, target_conn, Cause::Known);
+            }
+        }
     }
 
     /// One side says how its ticket ended. A failure of one side may still be a success of the

@@ -234,11 +234,7 @@ impl Broker {
             }
             ClientMessage::DialBackSeen { nonce } => self.dial_back_seen(now, conn, nonce),
             ClientMessage::Unsolicited { ticket } => self.unsolicited(now, conn, ticket),
-            ClientMessage::Behavior { behavior } => {
-                if let Some(session) = self.session_mut(conn) {
-                    session.behavior = Some(behavior);
-                }
-            }
+            ClientMessage::Behavior { behavior } => self.behavior_told(now, conn, behavior),
             ClientMessage::Connect { request, peer, wait } => self.connect(now, conn, request, peer, wait),
             ClientMessage::CancelConnect { request } => self.cancel(conn, request),
             ClientMessage::TicketResult { ticket, outcome } => self.ticket_result(now, conn, ticket, outcome),

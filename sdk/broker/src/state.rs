@@ -322,6 +322,8 @@ pub(crate) struct Ticket {
     pub(crate) target: ConnId,
     /// One side has said that a direct path works, after so long.
     pub(crate) direct_after: Option<Duration>,
+    /// Not both sides had told what their NATs do.
+    pub(crate) is_blind: bool,
     pub(crate) unsolicited: Unsolicited,
 }
 

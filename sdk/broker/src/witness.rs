@@ -16,7 +16,7 @@ use meetpoint_proto::{ClusterName, EffectiveNetwork, NodeId};
 
 use crate::Broker;
 use crate::api::ConnId;
-use crate::introduce::{candidates, same_site};
+use crate::introduce::{Cause, candidates, same_site};
 use crate::source::principal;
 use crate::state::{Joining, Proof, Quiet, Shown, Timer};
 
@@ -55,7 +55,7 @@ impl Broker {
         if let Some(witness) = witness {
             // Taken back as soon as both say that they met.
             session.witnesses.failures += 1;
-            self.introduce(now, witness, conn, None);
+            self.introduce(now, witness, conn, Cause::Witness);
         }
         self.timers.set(Timer::Witness(conn), Some(now + wait));
     }

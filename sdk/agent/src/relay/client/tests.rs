@@ -112,7 +112,7 @@ impl Rig {
         loop {
             let mut answers = Vec::new();
             while let Some(output) = self.env.pop() {
-                let Output::Transmit { socket: Socket::Main, to, payload } = output else {
+                let Output::Transmit { socket: Socket::Main, to, payload, .. } = output else {
                     panic!("{output:?}")
                 };
                 assert_eq!(to, addr(SERVER));
