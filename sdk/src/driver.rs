@@ -21,6 +21,7 @@ use crate::egress::Egress;
 use crate::event::{Classification, Event, Peer};
 use crate::interfaces::{self, Gateway};
 use crate::mux::{Mux, StunDatagram};
+use crate::portmap::PortMap;
 use crate::quic::Admitted;
 use crate::servers::{Obstacle, Obstacles};
 use crate::shared::{PeerUse, Shared};
@@ -107,6 +108,8 @@ pub(crate) struct Driver {
     probe_datagrams: mpsc::Sender<ProbeDatagram>,
     probed: mpsc::Receiver<ProbeDatagram>,
     connects: HashMap<u32, ConnectReply>,
+    /// `None` once what the router has mapped is being taken back.
+    portmap: Option<PortMap>,
     ended: bool,
 }
 
@@ -115,9 +118,13 @@ impl Driver {
         let (control_events, control) = mpsc::channel(CONTROL_QUEUE);
         let (probe_datagrams, probed) = mpsc::channel(STUN_BATCH);
         let (knocks, knocked) = mpsc::channel(KNOCK_QUEUE);
+        let tasks = TaskTracker::new();
+        let port = parts.mux.local_addrs().find(SocketAddr::is_ipv4).map_or(0, |addr| addr.port());
+        let (portmap, task) = PortMap::new(port, Arc::clone(&parts.egress));
+        tasks.spawn(task);
         Self {
             parts,
-            tasks: TaskTracker::new(),
+            tasks,
             channel: None,
             channel_number: 0,
             server: 0,
@@ -131,6 +138,7 @@ impl Driver {
             probe_datagrams,
             probed,
             connects: HashMap::new(),
+            portmap: Some(portmap),
             ended: false,
         }
     }
@@ -178,6 +186,9 @@ impl Driver {
                         self.feed(Input::Release { peer });
                     }
                 }
+                mapped = mapped(&mut self.portmap) => {
+                    self.feed(Input::Mapped { addrs: mapped.into_iter().collect() });
+                }
                 () = watch.changed() => self.look_around(),
                 () = alarm => self.parts.agent.handle_timeout(Instant::now()),
             }
@@ -185,6 +196,7 @@ impl Driver {
         }
         self.channel = None;
         self.probe = None;
+        self.portmap = None;
         self.parts.shared.end();
         // What was queued on the control channel still goes out; nobody hears what comes in any more.
         self.control.close();
@@ -280,6 +292,9 @@ impl Driver {
             let source = route.0;
             self.route = route;
             tracing::info!(?source, "the way to the server has changed");
+            if let Some(portmap) = &self.portmap {
+                portmap.look_again();
+            }
             self.feed(Input::Rerouted { source });
         }
     }
@@ -303,6 +318,11 @@ impl Driver {
                     }
                 }
                 Output::Transmit { socket, to, payload } => self.transmit(socket, to, &payload),
+                Output::MapPort { wanted } => {
+                    if let Some(portmap) = &self.portmap {
+                        portmap.want(wanted);
+                    }
+                }
                 Output::OpenProbe { ipv6 } => {
                     self.probe = {
                         let egress = Arc::clone(&self.parts.egress);
@@ -441,5 +461,13 @@ impl Driver {
         };
         self.parts.shared.publish(event);
         self.parts.stage.send_replace(stage);
+    }
+}
+
+/// The address that the router leads to the node, whenever that changes.
+async fn mapped(portmap: &mut Option<PortMap>) -> Option<SocketAddr> {
+    match portmap {
+        Some(portmap) => portmap.changed().await,
+        None => std::future::pending().await,
     }
 }

@@ -27,6 +27,7 @@
 //! * `key`: who this node is.
 //! * `paths`, `demux`, `mux`: one UDP socket for STUN, punch checks and QUIC, and which real
 //!   address carries which peer.
+//! * `interfaces`: the machine's addresses, and when they change; `portmap`: the router's ports.
 //! * `raw_key`, `quic`: connections between nodes, by key.
 //! * `servers`, `srv`: the rendezvous servers that a node knows; `tls`, `dial`, `ws`, `control`: the control channel to one.
 //! * `driver`: the task that owns the agent (`meetpoint-agent`, which decides) and does what it says;
@@ -48,6 +49,8 @@ mod key;
 mod mux;
 mod node;
 mod paths;
+#[cfg_attr(not(feature = "portmap"), path = "portmap/none.rs")]
+mod portmap;
 mod quic;
 mod raw_key;
 mod servers;

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use meetpoint_proto::id::DialBackNonce;
 use meetpoint_proto::wire::{
-    ClientMessage, MAX_TEXT_LEN, PeerInfo, Refusal, Renewal, ServerMessage, StunAccess, StunServer,
+    ClientMessage, MAX_MAPPED_CANDIDATES, MAX_TEXT_LEN, PeerInfo, Refusal, Renewal, ServerMessage,
+    StunAccess, StunServer,
 };
 use meetpoint_proto::{ClusterNetwork, Code, EffectiveNetwork, NodeId, NodeName, TicketId, addr};
 
@@ -65,7 +66,10 @@ pub struct Agent {
     pub(crate) reach: Option<Reach>,
     observers: BTreeMap<bool, Observer>,
     discovery: Option<Discovery>,
-    told_candidates: Option<Vec<SocketAddr>>,
+    /// What the server was told last: the node's own addresses, and the mapped ones.
+    told_candidates: Option<[Vec<SocketAddr>; 2]>,
+    mapped: Vec<SocketAddr>,
+    wants_mapping: bool,
     dial_backs: Option<(Instant, u32)>,
     dial_back_seen: VecDeque<DialBackNonce>,
     pub(crate) requests: Requests,
@@ -120,6 +124,8 @@ impl Agent {
             observers: BTreeMap::new(),
             discovery: None,
             told_candidates: None,
+            mapped: Vec::new(),
+            wants_mapping: false,
             dial_backs: None,
             dial_back_seen: VecDeque::new(),
             requests: Requests::default(),
@@ -147,6 +153,10 @@ impl Agent {
         match input {
             Input::Interfaces { list, port_v4, port_v6 } => {
                 self.set_network(now, Network::new(list, port_v4, port_v6));
+            }
+            Input::Mapped { addrs } => {
+                self.mapped = addrs.into_iter().map(addr::unmap).take(MAX_MAPPED_CANDIDATES).collect();
+                self.tell_candidates();
             }
             Input::Rerouted { source } => self.rerouted(now, source.map(|ip| ip.to_canonical())),
             Input::ControlOpened { local, remote } => {
@@ -282,6 +292,7 @@ impl Agent {
         });
         self.membership = Some(membership);
         self.restrict(now);
+        self.review_mapping();
         self.tell_candidates();
         self.start_stun(now);
     }
@@ -340,6 +351,7 @@ impl Agent {
                 self.doubt(now, peer);
             }
         }
+        self.review_mapping();
         self.tell_candidates();
         self.refresh_observations(now);
         if self.control.is_member() {
@@ -358,9 +370,22 @@ impl Agent {
     fn tell_candidates(&mut self) {
         let (true, Some(reach)) = (self.control.is_member(), &self.reach) else { return };
         let host = self.network.candidates(reach);
-        if self.told_candidates.as_ref() != Some(&host) {
-            self.env.send(ClientMessage::Candidates { host: host.clone() });
-            self.told_candidates = Some(host);
+        let mapped = if reach.private_only { Vec::new() } else { self.mapped.clone() };
+        let told = [host, mapped];
+        if self.told_candidates.as_ref() != Some(&told) {
+            let [host, mapped] = told.clone();
+            self.env.send(ClientMessage::Candidates { host, mapped });
+            self.told_candidates = Some(told);
+        }
+    }
+
+    /// A router's port is of use in the open, and to a node that is not there by itself.
+    fn review_mapping(&mut self) {
+        let Some(reach) = &self.reach else { return };
+        let wanted = !reach.private_only && !reach.loopback && self.network.is_behind_nat();
+        if wanted != self.wants_mapping {
+            self.wants_mapping = wanted;
+            self.env.push(Output::MapPort { wanted });
         }
     }
 

@@ -105,6 +105,12 @@ pub enum Input<'a> {
         /// The main socket's IPv6 port, if it has one.
         port_v6: Option<u16>,
     },
+    /// What the router has mapped to the main socket, as [`Output::MapPort`] asked; empty if it has mapped nothing, or no
+    /// longer does.
+    Mapped {
+        /// Public addresses.
+        addrs: Vec<SocketAddr>,
+    },
     /// The machine's way to the server is another one: its source address has changed, or the router it goes by. Told
     /// after [`Input::Interfaces`], if they have changed too.
     Rerouted {
@@ -195,6 +201,12 @@ pub enum Output {
         to: SocketAddr,
         /// What.
         payload: Vec<u8>,
+    },
+    /// Whether a port of the router that leads to the main socket would be of use; if not, none is to be asked for, and one
+    /// that is there is to be taken back. Not before the first of these, and told when it changes.
+    MapPort {
+        /// It would.
+        wanted: bool,
     },
     /// Make the probe socket, on a fresh port of this family.
     OpenProbe {

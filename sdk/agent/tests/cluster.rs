@@ -29,7 +29,7 @@ fn traffic(rig: &mut Rig) -> (Vec<String>, bool) {
 
 fn hosts(rig: &Rig) -> Option<usize> {
     rig.log.iter().rev().find_map(|output| match output {
-        Output::SendControl(ClientMessage::Candidates { host }) => Some(host.len()),
+        Output::SendControl(ClientMessage::Candidates { host, .. }) => Some(host.len()),
         _ => None,
     })
 }

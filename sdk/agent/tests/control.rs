@@ -50,7 +50,7 @@ fn joining_proves_both_rights() {
     let joined = |output: &Output| matches!(output, Output::Event(Event::Joined { again: false, .. }));
     assert_eq!(count(&log, joined), 1);
     let host = log.iter().find_map(|output| match output {
-        Output::SendControl(ClientMessage::Candidates { host }) => Some(host.clone()),
+        Output::SendControl(ClientMessage::Candidates { host, .. }) => Some(host.clone()),
         _ => None,
     });
     assert_eq!(host, Some(vec![addr("20.0.0.1:4000"), addr("10.0.7.2:4000")]));
@@ -264,7 +264,7 @@ fn private_nodes_stay_inside() {
         let log = rig.take();
         assert_eq!(count(&log, |output| matches!(output, Output::OpenProbe { .. })), 0);
         let public = |output: &Output| match output {
-            Output::SendControl(ClientMessage::Candidates { host }) => *host != [addr("10.0.7.2:4000")],
+            Output::SendControl(ClientMessage::Candidates { host, .. }) => *host != [addr("10.0.7.2:4000")],
             _ => false,
         };
         assert_eq!(count(&log, public), 0, "{log:?}");

@@ -217,7 +217,7 @@ impl Broker {
             ClientMessage::Hello(_) | ClientMessage::Proof(_) => {
                 self.refuse(now, conn, Refusal::new(Code::OutOfOrder));
             }
-            ClientMessage::Candidates { host } => self.host_candidates(now, conn, host),
+            ClientMessage::Candidates { host, mapped } => self.candidates(now, conn, host, mapped),
             ClientMessage::DialBackSeen { nonce } => self.dial_back_seen(now, conn, nonce),
             ClientMessage::Unsolicited { ticket } => self.unsolicited(now, conn, ticket),
             ClientMessage::Behavior { behavior } => {

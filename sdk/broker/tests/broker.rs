@@ -237,7 +237,7 @@ fn an_introduction_offers_only_what_was_observed() {
     let (mut rig, a, b) = two_behind_nats();
     // A lies: a victim's address, and its own LAN address.
     let host = vec![addr("20.66.66.66:53"), addr("10.0.1.2:7000"), addr("224.0.0.1:1"), addr("10.0.1.2:0")];
-    rig.say(a, ClientMessage::Candidates { host });
+    rig.say(a, ClientMessage::Candidates { host, mapped: Vec::new() });
     rig.say(a, connect("node-2", false));
     let (for_a, for_b) = (rig.introductions(a)[0], rig.introductions(b)[0]);
     assert_eq!(for_a.ticket, for_b.ticket);
@@ -258,7 +258,7 @@ fn hosts_are_offered_behind_one_public_address_and_in_private_clusters() {
     let mut rig = Rig::new(EffectiveNetwork::Public);
     let a = rig.join(1, "20.0.0.11:5000", "10.0.1.2");
     let b = rig.join(2, "20.0.0.11:5001", "10.0.1.3");
-    rig.say(a, ClientMessage::Candidates { host: vec![addr("10.0.1.2:7000")] });
+    rig.say(a, ClientMessage::Candidates { host: vec![addr("10.0.1.2:7000")], mapped: Vec::new() });
     rig.observe(a, "20.0.0.11:7000");
     rig.observe(b, "20.0.0.11:7001");
     rig.say(b, connect("node-1", false));
@@ -270,8 +270,14 @@ fn hosts_are_offered_behind_one_public_address_and_in_private_clusters() {
     let b = rig.join(2, "10.0.1.3:5001", "10.0.1.3");
     rig.say(b, connect("node-1", false));
     assert!(rig.introductions(b).is_empty());
-    rig.say(a, ClientMessage::Candidates { host: vec![addr("10.0.1.2:7000"), addr("20.1.1.1:1")] });
-    rig.say(b, ClientMessage::Candidates { host: vec![addr("10.0.1.3:7000")] });
+    rig.say(
+        a,
+        ClientMessage::Candidates {
+            host: vec![addr("10.0.1.2:7000"), addr("20.1.1.1:1")],
+            mapped: Vec::new(),
+        },
+    );
+    rig.say(b, ClientMessage::Candidates { host: vec![addr("10.0.1.3:7000")], mapped: Vec::new() });
     let addrs: Vec<_> = rig.introductions(b)[0].candidates.iter().map(|c| c.addr).collect();
     assert_eq!(addrs, [addr("10.0.1.2:7000")]);
 }

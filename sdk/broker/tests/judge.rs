@@ -356,7 +356,10 @@ fn what_a_node_says_of_itself_gains_nothing() {
             let open =
                 NatBehavior { mapping: Some(Mapping::None), filtering: Some(Filtering::EndpointIndependent) };
             rig.say(conn, ClientMessage::Behavior { behavior: open });
-            rig.say(conn, ClientMessage::Candidates { host: vec![addr("20.66.66.66:53")] });
+            rig.say(
+                conn,
+                ClientMessage::Candidates { host: vec![addr("20.66.66.66:53")], mapped: Vec::new() },
+            );
             rig.observe(conn, "20.0.0.11:7000");
             rig.live(2 * S);
             assert_eq!(rig.class(conn), Some((*class, Evidence::Observed)));

@@ -25,6 +25,9 @@ pub const CONTROL_PATH: &str = "/v1/control";
 pub const MAX_FRAME_BYTES: usize = 64 * 1024;
 /// A node offers at most so many host candidates: more would make each introduction a port scan.
 pub const MAX_HOST_CANDIDATES: usize = 8;
+
+/// Mapped addresses taken of one node: a router has one for each family.
+pub const MAX_MAPPED_CANDIDATES: usize = 2;
 /// Longest free text (a node's version).
 pub const MAX_TEXT_LEN: usize = 64;
 /// Cluster secrets that a node can hold at once: the one in use, the next, and some that were forgotten.
@@ -52,6 +55,10 @@ pub enum ClientMessage {
     Candidates {
         /// At most [`MAX_HOST_CANDIDATES`].
         host: Vec<SocketAddr>,
+        /// Addresses that a router says it leads to the main socket (UPnP, NAT-PMP, PCP): claims, of which those count whose IP
+        /// the server observes. At most [`MAX_MAPPED_CANDIDATES`].
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        mapped: Vec<SocketAddr>,
     },
     /// A dial-back arrived.
     DialBackSeen {
@@ -530,7 +537,7 @@ pub enum CandidateKind {
     Host,
     /// A mapping that the server observed (server reflexive).
     Srflx,
-    /// An address the user named, with an IP that the server observed.
+    /// An address that the user named or a router has mapped, with an IP that the server observed.
     Mapped,
 }
 
