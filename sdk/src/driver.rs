@@ -23,9 +23,9 @@ use crate::interfaces::{self, Gateway};
 use crate::mux::{Mux, StunDatagram};
 use crate::portmap::PortMap;
 use crate::quic::Admitted;
-use crate::servers::{Obstacle, Obstacles};
+use crate::servers::{Obstacle, Obstacles, Pool};
 use crate::shared::{PeerUse, Shared};
-use crate::ws::OpenOptions;
+use crate::sources::{Sources, Told};
 use probe::{Probe, ProbeDatagram};
 
 /// Control events waiting for the driver; each is at most 64 KiB.
@@ -73,7 +73,8 @@ pub(crate) struct Parts {
     pub(crate) stun: mpsc::Receiver<StunDatagram>,
     pub(crate) admitted: Arc<Admitted>,
     /// The servers, as the agent numbers them.
-    pub(crate) servers: Vec<OpenOptions>,
+    pub(crate) servers: Pool,
+    pub(crate) sources: Sources,
     pub(crate) obstacles: Obstacles,
     pub(crate) egress: Arc<Egress>,
     pub(crate) shared: Arc<Shared>,
@@ -176,6 +177,7 @@ impl Driver {
                 }
                 Some((number, event)) = self.control.recv() => self.control_event(number, event),
                 Some((server, ok)) = self.knocked.recv() => self.feed(Input::Knocked { server, ok }),
+                Some(told) = self.parts.sources.next() => self.heard_of(&told),
                 command = self.parts.commands.recv() => match command {
                     Some(command) => self.command(command),
                     // Every handle of the node is gone.
@@ -349,6 +351,13 @@ impl Driver {
         let (channel, task) = Channel::open(options, self.channel_number, self.control_events.clone());
         self.spawn(task);
         self.channel = Some(channel);
+    }
+
+    /// A source tells of a server.
+    fn heard_of(&mut self, told: &Told) {
+        let Some(server) = self.parts.servers.add(told) else { return };
+        self.parts.obstacles.add(server.label);
+        self.feed(Input::Server { rank: server.rank });
     }
 
     fn knock(&self, server: usize) {

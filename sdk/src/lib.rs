@@ -32,6 +32,7 @@
 //! * `servers`, `srv`: the rendezvous servers that a node knows; `tls`, `dial`, `ws`, `control`: the control channel to one.
 //! * `driver`: the task that owns the agent (`meetpoint-agent`, which decides) and does what it says;
 //!   `shared`: what the application may ask without waiting for it.
+//! * `sources`: where a node hears of servers; and announcing one.
 //! * `builder`, `node`, `connection`, `event`: the public face.
 //!
 //! Deliberately absent: decisions. Whom to send to, when and by which path is the agent's.
@@ -55,7 +56,8 @@ mod quic;
 mod raw_key;
 mod servers;
 mod shared;
-#[cfg(feature = "srv")]
+pub mod sources;
+#[cfg(feature = "dns")]
 mod srv;
 mod tls;
 mod ws;

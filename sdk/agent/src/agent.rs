@@ -167,6 +167,7 @@ impl Agent {
                 let step = self.control.closed(&mut self.env, now);
                 self.step(now, step);
             }
+            Input::Server { rank } => self.control.add_server(&mut self.env, now, rank),
             Input::Knocked { server, ok } => {
                 let step = self.control.knocked(&mut self.env, now, server, ok);
                 self.step(now, step);

@@ -127,6 +127,11 @@ pub enum Input<'a> {
     /// It could not be opened, or it ended. Never for a connection that [`Output::OpenControl`] or
     /// [`Output::CloseControl`] has replaced or closed since.
     ControlClosed,
+    /// One more server of the cluster, which has the next number. While the node is no member it is knocked at.
+    Server {
+        /// Where it stands among the others.
+        rank: ServerRank,
+    },
     /// Whether a server has answered the knock that [`Output::Knock`] asked for.
     Knocked {
         /// Which.
@@ -181,7 +186,7 @@ pub enum Input<'a> {
 pub enum Output {
     /// Open the control connection to a rendezvous (closing any former one).
     OpenControl {
-        /// Which, in the order of [`Agent::with_servers`](crate::Agent::with_servers).
+        /// Which, in the order of [`Agent::with_servers`](crate::Agent::with_servers) and then of [`Input::Server`].
         server: usize,
     },
     /// See whether this server would open a control connection, without keeping it; the present one stays.
