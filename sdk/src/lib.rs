@@ -32,6 +32,7 @@
 //! * `servers`, `srv`: the rendezvous servers that a node knows; `tls`, `dial`, `ws`, `control`: the control channel to one.
 //! * `driver`: the task that owns the agent (`meetpoint-agent`, which decides) and does what it says;
 //!   `shared`: what the application may ask without waiting for it.
+//! * `http`: one request, for lists and routers.
 //! * `sources`: where a node hears of servers; and announcing one.
 //! * `builder`, `node`, `connection`, `event`: the public face.
 //!
@@ -45,6 +46,7 @@ mod dial;
 mod driver;
 mod egress;
 mod event;
+mod http;
 mod interfaces;
 mod key;
 mod mux;
@@ -66,6 +68,7 @@ pub use builder::{Builder, StartError};
 pub use connection::{Connection, PathInfo, PathKind};
 pub use egress::Blocked;
 pub use event::{Classification, Event, Events, Peer};
+pub use http::HttpError;
 pub use key::{KeyError, NodeKey};
 pub use meetpoint_proto::id::Fingerprint;
 pub use meetpoint_proto::wire::Refusal;

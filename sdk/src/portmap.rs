@@ -8,8 +8,8 @@
 //! A router's word is a claim: the server counts a mapped address only if it observes the node at the same IP, and calls
 //! the node reachable only when a dial-back has come in by it.
 //!
-//! The crates that speak these protocols have sockets of their own, so the gate ([`Egress::check_port_mapping`]) is
-//! asked before each call.
+//! The crate that speaks PCP and NAT-PMP has sockets of its own, so the gate ([`Egress::check_port_mapping`]) is asked before
+//! anything else.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -229,7 +229,7 @@ impl Task {
 }
 
 /// Asks by all protocols at once, and has the first that answers make the mapping.
-async fn find(port: u16, wish: &Wish, egress: &Egress) -> Result<Lease, MapError> {
+async fn find(port: u16, wish: &Wish, egress: &Arc<Egress>) -> Result<Lease, MapError> {
     let gateway = wish.gateway.as_ref().map(|gateway| IpAddr::V4(gateway.ip));
     egress.check_port_mapping()?;
     let pmp = async {
@@ -238,7 +238,7 @@ async fn find(port: u16, wish: &Wish, egress: &Egress) -> Result<Lease, MapError
         asked.map_err(|_| MapError::TimedOut)?.map(Lease::Pmp).map_err(MapError::from)
     };
     let upnp = async {
-        let found = timeout(ASKING, upnp::Router::find(gateway)).await;
+        let found = timeout(ASKING, upnp::Router::find(egress, gateway)).await;
         found.map_err(|_| MapError::TimedOut)?.map_err(MapError::from)
     };
     tokio::pin!(pmp, upnp);

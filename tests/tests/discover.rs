@@ -128,7 +128,7 @@ fn on_a_lan(lab: &mut Lab, data: &Path) -> (Server, meetpoint_cli::lab::Host) {
     let [machine, host] = [(); 2].map(|()| lab.host_behind(&mut gateway).expect("a host"));
     let (http, stun) = (format!("{}:8080", machine.addr()), format!("{}:3478", machine.addr()));
     let args = ["--http", &http, "--stun", &stun, "--stun-alt-port", "0", "--announce"];
-    let args = [&args[..], &["--announce-interval", "200ms"]].concat();
+    let args = [&args[..], &["--announce-interval", "200ms", "--cluster-network-type", "PRIVATE"]].concat();
     (Server::start(machine.command(meetpoint()), data, &args), host)
 }
 

@@ -1,6 +1,7 @@
 //! Routers that map ports: two nodes behind NATs that nothing else gets through meet by them.
 #![cfg(target_os = "linux")]
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use meetpoint_cli::lab::{Host, Lab, NatKind, SERVER_ADDRS};
@@ -85,28 +86,29 @@ fn until_reachable(node: &mut Node) {
 #[test]
 fn no_router_is_asked_in_a_private_cluster() {
     let Some(mut lab) = lab_or_skip("no_router_is_asked_in_a_private_cluster") else { return };
-    let Some(mut gateway) = lab.gateway(NatKind::UpnpRouter).map(Some).unwrap_or_else(|error| {
-        assert!(error.is_unavailable(), "{error}");
-        skip("no_router_is_asked_in_a_private_cluster", &error.to_string());
-        None
-    }) else {
-        return;
+    let mut gateway = match lab.gateway(NatKind::UpnpRouter) {
+        Ok(gateway) => gateway,
+        Err(error) if error.is_unavailable() => {
+            return skip("no_router_is_asked_in_a_private_cluster", &error.to_string());
+        }
+        Err(error) => panic!("{error}"),
     };
-    let (machine, host) = [(); 2].map(|()| lab.host_behind(&mut gateway).expect("a host")).into();
+    let [machine, host] = [(); 2].map(|()| lab.host_behind(&mut gateway).expect("a host"));
     let router = lab.router(&gateway);
     let data = tempfile::tempdir().expect("a directory");
     let http = format!("{}:8080", machine.addr());
-    let args = ["--http", &http, "--stun", &format!("{}:3478", machine.addr()), "--stun-alt-port", "0"];
-    let server = Server::start(machine.command(meetpoint()), &data.path().join("data"), &args);
-    let (url, token) = (server.url(), server.join_token());
-    for more in [&[][..], &["--cluster-network-type", "PRIVATE"]] {
+    let stun = format!("{}:3478", machine.addr());
+    for (kind, more) in [("DYNAMIC", &[][..]), ("PRIVATE", &["--cluster-network-type", "PRIVATE"])] {
+        let args = ["--http", &http, "--stun", &stun, "--stun-alt-port", "0", "--cluster-network-type", kind];
+        let server = Server::start(machine.command(meetpoint()), &data.path().join(kind), &args);
+        let (url, token) = (server.url(), server.join_token());
         let mut node = Node::start(host.command(meetpoint()), &url, "subject", Some(&token), more);
         assert_eq!(node.event("joined")["effective"], "PRIVATE");
         node.event("classified");
         // Asking would have taken a few milliseconds.
-        std::thread::sleep(Duration::from_millis(500));
-        assert_eq!(mappings(&router), Vec::<String>::new(), "{more:?}");
+        thread::sleep(Duration::from_millis(500));
+        assert_eq!(mappings(&router), Vec::<String>::new(), "{kind}");
         assert_eq!(node.process.terminate().expect("a clean end").code(), Some(0));
-        assert_eq!(node.event("left")["blocked"], 0, "{more:?}");
+        assert_eq!(node.event("left")["blocked"], 0, "{kind}");
     }
 }

@@ -5,21 +5,15 @@ use std::time::Duration;
 
 use meetpoint_proto::id::Fingerprint;
 use thiserror::Error;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::{Search, SeedSource, Seeds, SourceError, text};
+use crate::http::{self, HttpError};
 use crate::tls::{Pins, Roots};
 use crate::ws::{self, OpenError, OpenOptions, ServerUrl, UrlError};
 
 /// How often it is asked again.
 const INTERVAL: Duration = Duration::from_secs(60);
-/// From the request to the last byte of the answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest head of an answer, in bytes, and most headers.
-const MAX_HEAD_LEN: usize = 16 << 10;
-const MAX_HEADERS: usize = 64;
-
 /// Why a registry is none, or did not answer.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -35,15 +29,9 @@ pub enum RegistryError {
     /// No connection; plain HTTP to another machine is refused like that to a server.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The connection broke.
+    /// No answer that can be read.
     #[error(transparent)]
-    Io(#[from] std::io::Error),
-    /// No answer in time.
-    #[error("no answer within {} s", ANSWER_TIMEOUT.as_secs())]
-    TimedOut,
-    /// Not HTTP, too long, or in a form that was not asked for.
-    #[error("not an answer that can be read")]
-    BadAnswer,
+    Http(#[from] HttpError),
     /// It answers something else.
     #[error("it answers HTTP {0}")]
     Status(u16),
@@ -113,50 +101,18 @@ impl Registry {
             egress: Arc::clone(seeds.egress()),
         };
         let (mut stream, is_secure) = ws::stream(&options).await?;
-        let exchange = async {
-            // By HTTP/1.0, so that the answer ends with the connection and comes in one piece.
-            let request = format!(
-                "GET {} HTTP/1.0\r\nHost: {}\r\nAccept: application/json\r\nConnection: close\r\n\r\n",
-                self.path,
-                self.server.authority()
-            );
-            stream.write_all(request.as_bytes()).await?;
-            let mut answer = Vec::new();
-            let limit = MAX_HEAD_LEN + text::MAX_LEN;
-            (&mut stream).take(limit as u64 + 1).read_to_end(&mut answer).await?;
-            if answer.len() > limit {
-                return Err(RegistryError::BadAnswer);
-            }
-            body(&answer)
-        };
-        let body = timeout(ANSWER_TIMEOUT, exchange).await.map_err(|_| RegistryError::TimedOut)??;
-        Ok((body, is_secure))
+        let request = format!(
+            "GET {} HTTP/1.0\r\nHost: {}\r\nAccept: application/json\r\nConnection: close\r\n\r\n",
+            self.path,
+            self.server.authority()
+        );
+        let answer = http::exchange(&mut stream, &request).await?;
+        if answer.status == 200 {
+            Ok((answer.body, is_secure))
+        } else {
+            Err(RegistryError::Status(answer.status))
+        }
     }
-}
-
-/// The body of an answer.
-fn body(answer: &[u8]) -> Result<String, RegistryError> {
-    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut response = httparse::Response::new(&mut headers);
-    let Ok(httparse::Status::Complete(head_len)) = response.parse(answer) else {
-        return Err(RegistryError::BadAnswer);
-    };
-    match response.code {
-        Some(200) => {}
-        Some(other) => return Err(RegistryError::Status(other)),
-        None => return Err(RegistryError::BadAnswer),
-    }
-    let header = |name: &str| response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
-    if header("transfer-encoding").is_some() {
-        return Err(RegistryError::BadAnswer);
-    }
-    let mut body = &answer[head_len..];
-    if let Some(len) = header("content-length") {
-        let len: Option<usize> = std::str::from_utf8(len.value).ok().and_then(|len| len.trim().parse().ok());
-        // What is missing was lost.
-        body = len.and_then(|len| body.get(..len)).ok_or(RegistryError::BadAnswer)?;
-    }
-    String::from_utf8(body.to_vec()).map_err(|_| RegistryError::BadAnswer)
 }
 
 impl SeedSource for Registry {
@@ -198,24 +154,6 @@ mod tests {
             let found = Registry::new(url).ok().map(|found| (found.server.to_string(), found.path));
             let expect = expect.map(|(server, path)| (server.to_owned(), path.to_owned()));
             assert_eq!(found, expect, "{url}");
-        }
-    }
-
-    #[test]
-    fn answers() {
-        for (answer, expect) in [
-            ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", Some("[]")),
-            ("HTTP/1.0 200 OK\r\n\r\n[]\n", Some("[]\n")),
-            ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]and more", Some("[]")),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n[]", None),
-            ("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n[]", None),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n[]", None),
-            ("HTTP/1.1 404 Not Found\r\n\r\n[]", None),
-            ("HTTP/1.1 200 OK\r\n", None),
-            ("SSH-2.0\r\n\r\n", None),
-            ("", None),
-        ] {
-            assert_eq!(body(answer.as_bytes()).ok().as_deref(), expect, "{answer}");
         }
     }
 }

@@ -10,10 +10,11 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use super::FoundSeed;
+use crate::http;
 use crate::ws::ServerUrl;
 
 /// Longest list, in bytes.
-pub(super) const MAX_LEN: usize = 64 << 10;
+pub(super) const MAX_LEN: usize = http::MAX_BODY_LEN;
 /// Servers taken of one list.
 const MAX_SEEDS: usize = 256;
 
