@@ -25,10 +25,11 @@ use crate::mux::{BindAddrs, BindError, Mux, StunDatagram};
 use crate::node::{Node, Started};
 use crate::paths::PathTable;
 use crate::quic::{Admitted, Quic};
-use crate::servers::{self, Given, Obstacles, Server, ServerError};
+use crate::servers::{self, Given, Obstacles, Pool, Server, ServerError};
 use crate::shared::Shared;
-use crate::tls::{Pins, Roots};
-use crate::ws::{OpenError, OpenOptions};
+use crate::sources::{MAX_SOURCES, SeedSource, Sources};
+use crate::tls::Pins;
+use crate::ws::OpenError;
 
 /// Commands waiting for the driver; more make their callers wait.
 const COMMAND_QUEUE: usize = 64;
@@ -42,6 +43,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 #[must_use = "a node begins with start()"]
 pub struct Builder {
     servers: Vec<Given>,
+    sources: Vec<Arc<dyn SeedSource>>,
     cluster: String,
     name: String,
     token: Option<String>,
@@ -124,6 +126,7 @@ impl Default for Builder {
     fn default() -> Self {
         Self {
             servers: Vec::new(),
+            sources: Vec::new(),
             cluster: "default".to_owned(),
             name: String::new(),
             token: None,
@@ -160,9 +163,15 @@ impl Builder {
 
     /// The servers that the SRV records `_meetpoint._tcp.DOMAIN` name, by priority and weight (RFC 2782). Looked up once,
     /// by [`Builder::start`]. Their certificates have to be for the domain, or pinned.
-    #[cfg(feature = "srv")]
+    #[cfg(feature = "dns")]
     pub fn seeds_of(mut self, domain: impl Into<String>) -> Self {
         self.servers.push(Given::Domain(domain.into()));
+        self
+    }
+
+    /// A place where the node hears of servers, besides those it is given, for as long as it runs. At most 32.
+    pub fn source(mut self, source: impl SeedSource + 'static) -> Self {
+        self.sources.push(Arc::new(source));
         self
     }
 
@@ -286,11 +295,24 @@ impl Builder {
     pub async fn start(self) -> Result<Node, StartError> {
         let deadline = Instant::now() + self.backoff.give_up_after.unwrap_or(self.start_timeout);
         let egress = Arc::new(Egress::new(self.expect == Some(ClusterNetwork::Private)));
-        let (servers, unknown) = servers::all(&self.servers, self.insecure_http, &egress).await?;
+        if self.servers.is_empty() && self.sources.is_empty() {
+            return Err(ServerError::None.into());
+        }
+        if self.sources.len() > MAX_SOURCES {
+            return Err(ServerError::TooManySources.into());
+        }
+        let (mut servers, mut unknown) = servers::all(&self.servers, self.insecure_http, &egress).await?;
+        let mut sources = Sources::start(&self.sources, &egress);
         if servers.is_empty() {
+            // A node without a server to go to has nothing to begin with.
+            let first = first_heard_of(&mut sources, self.insecure_http);
+            servers.extend(timeout_at(deadline, first).await.ok().flatten());
+        }
+        if servers.is_empty() {
+            unknown.extend(sources.failures());
             return Err(StartError::NoServer { last: unknown.join("; ") });
         }
-        let (started, parts) = self.assemble(&servers, egress)?;
+        let (started, parts) = self.assemble(&servers, sources, egress)?;
         let (mut stage, cancel) = (started.stage.clone(), started.cancel.clone());
         let node = Node::new(started);
         let driver = Driver::new(parts);
@@ -316,7 +338,12 @@ impl Builder {
         }
     }
 
-    fn assemble(self, servers: &[Server], egress: Arc<Egress>) -> Result<(Started, Parts), StartError> {
+    fn assemble(
+        self,
+        servers: &[Server],
+        sources: Sources,
+        egress: Arc<Egress>,
+    ) -> Result<(Started, Parts), StartError> {
         let name = self.name.parse().map_err(StartError::Name)?;
         let cluster = self.cluster.parse().map_err(StartError::Cluster)?;
         let token = self.token.as_deref().map(str::parse::<JoinToken>).transpose()?;
@@ -335,7 +362,7 @@ impl Builder {
         let admitted = Arc::new(Admitted::default());
         let (quic, acceptor) =
             Quic::start(Arc::clone(&mux), &key, Arc::clone(&admitted)).map_err(|e| io(&e))?;
-        let options = open_options(servers, &pins, self.insecure_http, &egress);
+        let pool = Pool::new(servers, pins, self.insecure_http, Arc::clone(&egress));
         let config = Config {
             key: key.signing_key().clone(),
             cluster,
@@ -355,7 +382,7 @@ impl Builder {
         getrandom::fill(&mut seed).map_err(|e| io(&e))?;
         let (shared, releases) = Shared::new();
         let (commands, command_queue) = mpsc::channel(COMMAND_QUEUE);
-        let obstacles = Obstacles::new(servers);
+        let obstacles = Obstacles::new(servers, !self.sources.is_empty());
         let (stage, stages) = watch::channel(Stage::Starting(obstacles.clone()));
         let cancel = CancellationToken::new();
         let parts = Parts {
@@ -363,7 +390,8 @@ impl Builder {
             mux: Arc::clone(&mux),
             stun,
             admitted,
-            servers: options,
+            servers: pool,
+            sources,
             obstacles,
             egress,
             shared: Arc::clone(&shared),
@@ -390,21 +418,14 @@ impl Builder {
     }
 }
 
-fn open_options(
-    servers: &[Server],
-    pins: &Pins,
-    insecure_http: bool,
-    egress: &Arc<Egress>,
-) -> Vec<OpenOptions> {
-    let options = |server: &Server| OpenOptions {
-        server: server.url.clone(),
-        tls_name: server.tls_name.clone(),
-        pins: pins.clone(),
-        insecure_http,
-        roots: Roots::Native,
-        egress: Arc::clone(egress),
-    };
-    servers.iter().map(options).collect()
+/// The first server that a source tells of; `None` if none ever will.
+async fn first_heard_of(sources: &mut Sources, insecure_http: bool) -> Option<Server> {
+    loop {
+        let told = sources.next().await?;
+        if let Some(server) = Server::of_told(&told, insecure_http) {
+            return Some(server);
+        }
+    }
 }
 
 /// The node's socket; without IPv6 if it is sealed, because which of its addresses are global changes.

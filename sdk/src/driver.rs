@@ -22,11 +22,12 @@ use crate::egress::Egress;
 use crate::event::{Classification, Event, Peer};
 use crate::interfaces::{self, Gateway};
 use crate::mux::{Mux, StunDatagram};
+use crate::portmap::PortMap;
 use crate::quic::Admitted;
 use crate::relay::{self, StreamEvent};
-use crate::servers::{Obstacle, Obstacles};
+use crate::servers::{Obstacle, Obstacles, Pool};
 use crate::shared::{PeerUse, Shared};
-use crate::ws::OpenOptions;
+use crate::sources::{Sources, Told};
 use probe::{Probe, ProbeDatagram};
 
 /// Control events waiting for the driver; each is at most 64 KiB.
@@ -74,7 +75,8 @@ pub(crate) struct Parts {
     pub(crate) stun: mpsc::Receiver<StunDatagram>,
     pub(crate) admitted: Arc<Admitted>,
     /// The servers, as the agent numbers them.
-    pub(crate) servers: Vec<OpenOptions>,
+    pub(crate) servers: Pool,
+    pub(crate) sources: Sources,
     pub(crate) obstacles: Obstacles,
     pub(crate) egress: Arc<Egress>,
     pub(crate) shared: Arc<Shared>,
@@ -111,6 +113,8 @@ pub(crate) struct Driver {
     probe_datagrams: mpsc::Sender<ProbeDatagram>,
     probed: mpsc::Receiver<ProbeDatagram>,
     connects: HashMap<u32, ConnectReply>,
+    /// `None` once what the router has mapped is being taken back.
+    portmap: Option<PortMap>,
     ended: bool,
 }
 
@@ -120,9 +124,13 @@ impl Driver {
         let (probe_datagrams, probed) = mpsc::channel(STUN_BATCH);
         let (knocks, knocked) = mpsc::channel(KNOCK_QUEUE);
         let (stream_events, streamed) = mpsc::channel(STUN_BATCH);
+        let tasks = TaskTracker::new();
+        let port = parts.mux.local_addrs().find(SocketAddr::is_ipv4).map_or(0, |addr| addr.port());
+        let (portmap, task) = PortMap::new(port, Arc::clone(&parts.egress));
+        tasks.spawn(task);
         Self {
             parts,
-            tasks: TaskTracker::new(),
+            tasks,
             channel: None,
             channel_number: 0,
             server: 0,
@@ -138,6 +146,7 @@ impl Driver {
             probe_datagrams,
             probed,
             connects: HashMap::new(),
+            portmap: Some(portmap),
             ended: false,
         }
     }
@@ -176,6 +185,7 @@ impl Driver {
                 Some(event) = self.streamed.recv() => self.stream_event(event),
                 Some((number, event)) = self.control.recv() => self.control_event(number, event),
                 Some((server, ok)) = self.knocked.recv() => self.feed(Input::Knocked { server, ok }),
+                Some(told) = self.parts.sources.next() => self.heard_of(&told),
                 command = self.parts.commands.recv() => match command {
                     Some(command) => self.command(command),
                     // Every handle of the node is gone.
@@ -186,6 +196,9 @@ impl Driver {
                         self.feed(Input::Release { peer });
                     }
                 }
+                mapped = mapped(&mut self.portmap) => {
+                    self.feed(Input::Mapped { addrs: mapped.into_iter().collect() });
+                }
                 () = watch.changed() => self.look_around(),
                 () = alarm => self.parts.agent.handle_timeout(Instant::now()),
             }
@@ -193,6 +206,7 @@ impl Driver {
         }
         self.channel = None;
         self.probe = None;
+        self.portmap = None;
         self.parts.shared.end();
         // What was queued on the control channel still goes out; nobody hears what comes in any more.
         self.control.close();
@@ -321,6 +335,9 @@ impl Driver {
             let source = route.0;
             self.route = route;
             tracing::info!(?source, "the way to the server has changed");
+            if let Some(portmap) = &self.portmap {
+                portmap.look_again();
+            }
             self.feed(Input::Rerouted { source });
         }
     }
@@ -349,6 +366,11 @@ impl Driver {
                     self.feed(Input::SocketsOpened { first, count });
                 }
                 Output::CloseSockets { keep } => self.parts.mux.extras().close_others(&keep),
+                Output::MapPort { wanted } => {
+                    if let Some(portmap) = &self.portmap {
+                        portmap.want(wanted);
+                    }
+                }
                 Output::OpenProbe { ipv6 } => {
                     self.probe = {
                         let egress = Arc::clone(&self.parts.egress);
@@ -378,6 +400,13 @@ impl Driver {
         let (channel, task) = Channel::open(options, self.channel_number, self.control_events.clone());
         self.spawn(task);
         self.channel = Some(channel);
+    }
+
+    /// A source tells of a server.
+    fn heard_of(&mut self, told: &Told) {
+        let Some(server) = self.parts.servers.add(told) else { return };
+        self.parts.obstacles.add(server.label);
+        self.feed(Input::Server { rank: server.rank });
     }
 
     fn knock(&self, server: usize) {
@@ -500,5 +529,13 @@ impl Driver {
         };
         self.parts.shared.publish(event);
         self.parts.stage.send_replace(stage);
+    }
+}
+
+/// The address that the router leads to the node, whenever that changes.
+async fn mapped(portmap: &mut Option<PortMap>) -> Option<SocketAddr> {
+    match portmap {
+        Some(portmap) => portmap.changed().await,
+        None => std::future::pending().await,
     }
 }

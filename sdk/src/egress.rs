@@ -37,6 +37,9 @@ pub enum Blocked {
     /// The destination is not private.
     #[error("{0} is not a private address, and this node insists on a PRIVATE cluster")]
     Address(SocketAddr),
+    /// A router's port would lead into the node from the outside.
+    #[error("no router is asked for a port: this node insists on a PRIVATE cluster")]
+    PortMapping,
     /// A name server is not private.
     #[error(
         "this machine asks the name server {0}, which is not at a private address, and this node insists on a PRIVATE \
@@ -95,6 +98,15 @@ impl Egress {
             return Ok(());
         }
         Err(self.block(Blocked::Address(to)))
+    }
+
+    /// Counts one that is stopped. Asked before a router is asked for a port, by whatever sockets that is done.
+    ///
+    /// # Errors
+    /// [`Blocked`] if none may be.
+    #[cfg_attr(not(feature = "portmap"), allow(dead_code, reason = "no router is asked without it"))]
+    pub(crate) fn check_port_mapping(&self) -> Result<(), Blocked> {
+        if self.sealed { Err(self.block(Blocked::PortMapping)) } else { Ok(()) }
     }
 
     fn block(&self, what: Blocked) -> Blocked {
@@ -360,7 +372,9 @@ mod tests {
         assert_eq!(sealed.connect(public).await.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
         let error = sealed.resolve("20.0.0.1", 9).await.unwrap_err();
         assert!(matches!(error, ResolveError::Blocked(Blocked::Address(to)) if to == public), "{error}");
-        assert_eq!(sealed.blocked(), 3);
+        assert_eq!(sealed.check_port_mapping(), Err(Blocked::PortMapping));
+        assert_eq!(Egress::new(false).check_port_mapping(), Ok(()));
+        assert_eq!(sealed.blocked(), 4);
 
         let own = socket.local_addr().unwrap();
         sealed.send_to(&socket2::SockRef::from(&socket), own, b"x").unwrap();
@@ -368,6 +382,6 @@ mod tests {
         // What stays is used, whatever else a name stands for.
         let passing = sealed.passing(&[public, own]).unwrap();
         assert_eq!(passing, [own]);
-        assert_eq!(sealed.blocked(), 4);
+        assert_eq!(sealed.blocked(), 5);
     }
 }

@@ -27,10 +27,13 @@
 //! * `key`: who this node is.
 //! * `paths`, `demux`, `mux`: one UDP socket for STUN, punch checks and QUIC, and which real
 //!   address carries which peer.
+//! * `interfaces`: the machine's addresses, and when they change; `portmap`: the router's ports.
 //! * `raw_key`, `quic`: connections between nodes, by key.
 //! * `servers`, `srv`: the rendezvous servers that a node knows; `tls`, `dial`, `ws`, `control`: the control channel to one.
 //! * `driver`: the task that owns the agent (`meetpoint-agent`, which decides) and does what it says;
 //!   `shared`: what the application may ask without waiting for it.
+//! * `http`: one request, for lists and routers.
+//! * `sources`: where a node hears of servers; and announcing one.
 //! * `builder`, `node`, `connection`, `event`: the public face.
 //!
 //! Deliberately absent: decisions. Whom to send to, when and by which path is the agent's.
@@ -44,17 +47,21 @@ mod driver;
 mod egress;
 mod event;
 mod extras;
+mod http;
 mod interfaces;
 mod key;
 mod mux;
 mod node;
 mod paths;
+#[cfg_attr(not(feature = "portmap"), path = "portmap/none.rs")]
+mod portmap;
 mod quic;
 mod raw_key;
 mod relay;
 mod servers;
 mod shared;
-#[cfg(feature = "srv")]
+pub mod sources;
+#[cfg(feature = "dns")]
 mod srv;
 mod tls;
 mod ws;
@@ -63,6 +70,7 @@ pub use builder::{Builder, StartError};
 pub use connection::{Connection, PathInfo, PathKind};
 pub use egress::Blocked;
 pub use event::{Classification, Event, Events, Peer};
+pub use http::HttpError;
 pub use key::{KeyError, NodeKey};
 pub use meetpoint_proto::id::Fingerprint;
 pub use meetpoint_proto::wire::Refusal;

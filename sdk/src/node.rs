@@ -276,5 +276,7 @@ impl Node {
             tracing::debug!("the server did not answer the goodbye");
         }
         self.cancel.cancel();
+        // The driver is gone when it has taken back what the router has mapped; if that fails it ends with its lease.
+        let _ = timeout(LEAVE_TIMEOUT, self.commands.closed()).await;
     }
 }

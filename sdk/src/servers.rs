@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use meetpoint_agent::ServerRank;
 use meetpoint_proto::SeedAddr;
+use meetpoint_proto::id::Fingerprint;
 use meetpoint_proto::seed::ParseSeedError;
 use meetpoint_proto::wire::Refusal;
 use thiserror::Error;
 
 use crate::egress::Egress;
-use crate::ws::{OpenError, ServerUrl, UrlError};
+use crate::sources::{FoundSeed, MAX_SOURCES, Told};
+use crate::tls::{Pins, Roots};
+use crate::ws::{OpenError, OpenOptions, ServerUrl, UrlError};
 
 /// Servers that one node may know: as many as a round may reasonably take.
 pub(crate) const MAX_SERVERS: usize = 32;
@@ -23,7 +26,7 @@ pub(crate) enum Given {
     /// `name@host:port`.
     Seed(String),
     /// A domain whose SRV records name them.
-    #[cfg(feature = "srv")]
+    #[cfg(feature = "dns")]
     Domain(String),
 }
 
@@ -37,6 +40,9 @@ pub enum ServerError {
     /// More than a node can know.
     #[error("more than {MAX_SERVERS} servers")]
     TooMany,
+    /// More places to hear of servers than a node asks.
+    #[error("more than {MAX_SOURCES} sources of servers")]
+    TooManySources,
     /// Not a URL.
     #[error("rendezvous {given}: {source}")]
     Url {
@@ -70,6 +76,8 @@ pub(crate) struct Server {
     pub(crate) rank: ServerRank,
     /// As in [`crate::ws::OpenOptions`].
     pub(crate) tls_name: Option<String>,
+    /// Of its own, besides those that any server may have.
+    pub(crate) fingerprint: Option<Fingerprint>,
 }
 
 /// All servers, each once, and what could not be looked up. Those that need no name server come first.
@@ -81,9 +89,6 @@ pub(crate) async fn all(
     insecure_http: bool,
     egress: &Egress,
 ) -> Result<(Vec<Server>, Vec<String>), ServerError> {
-    if given.is_empty() {
-        return Err(ServerError::None);
-    }
     let mut servers: Vec<Server> = Vec::new();
     for one in given {
         match one {
@@ -95,6 +100,7 @@ pub(crate) async fn all(
                     url,
                     rank: ServerRank::default(),
                     tls_name: None,
+                    fingerprint: None,
                 });
             }
             Given::Seed(text) => {
@@ -106,9 +112,10 @@ pub(crate) async fn all(
                     url,
                     rank: ServerRank::default(),
                     tls_name: None,
+                    fingerprint: None,
                 });
             }
-            #[cfg(feature = "srv")]
+            #[cfg(feature = "dns")]
             Given::Domain(text) => crate::srv::check(text)?,
         }
     }
@@ -123,7 +130,7 @@ pub(crate) async fn all(
 }
 
 /// Adds the servers of the domains; what could not be looked up is told.
-#[cfg(feature = "srv")]
+#[cfg(feature = "dns")]
 async fn look_up(
     given: &[Given],
     insecure_http: bool,
@@ -144,10 +151,76 @@ async fn look_up(
     unknown
 }
 
-#[cfg(not(feature = "srv"))]
+#[cfg(not(feature = "dns"))]
 #[allow(clippy::unused_async, reason = "as the other one")]
 async fn look_up(_: &[Given], _: bool, _: &Egress, _: &mut Vec<Server>) -> Vec<String> {
     Vec::new()
+}
+
+impl Server {
+    /// One that a source has told of; `None` if that is no address of a server.
+    pub(crate) fn of_told(told: &Told, insecure_http: bool) -> Option<Self> {
+        let FoundSeed { address, fingerprint, priority, tls_name } = &told.seed;
+        let url = match address.parse::<SeedAddr>() {
+            Ok(seed) => ServerUrl::of_seed(&seed, insecure_http && fingerprint.is_none()),
+            Err(_) => address.parse().ok()?,
+        };
+        Some(Self {
+            label: format!("{address} ({})", told.source),
+            url,
+            rank: ServerRank { priority: *priority, ..ServerRank::default() },
+            tls_name: tls_name.clone(),
+            fingerprint: *fingerprint,
+        })
+    }
+}
+
+/// The servers that a node knows, as the agent numbers them: how to open a channel to each.
+pub(crate) struct Pool {
+    servers: Vec<OpenOptions>,
+    pins: Pins,
+    insecure_http: bool,
+    egress: Arc<Egress>,
+}
+
+impl Pool {
+    pub(crate) fn new(servers: &[Server], pins: Pins, insecure_http: bool, egress: Arc<Egress>) -> Self {
+        let mut pool = Self { servers: Vec::new(), pins, insecure_http, egress };
+        for server in servers {
+            pool.push(server);
+        }
+        pool
+    }
+
+    pub(crate) fn get(&self, server: usize) -> Option<&OpenOptions> {
+        self.servers.get(server)
+    }
+
+    /// Takes one that a source has told of, if it is news and there is room.
+    pub(crate) fn add(&mut self, told: &Told) -> Option<Server> {
+        let server = Server::of_told(told, self.insecure_http)?;
+        let is_known = self.servers.iter().any(|known| known.server == server.url);
+        if is_known {
+            return None;
+        }
+        if self.servers.len() >= MAX_SERVERS {
+            tracing::warn!(server = %server.label, "a node knows {MAX_SERVERS} servers at most: this one is left out");
+            return None;
+        }
+        self.push(&server);
+        Some(server)
+    }
+
+    fn push(&mut self, server: &Server) {
+        self.servers.push(OpenOptions {
+            server: server.url.clone(),
+            tls_name: server.tls_name.clone(),
+            pins: server.fingerprint.map_or_else(|| self.pins.clone(), |print| self.pins.with(print)),
+            insecure_http: self.insecure_http,
+            roots: Roots::Native,
+            egress: Arc::clone(&self.egress),
+        });
+    }
 }
 
 /// Why a server did not take the node.
@@ -173,32 +246,44 @@ impl fmt::Display for Obstacle {
 
 /// The newest obstacle of each server.
 #[derive(Debug, Clone)]
-pub(crate) struct Obstacles(Vec<(String, Option<Obstacle>)>);
+pub(crate) struct Obstacles {
+    servers: Vec<(String, Option<Obstacle>)>,
+    /// Sources may tell of more servers.
+    may_grow: bool,
+}
 
 impl Obstacles {
-    pub(crate) fn new(servers: &[Server]) -> Self {
-        Self(servers.iter().map(|server| (server.label.clone(), None)).collect())
+    pub(crate) fn new(servers: &[Server], may_grow: bool) -> Self {
+        Self { servers: servers.iter().map(|server| (server.label.clone(), None)).collect(), may_grow }
+    }
+
+    /// One more server.
+    pub(crate) fn add(&mut self, label: String) {
+        self.servers.push((label, None));
     }
 
     /// What a server is called.
     pub(crate) fn label(&self, server: usize) -> &str {
-        self.0.get(server).map_or("", |(label, _)| label)
+        self.servers.get(server).map_or("", |(label, _)| label)
     }
 
     /// A server's newest obstacle, or that there is none any more.
     pub(crate) fn set(&mut self, server: usize, obstacle: Option<Obstacle>) {
-        if let Some((_, newest)) = self.0.get_mut(server) {
+        if let Some((_, newest)) = self.servers.get_mut(server) {
             *newest = obstacle;
         }
     }
 
-    /// The obstacle that waiting does not remove, if that is so of every server: the user has to do something.
+    /// The obstacle that waiting does not remove, if that is so of every server there will be: the user has to do something.
     pub(crate) fn hopeless(&self) -> Option<Arc<OpenError>> {
         let hopeless = |(_, obstacle): &(String, Option<Obstacle>)| match obstacle {
             Some(Obstacle::Open(error)) if error.is_hopeless() => Some(Arc::clone(error)),
             _ => None,
         };
-        let all: Option<Vec<_>> = self.0.iter().map(hopeless).collect();
+        if self.may_grow {
+            return None;
+        }
+        let all: Option<Vec<_>> = self.servers.iter().map(hopeless).collect();
         all?.into_iter().next()
     }
 }
@@ -206,7 +291,7 @@ impl Obstacles {
 impl fmt::Display for Obstacles {
     /// Each server by its label; one alone is not confused with others.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, (label, obstacle)) in self.0.iter().enumerate() {
+        for (at, (label, obstacle)) in self.servers.iter().enumerate() {
             f.write_str(if at > 0 { "; " } else { "" })?;
             match obstacle {
                 Some(obstacle) => write!(f, "{label}: {obstacle}")?,

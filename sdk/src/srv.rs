@@ -69,6 +69,7 @@ async fn ask(resolver: &TokioResolver, domain: &str, insecure_http: bool) -> Res
             url: ServerUrl::of_host(!insecure_http, host, srv.port),
             rank: ServerRank { priority: srv.priority, weight: srv.weight },
             tls_name: Some(domain.to_owned()),
+            fingerprint: None,
         });
     }
     if servers.is_empty() { Err(SrvError::NoneOffered) } else { Ok(servers) }

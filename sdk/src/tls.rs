@@ -49,6 +49,12 @@ impl Pins {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// These, and one more.
+    #[must_use]
+    pub(crate) fn with(&self, fingerprint: Fingerprint) -> Self {
+        self.0.iter().copied().chain([fingerprint]).collect()
+    }
 }
 
 impl FromIterator<Fingerprint> for Pins {

@@ -100,6 +100,12 @@ pub struct ServerUrl {
 #[error("{0}; expected http://HOST:PORT or https://HOST:PORT")]
 pub struct UrlError(&'static str);
 
+impl UrlError {
+    pub(crate) fn new(what: &'static str) -> Self {
+        Self(what)
+    }
+}
+
 impl std::str::FromStr for ServerUrl {
     type Err = UrlError;
 
@@ -351,6 +357,15 @@ pub async fn open_stream(
     };
     let link = connect_by(&options, Instant::now() + OPEN_TIMEOUT).await?;
     Ok(ServerStream(link.stream))
+}
+
+/// The same by a node's own gate, with whatever else it insists on; and whether TLS protects it.
+///
+/// # Errors
+/// See [`OpenError`].
+pub(crate) async fn stream(options: &OpenOptions) -> Result<(ServerStream, bool), OpenError> {
+    let link = connect_by(options, Instant::now() + OPEN_TIMEOUT).await?;
+    Ok((ServerStream(link.stream), link.secure))
 }
 
 /// See [`open_stream`].

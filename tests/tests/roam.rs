@@ -52,10 +52,11 @@ fn swap(lab: &mut Lab, [first, second, peer]: [NatKind; 3]) -> Vec<Duration> {
     for event in ["joined", "classified", "echo"] {
         alice.event(event);
     }
-    let routers = [uplink.router, home.lan_addr()];
+    let uplinks = [home.uplink(), uplink];
     let took = (0..SWAPS).map(|number| {
-        lab.switch_uplink(&mover, routers[number % 2]).expect("another route");
-        let took = until_it_goes_on(&mut alice, Instant::now());
+        let swapped = Instant::now();
+        lab.switch_uplink(&mover, uplinks[number % 2], uplinks[(number + 1) % 2]).expect("another uplink");
+        let took = until_it_goes_on(&mut alice, swapped);
         // The node has settled: it has joined from where it is now.
         alice.event("joined");
         alice.event("classified");

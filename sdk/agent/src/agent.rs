@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use meetpoint_proto::id::DialBackNonce;
 use meetpoint_proto::wire::{
-    ClientMessage, MAX_TEXT_LEN, PeerInfo, Refusal, Renewal, ServerMessage, StunAccess, StunServer,
+    ClientMessage, MAX_MAPPED_CANDIDATES, MAX_TEXT_LEN, PeerInfo, Refusal, Renewal, ServerMessage,
+    StunAccess, StunServer,
 };
 use meetpoint_proto::{ClusterNetwork, Code, EffectiveNetwork, NodeId, NodeName, TicketId, addr};
 
@@ -74,8 +75,10 @@ pub struct Agent {
     discovery: Option<Discovery>,
     /// Discoveries started since the network was last another one.
     discoveries: u32,
-    /// Those of the host, and the relayed ones.
-    told_candidates: Option<(Vec<SocketAddr>, Vec<SocketAddr>)>,
+    /// What the server was told last: the node's own addresses, the relayed, and the mapped ones.
+    told_candidates: Option<[Vec<SocketAddr>; 3]>,
+    mapped: Vec<SocketAddr>,
+    wants_mapping: bool,
     dial_backs: Option<(Instant, u32)>,
     dial_back_seen: VecDeque<DialBackNonce>,
     pub(crate) requests: Requests,
@@ -137,6 +140,8 @@ impl Agent {
             discovery: None,
             discoveries: 0,
             told_candidates: None,
+            mapped: Vec::new(),
+            wants_mapping: false,
             dial_backs: None,
             dial_back_seen: VecDeque::new(),
             requests: Requests::default(),
@@ -175,6 +180,10 @@ impl Agent {
             Input::Interfaces { list, port_v4, port_v6 } => {
                 self.set_network(now, Network::new(list, port_v4, port_v6));
             }
+            Input::Mapped { addrs } => {
+                self.mapped = addrs.into_iter().map(addr::unmap).take(MAX_MAPPED_CANDIDATES).collect();
+                self.tell_candidates();
+            }
             Input::Rerouted { source } => self.rerouted(now, source.map(|ip| ip.to_canonical())),
             Input::ControlOpened { local, remote } => {
                 self.source = Some(addr::unmap(local).ip());
@@ -184,6 +193,7 @@ impl Agent {
                 let step = self.control.closed(&mut self.env, now);
                 self.step(now, step);
             }
+            Input::Server { rank } => self.control.add_server(&mut self.env, now, rank),
             Input::Knocked { server, ok } => {
                 let step = self.control.knocked(&mut self.env, now, server, ok);
                 self.step(now, step);
@@ -320,6 +330,7 @@ impl Agent {
         });
         self.membership = Some(membership);
         self.restrict(now);
+        self.review_mapping();
         self.tell_candidates();
         self.start_stun(now);
     }
@@ -380,6 +391,7 @@ impl Agent {
             }
         }
         self.discoveries = 0;
+        self.review_mapping();
         self.tell_candidates();
         self.refresh_observations(now);
         self.probe_relays(now);
@@ -399,11 +411,23 @@ impl Agent {
 
     pub(crate) fn tell_candidates(&mut self) {
         let (true, Some(reach)) = (self.control.is_member(), &self.reach) else { return };
-        let told = (self.network.candidates(reach), self.relays.candidates());
+        let host = self.network.candidates(reach);
+        let mapped = if reach.private_only { Vec::new() } else { self.mapped.clone() };
+        let told = [host, self.relays.candidates(), mapped];
         if self.told_candidates.as_ref() != Some(&told) {
-            let (host, relay) = told.clone();
-            self.env.send(ClientMessage::Candidates { host, relay });
+            let [host, relay, mapped] = told.clone();
+            self.env.send(ClientMessage::Candidates { host, relay, mapped });
             self.told_candidates = Some(told);
+        }
+    }
+
+    /// A router's port is of use in the open, and to a node that is not there by itself.
+    fn review_mapping(&mut self) {
+        let Some(reach) = &self.reach else { return };
+        let wanted = !reach.private_only && !reach.loopback && self.network.is_behind_nat();
+        if wanted != self.wants_mapping {
+            self.wants_mapping = wanted;
+            self.env.push(Output::MapPort { wanted });
         }
     }
 

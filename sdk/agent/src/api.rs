@@ -158,6 +158,12 @@ pub enum Input<'a> {
         /// The main socket's IPv6 port, if it has one.
         port_v6: Option<u16>,
     },
+    /// What the router has mapped to the main socket, as [`Output::MapPort`] asked; empty if it has mapped nothing, or no
+    /// longer does.
+    Mapped {
+        /// Public addresses.
+        addrs: Vec<SocketAddr>,
+    },
     /// The machine's way to the server is another one: its source address has changed, or the router it goes by. Told
     /// after [`Input::Interfaces`], if they have changed too.
     Rerouted {
@@ -174,6 +180,11 @@ pub enum Input<'a> {
     /// It could not be opened, or it ended. Never for a connection that [`Output::OpenControl`] or
     /// [`Output::CloseControl`] has replaced or closed since.
     ControlClosed,
+    /// One more server of the cluster, which has the next number. While the node is no member it is knocked at.
+    Server {
+        /// Where it stands among the others.
+        rank: ServerRank,
+    },
     /// Whether a server has answered the knock that [`Output::Knock`] asked for.
     Knocked {
         /// Which.
@@ -243,7 +254,7 @@ pub enum Input<'a> {
 pub enum Output {
     /// Open the control connection to a rendezvous (closing any former one).
     OpenControl {
-        /// Which, in the order of [`Agent::with_servers`](crate::Agent::with_servers).
+        /// Which, in the order of [`Agent::with_servers`](crate::Agent::with_servers) and then of [`Input::Server`].
         server: usize,
     },
     /// See whether this server would open a control connection, without keeping it; the present one stays.
@@ -280,6 +291,12 @@ pub enum Output {
     CloseSockets {
         /// Their numbers.
         keep: Vec<u16>,
+    },
+    /// Whether a port of the router that leads to the main socket would be of use; if not, none is to be asked for, and one
+    /// that is there is to be taken back. Not before the first of these, and told when it changes.
+    MapPort {
+        /// It would.
+        wanted: bool,
     },
     /// Make the probe socket, on a fresh port of this family.
     OpenProbe {

@@ -31,6 +31,8 @@ use handshake::{Handshake, own_certificate};
 
 /// From asking for the connection until it is open: a TCP and a TLS handshake over a bad link.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
+/// A server has so long to open before the others are knocked at: more than two lost packets cost.
+const HEAD_START: Duration = Duration::from_secs(3);
 /// From open to welcome; the server gives a handshake 10 s as well.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(12);
 /// From leave to the server's answer. Not longer: the process wants to exit.
@@ -152,11 +154,22 @@ struct RenewalPlan {
 
 #[derive(Debug)]
 enum State {
-    Opening { give_up: Option<Instant> },
-    Handshake { give_up: Instant, handshake: Box<Handshake> },
+    /// At `race_at` the other servers are knocked at.
+    Opening {
+        give_up: Option<Instant>,
+        race_at: Option<Instant>,
+    },
+    Handshake {
+        give_up: Instant,
+        handshake: Box<Handshake>,
+    },
     Member(Stay),
-    Waiting { until: Instant },
-    Leaving { give_up: Instant },
+    Waiting {
+        until: Instant,
+    },
+    Leaving {
+        give_up: Instant,
+    },
     Ended,
 }
 
@@ -183,7 +196,7 @@ impl Control {
         let backoff = Backoff::new(env.config.backoff);
         let give_up_after = env.config.backoff.give_up_after;
         let pinned = env.config.membership.as_ref().map(|membership| membership.cluster_key);
-        let state = State::Opening { give_up: None };
+        let state = State::Opening { give_up: None, race_at: None };
         Self { state, backoff, pinned, was_member: false, servers, give_up_after, away_since: None }
     }
 
@@ -212,7 +225,7 @@ impl Control {
 
     fn next_step(&self) -> Option<Instant> {
         match &self.state {
-            State::Opening { give_up } => *give_up,
+            State::Opening { give_up, race_at } => race_at.or(*give_up),
             State::Handshake { give_up, .. } | State::Leaving { give_up } => Some(*give_up),
             State::Member(stay) => {
                 let next = (stay.heard + stay.idle).min(stay.next_ping());
@@ -228,8 +241,8 @@ impl Control {
     /// The agent is made where no time is known: the clock of its first attempt starts with the
     /// first input.
     pub(crate) fn start_clock(&mut self, now: Instant) {
-        if let State::Opening { give_up: give_up @ None } = &mut self.state {
-            *give_up = Some(now + OPEN_TIMEOUT);
+        if let State::Opening { give_up: give_up @ None, race_at } = &mut self.state {
+            (*give_up, *race_at) = (Some(now + OPEN_TIMEOUT), Some(now + HEAD_START));
             self.away_since = Some(now);
         }
     }
@@ -258,7 +271,7 @@ impl Control {
 
     fn open(&mut self, env: &mut Env, now: Instant, server: usize) {
         env.push(Output::OpenControl { server });
-        self.state = State::Opening { give_up: Some(now + OPEN_TIMEOUT) };
+        self.state = State::Opening { give_up: Some(now + OPEN_TIMEOUT), race_at: Some(now + HEAD_START) };
         self.away_since.get_or_insert(now);
     }
 
@@ -298,7 +311,13 @@ impl Control {
             return self.end(env, Ended::NoServer);
         }
         match &mut self.state {
-            State::Opening { give_up: Some(give_up) } | State::Handshake { give_up, .. }
+            State::Opening { race_at, .. } if race_at.is_some_and(|at| at <= now) => {
+                *race_at = None;
+                for &server in self.servers.left() {
+                    env.push(Output::Knock { server });
+                }
+            }
+            State::Opening { give_up: Some(give_up), .. } | State::Handshake { give_up, .. }
                 if *give_up <= now =>
             {
                 return self.lose(env, now, None);
@@ -484,8 +503,27 @@ impl Control {
         if was_member { Step::Lost } else { Step::Quiet }
     }
 
-    /// The home of a visitor is there again, or not.
+    /// One more server of the cluster.
+    pub(crate) fn add_server(&mut self, env: &mut Env, now: Instant, rank: ServerRank) {
+        let Some(server) = self.servers.add(rank) else { return };
+        match &mut self.state {
+            State::Opening { .. } | State::Waiting { .. } => env.push(Output::Knock { server }),
+            // A visitor that had nowhere else to knock has now.
+            State::Member(stay) if stay.renewal.is_none() && stay.knock_at.is_none() => {
+                stay.knock_at = self.servers.next_knock(now, env.config.backoff.base, &mut env.rng);
+            }
+            State::Handshake { .. } | State::Member(_) | State::Leaving { .. } | State::Ended => {}
+        }
+    }
+
+    /// The home of a visitor is there again, or not; or, while none is there, a server has answered.
     pub(crate) fn knocked(&mut self, env: &mut Env, now: Instant, server: usize, ok: bool) -> Step {
+        if matches!(self.state, State::Opening { .. } | State::Waiting { .. }) {
+            if ok && self.servers.prefer(now, server) {
+                self.open(env, now, server);
+            }
+            return Step::Quiet;
+        }
         let State::Member(Stay { knock_at: knock_at @ Some(_), .. }) = &mut self.state else {
             return Step::Quiet;
         };

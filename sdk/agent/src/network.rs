@@ -49,6 +49,16 @@ impl Network {
         self.interfaces.iter().any(|interface| interface.ip == ip)
     }
 
+    /// It has a private IPv4 address, and no public one.
+    pub(crate) fn is_behind_nat(&self) -> bool {
+        let has = |class| {
+            self.interfaces
+                .iter()
+                .any(|interface| interface.ip.is_ipv4() && addr::classify(interface.ip) == class)
+        };
+        has(AddressClass::Private) && !has(AddressClass::Public)
+    }
+
     /// It has an address that the other has not.
     pub(crate) fn has_more_than(&self, other: &Self) -> bool {
         self.interfaces.iter().any(|interface| !other.has_ip(interface.ip))

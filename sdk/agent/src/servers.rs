@@ -2,7 +2,7 @@
 //!
 //! A node may know several servers of its cluster. It tries them in **rounds**: first the one that worked last, then the
 //! others by priority and, among equals, drawn by weight (RFC 2782, section on usage rules). One follows the other at
-//! once; a round in which none took the node is one failure of the backoff. A server that has ordered the node to wait
+//! once; one that takes long to open has the others knocked at, and the first to answer is gone to. A round in which none took the node is one failure of the backoff. A server that has ordered the node to wait
 //! is left out until it is its turn.
 //!
 //! **Home and away.** A server that is not the cluster's home takes the node as a visitor, by the membership certificate
@@ -19,6 +19,8 @@ use rand_chacha::rand_core::Rng;
 use crate::api::{BackoffConfig, ServerRank};
 use crate::backoff::Backoff;
 
+/// Servers known at once; the shell knows fewer.
+const MAX_SERVERS: usize = 64;
 /// RFC 2782 wants servers of weight 0 chosen hardly ever, but not never.
 const WEIGHT_SCALE: u64 = 256;
 /// When a knock is not answered; the shell gives up before.
@@ -37,6 +39,10 @@ struct Known {
 }
 
 impl Known {
+    fn new(rank: ServerRank) -> Self {
+        Self { rank, not_before: None, resume: None, is_foreign: false }
+    }
+
     fn is_free(&self, now: Instant) -> bool {
         self.not_before.is_none_or(|at| at <= now)
     }
@@ -60,9 +66,8 @@ pub(crate) struct Servers {
 
 impl Servers {
     pub(crate) fn new(ranks: Vec<ServerRank>, backoff: BackoffConfig) -> Self {
-        let known = |rank| Known { rank, not_before: None, resume: None, is_foreign: false };
         Self {
-            known: ranks.into_iter().map(known).collect(),
+            known: ranks.into_iter().map(Known::new).collect(),
             current: 0,
             last_good: None,
             left: Vec::new(),
@@ -71,6 +76,34 @@ impl Servers {
             knocks: Backoff::new(backoff),
             knocked_last: 0,
         }
+    }
+
+    /// One more server, the last of this round; its number, or `None` if there is no room.
+    pub(crate) fn add(&mut self, rank: ServerRank) -> Option<usize> {
+        if self.known.len() >= MAX_SERVERS {
+            return None;
+        }
+        let number = self.known.len();
+        self.known.push(Known::new(rank));
+        self.left.insert(0, number);
+        Some(number)
+    }
+
+    /// Those still to be tried in this round.
+    pub(crate) fn left(&self) -> &[usize] {
+        &self.left
+    }
+
+    /// Goes to a server that has answered before the current one, which is then tried later. False if it is none to go
+    /// to.
+    pub(crate) fn prefer(&mut self, now: Instant, server: usize) -> bool {
+        let is_one = server != self.current && self.known.get(server).is_some_and(|known| known.is_free(now));
+        if is_one {
+            self.left.retain(|at| *at != server);
+            self.left.insert(0, self.current);
+            self.current = server;
+        }
+        is_one
     }
 
     /// The server that is tried or stayed at.

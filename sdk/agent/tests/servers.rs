@@ -318,3 +318,67 @@ fn nobody_else_moves_a_member() {
     let said = |output: &Output| matches!(output, Output::SendControl(ClientMessage::Hello(_)));
     assert!(!visitor.log.iter().any(said));
 }
+
+/// A server that takes long to open has the others of the round knocked at; the first to answer is gone to, and the slow
+/// one comes after it.
+#[test]
+fn the_first_to_answer_wins() {
+    let mut rig = rig(&equals(3));
+    let (first, _) = gone_to(&mut rig);
+    rig.advance(4 * S);
+    let (opened, mut knocked) = gone_to(&mut rig);
+    knocked.sort_unstable();
+    let others: Vec<usize> = (0..3).filter(|at| *at != first[0]).collect();
+    assert_eq!((opened, &knocked), (vec![], &others), "each once");
+    rig.advance(2 * S);
+    assert_eq!(gone_to(&mut rig), (vec![], vec![]));
+    rig.input(Input::Knocked { server: others[0], ok: false });
+    assert_eq!(gone_to(&mut rig), (vec![], vec![]));
+    rig.input(Input::Knocked { server: others[1], ok: true });
+    assert_eq!(gone_to(&mut rig).0, [others[1]]);
+    // One that answers while the chosen one is asked changes nothing.
+    rig.open();
+    rig.input(Input::Knocked { server: others[0], ok: true });
+    assert!(gone_to(&mut rig).0.is_empty());
+    // It does not take the node after all.
+    let left = [others[0], first[0]];
+    for expect in left {
+        rig.input(Input::ControlClosed);
+        assert_eq!(gone_to(&mut rig).0, [expect]);
+    }
+}
+
+#[test]
+fn a_server_that_is_heard_of_is_knocked_at_while_there_is_none() {
+    let mut rig = rig(&equals(1));
+    let server = || Input::Server { rank: ServerRank::default() };
+    rig.take();
+    rig.input(server());
+    assert_eq!(gone_to(&mut rig).1, [1], "while the first is asked");
+    rig.input(Input::ControlClosed);
+    assert_eq!(gone_to(&mut rig).0, [1], "the last of the round");
+    rig.input(Input::ControlClosed);
+    rig.take();
+    rig.input(server());
+    assert_eq!(gone_to(&mut rig).1, [2], "while it waits");
+    rig.input(Input::Knocked { server: 2, ok: true });
+    assert_eq!(gone_to(&mut rig).0, [2]);
+    rig.join();
+    rig.input(server());
+    rig.input(Input::Knocked { server: 3, ok: true });
+    assert_eq!(gone_to(&mut rig), (vec![], vec![]), "a member stays, and remembers it");
+    rig.input(Input::ControlClosed);
+    rig.take();
+    until_it_goes(&mut rig);
+    let mut order = failing_round(&mut rig);
+    assert_eq!(order.remove(0), 2);
+    order.sort_unstable();
+    assert_eq!(order, [0, 1, 3]);
+    // Numbers that nobody has, and more servers than anybody needs.
+    rig.input(Input::Knocked { server: 99, ok: true });
+    assert!(gone_to(&mut rig).0.is_empty());
+    for _ in 0..1_000 {
+        rig.input(server());
+    }
+    assert_eq!(gone_to(&mut rig).1.len(), 60);
+}

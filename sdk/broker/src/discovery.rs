@@ -64,6 +64,7 @@ impl Broker {
         session.observed.push_front(Mapping { addr: source, proof: Proof::Untried });
         session.is_open = false;
         session.witnesses = Witnesses::default();
+        session.forget_elsewhere();
         self.mapping_changed(now, conn);
         self.retry_own(now, conn);
         self.retry_waiting_for(now, conn);
@@ -76,7 +77,7 @@ impl Broker {
             self.conclude(now, conn);
         }
         let Some(session) = self.session(conn) else { return };
-        let untried = session.observed.iter().find(|mapping| mapping.proof == Proof::Untried);
+        let untried = session.reachable_at().find(|mapping| mapping.proof == Proof::Untried);
         if let Some(to) = untried.map(|mapping| mapping.addr) {
             self.dial_back(now, conn, to);
         }
@@ -91,12 +92,15 @@ impl Broker {
             return;
         }
         let next = session.last_dial_back.map_or(now, |last| last + interval);
-        if next > now {
+        // A router's port is heard of just after the first dial-back, and is the likelier one: once it need not wait.
+        let hurries = !session.has_hurried && session.mapped().any(|mapping| mapping.addr == to);
+        if next > now && !hurries {
             self.timers.set(Timer::Discovery(conn), Some(next));
             return;
         }
         // The probe's way there and the node's word back; before the first pong a slow path is assumed.
         let timeout = timeout + session.ping.rtt.unwrap_or(UNKNOWN_RTT) * 2;
+        session.has_hurried |= next > now;
         session.last_dial_back = Some(now);
         session.dial_back = Some(DialBackRun { nonce, to });
         if self.has_alternate(conn, to) {
@@ -130,8 +134,10 @@ impl Broker {
 
     fn note_proof(&mut self, conn: ConnId, to: SocketAddr, proof: Proof) {
         let Some(session) = self.session_mut(conn) else { return };
-        if let Some(mapping) = session.observed.iter_mut().find(|mapping| mapping.addr == to) {
-            mapping.proof = proof;
+        for mapping in session.observed.iter_mut().chain(&mut session.mapped) {
+            if mapping.addr == to {
+                mapping.proof = proof;
+            }
         }
     }
 
@@ -200,7 +206,7 @@ impl Broker {
         if session.observed.is_empty() {
             return;
         }
-        for mapping in &mut session.observed {
+        for mapping in session.observed.iter_mut().chain(&mut session.mapped) {
             mapping.proof = Proof::Untried;
         }
         let known = session.class;
@@ -236,10 +242,18 @@ impl Broker {
         }
     }
 
-    /// Takes a node's own addresses. Only such as can lie on a link are believed; public ones
-    /// must have been observed.
-    pub(crate) fn host_candidates(&mut self, now: Instant, conn: ConnId, hosts: Vec<SocketAddr>) {
+    /// Takes a node's own addresses, and those that its router has mapped. Of its own only such as can lie on a link are
+    /// believed; public ones must have been observed. What is mapped counts while its IP is observed, which may
+    /// come later.
+    pub(crate) fn candidates(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        hosts: Vec<SocketAddr>,
+        mapped: Vec<SocketAddr>,
+    ) {
         let Some(session) = self.session_mut(conn) else { return };
+        let has_mapped_anew = session.take_mapped(mapped);
         let fits = |addr: &SocketAddr| {
             addr.port() != 0
                 && match addr::classify(addr.ip()) {
@@ -251,6 +265,9 @@ impl Broker {
         let hosts: Vec<SocketAddr> =
             hosts.into_iter().map(addr::unmap).filter(fits).take(MAX_HOST_CANDIDATES).collect();
         session.hosts = hosts;
+        if has_mapped_anew {
+            self.mapping_changed(now, conn);
+        }
         self.retry_own(now, conn);
         self.retry_waiting_for(now, conn);
     }

@@ -354,6 +354,7 @@ pub(crate) fn candidates(effective: EffectiveNetwork, of: &Session, to: &Session
     if let Some(addr) = of.node_addr.filter(|addr| of.has_observed(addr.ip())) {
         list.push(Candidate { kind: CandidateKind::Mapped, addr });
     }
+    list.extend(of.mapped().map(|mapping| Candidate { kind: CandidateKind::Mapped, addr: mapping.addr }));
     // Public addresses of the node itself were observed, so anybody may try them.
     let observed_hosts =
         of.hosts.iter().filter(|addr| !local(addr) && !of.mappings().any(|known| known == **addr));

@@ -228,9 +228,9 @@ impl Broker {
             ClientMessage::Hello(_) | ClientMessage::Proof(_) => {
                 self.refuse(now, conn, Refusal::new(Code::OutOfOrder));
             }
-            ClientMessage::Candidates { host, relay } => {
+            ClientMessage::Candidates { host, relay, mapped } => {
                 self.relay_candidates(conn, relay);
-                self.host_candidates(now, conn, host);
+                self.candidates(now, conn, host, mapped);
             }
             ClientMessage::DialBackSeen { nonce } => self.dial_back_seen(now, conn, nonce),
             ClientMessage::Unsolicited { ticket } => self.unsolicited(now, conn, ticket),

@@ -5,10 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use meetpoint_proto::addr;
 use meetpoint_proto::id::DialBackNonce;
 use meetpoint_proto::join::Transcript;
 use meetpoint_proto::rules::{Discovery, Found};
-use meetpoint_proto::wire::{CertificateText, Hello, MAX_REVOCATIONS, PeerInfo, RevocationText, StunAccess};
+use meetpoint_proto::wire::{
+    CertificateText, Hello, MAX_MAPPED_CANDIDATES, MAX_REVOCATIONS, PeerInfo, RevocationText, StunAccess,
+};
 use meetpoint_proto::{
     Capability, ClusterName, Code, EffectiveNetwork, Evidence, NatBehavior, NetworkType, NodeId, NodeName,
     SessionId, TicketId,
@@ -74,6 +77,8 @@ pub(crate) struct Session {
     pub(crate) is_open: bool,
     pub(crate) dial_back: Option<DialBackRun>,
     pub(crate) last_dial_back: Option<Instant>,
+    /// A mapped port has had a dial-back that did not wait for its turn.
+    pub(crate) has_hurried: bool,
     /// One mapping an address family, the newest first.
     pub(crate) observed: VecDeque<Mapping>,
     /// Where introductions of the last while may have made it send.
@@ -82,6 +87,8 @@ pub(crate) struct Session {
     pub(crate) hosts: Vec<SocketAddr>,
     /// What it was allocated on this server's relay.
     pub(crate) relays: Vec<SocketAddr>,
+    /// What routers are said to have mapped.
+    pub(crate) mapped: Vec<Mapping>,
     pub(crate) behavior: Option<NatBehavior>,
     pub(crate) ping: PingState,
     pub(crate) requests: BTreeMap<u32, Request>,
@@ -204,9 +211,39 @@ impl Session {
         self.mappings().any(|addr| addr.ip() == ip)
     }
 
+    /// The claimed mappings that count: those whose IP was observed.
+    pub(crate) fn mapped(&self) -> impl Iterator<Item = &Mapping> {
+        self.mapped.iter().filter(|mapping| self.has_observed(mapping.addr.ip()))
+    }
+
+    /// Takes what it says is mapped now; true if that is news. What was found out about a mapping stays.
+    pub(crate) fn take_mapped(&mut self, claimed: Vec<SocketAddr>) -> bool {
+        let known = |addr: SocketAddr| self.mapped.iter().find(|mapping| mapping.addr == addr).copied();
+        let new = |addr| known(addr).unwrap_or(Mapping { addr, proof: Proof::Untried });
+        let claimed = claimed.into_iter().map(addr::unmap).filter(|addr| addr.port() != 0);
+        let mapped: Vec<Mapping> = claimed.take(MAX_MAPPED_CANDIDATES).map(new).collect();
+        let is_news = mapped != self.mapped;
+        self.mapped = mapped;
+        self.is_open &= !is_news;
+        is_news
+    }
+
+    /// Nothing is known any more of mappings at addresses that it is not observed at: another node may have them next.
+    pub(crate) fn forget_elsewhere(&mut self) {
+        let observed: Vec<IpAddr> = self.mappings().map(|addr| addr.ip()).collect();
+        for mapping in self.mapped.iter_mut().filter(|mapping| !observed.contains(&mapping.addr.ip())) {
+            mapping.proof = Proof::Untried;
+        }
+    }
+
+    /// Where it may be reached unasked: what was observed, then what is claimed and counts.
+    pub(crate) fn reachable_at(&self) -> impl Iterator<Item = &Mapping> {
+        self.observed.iter().chain(self.mapped())
+    }
+
     /// A mapping of it that is in use now has been proven to be reachable.
     pub(crate) fn has_proof(&self) -> bool {
-        self.observed.iter().any(|mapping| mapping.proof == Proof::Given)
+        self.reachable_at().any(|mapping| mapping.proof == Proof::Given)
     }
 
     /// Proven: it can be reached by whoever knows its mapping.

@@ -238,7 +238,7 @@ fn an_introduction_offers_only_what_was_observed() {
     let (mut rig, a, b) = two_behind_nats();
     // A lies: a victim's address, and its own LAN address.
     let host = vec![addr("20.66.66.66:53"), addr("10.0.1.2:7000"), addr("224.0.0.1:1"), addr("10.0.1.2:0")];
-    rig.say(a, ClientMessage::Candidates { host, relay: vec![] });
+    rig.say(a, ClientMessage::Candidates { host, relay: vec![], mapped: vec![] });
     rig.say(a, connect("node-2", false));
     let (for_a, for_b) = (rig.introductions(a)[0], rig.introductions(b)[0]);
     assert_eq!(for_a.ticket, for_b.ticket);
@@ -275,7 +275,7 @@ fn only_the_servers_own_relay_is_shown() {
     rig.observe(c, "20.0.0.13:7000");
     let tell = |rig: &mut Rig, relay: &[&str]| {
         let relay = relay.iter().map(|text| addr(text)).collect();
-        rig.say(a, ClientMessage::Candidates { host: vec![], relay });
+        rig.say(a, ClientMessage::Candidates { host: vec![], relay, mapped: vec![] });
     };
     tell(&mut rig, &["20.66.66.66:53", "20.0.0.1:0"]);
     rig.say(a, connect("node-2", false));
@@ -300,7 +300,7 @@ fn a_relayed_address_is_enough_to_be_met() {
     rig.observe(a, "20.0.0.11:7000");
     rig.say(a, connect("node-2", false));
     assert!(rig.introductions(a).is_empty());
-    rig.say(b, ClientMessage::Candidates { host: vec![], relay: vec![addr("20.0.0.1:50000")] });
+    rig.say(b, ClientMessage::Candidates { host: vec![], relay: vec![addr("20.0.0.1:50000")], mapped: vec![] });
     assert_eq!((rig.introductions(a).len(), rig.introductions(b).len()), (1, 1));
     assert_eq!(relayed(&rig, a), [vec![addr("20.0.0.1:50000")]]);
 }
@@ -310,7 +310,10 @@ fn hosts_are_offered_behind_one_public_address_and_in_private_clusters() {
     let mut rig = Rig::new(EffectiveNetwork::Public);
     let a = rig.join(1, "20.0.0.11:5000", "10.0.1.2");
     let b = rig.join(2, "20.0.0.11:5001", "10.0.1.3");
-    rig.say(a, ClientMessage::Candidates { host: vec![addr("10.0.1.2:7000")], relay: vec![] });
+    rig.say(
+        a,
+        ClientMessage::Candidates { host: vec![addr("10.0.1.2:7000")], relay: vec![], mapped: vec![] },
+    );
     rig.observe(a, "20.0.0.11:7000");
     rig.observe(b, "20.0.0.11:7001");
     rig.say(b, connect("node-1", false));
@@ -324,9 +327,16 @@ fn hosts_are_offered_behind_one_public_address_and_in_private_clusters() {
     assert!(rig.introductions(b).is_empty());
     rig.say(
         a,
-        ClientMessage::Candidates { host: vec![addr("10.0.1.2:7000"), addr("20.1.1.1:1")], relay: vec![] },
+        ClientMessage::Candidates {
+            host: vec![addr("10.0.1.2:7000"), addr("20.1.1.1:1")],
+            relay: vec![],
+            mapped: vec![],
+        },
     );
-    rig.say(b, ClientMessage::Candidates { host: vec![addr("10.0.1.3:7000")], relay: vec![] });
+    rig.say(
+        b,
+        ClientMessage::Candidates { host: vec![addr("10.0.1.3:7000")], relay: vec![], mapped: vec![] },
+    );
     let addrs: Vec<_> = rig.introductions(b)[0].candidates.iter().map(|c| c.addr).collect();
     assert_eq!(addrs, [addr("10.0.1.2:7000")]);
 }

@@ -465,7 +465,14 @@ fn what_a_node_says_of_itself_gains_nothing() {
                 ..NatBehavior::default()
             };
             rig.say(conn, ClientMessage::Behavior { behavior: open });
-            rig.say(conn, ClientMessage::Candidates { host: vec![addr("20.66.66.66:53")], relay: vec![] });
+            rig.say(
+                conn,
+                ClientMessage::Candidates {
+                    host: vec![addr("20.66.66.66:53")],
+                    relay: vec![],
+                    mapped: vec![],
+                },
+            );
             rig.observe(conn, "20.0.0.11:7000");
             rig.live(2 * S);
             assert_eq!(rig.class(conn), Some((*class, Evidence::Observed)));

@@ -27,6 +27,8 @@ pub const MAX_FRAME_BYTES: usize = 64 * 1024;
 pub const MAX_HOST_CANDIDATES: usize = 8;
 /// A node is shown at so many relayed addresses at most: two families, and an allocation that replaces another.
 pub const MAX_RELAY_CANDIDATES: usize = 4;
+/// Mapped addresses taken of one node: a router has one for each family.
+pub const MAX_MAPPED_CANDIDATES: usize = 2;
 /// Longest free text (a node's version).
 pub const MAX_TEXT_LEN: usize = 64;
 /// Cluster secrets that a node can hold at once: the one in use, the next, and some that were forgotten.
@@ -59,6 +61,10 @@ pub enum ClientMessage {
         /// What it was allocated on the server's relay. At most [`MAX_RELAY_CANDIDATES`].
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         relay: Vec<SocketAddr>,
+        /// Addresses that a router says it leads to the main socket (UPnP, NAT-PMP, PCP): claims, of which those count whose IP
+        /// the server observes. At most [`MAX_MAPPED_CANDIDATES`].
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        mapped: Vec<SocketAddr>,
     },
     /// A dial-back arrived.
     DialBackSeen {
@@ -579,7 +585,7 @@ pub enum CandidateKind {
     Host,
     /// A mapping that the server observed (server reflexive).
     Srflx,
-    /// An address the user named, with an IP that the server observed.
+    /// An address that the user named or a router has mapped, with an IP that the server observed.
     Mapped,
     /// One that the server relays for the node. Shown in [`ServerMessage::Candidates`] only, which nodes that do
     /// not know it ignore.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use meetpoint::sources::{Dns, MulticastGroup, Registry};
 use meetpoint_proto::{ClusterNetwork, NetworkType, SeedAddr};
 use meetpoint_server::{AuditHead, ServeArgs};
 
@@ -37,7 +38,7 @@ pub(crate) enum LogFormat {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the rendezvous server.
-    Serve(Box<ServeArgs>),
+    Serve(Box<ServeCommand>),
     /// Join a cluster as a node; connect to peers, or echo what they send.
     Node(Box<NodeArgs>),
     /// Show it all at work on this machine: a server, two nodes, a direct path.
@@ -58,6 +59,50 @@ pub(crate) enum Command {
     Status(StatusArgs),
 }
 
+/// The server.
+#[derive(Debug, Args)]
+pub(crate) struct ServeCommand {
+    #[command(flatten)]
+    pub(crate) serve: ServeArgs,
+    #[command(flatten)]
+    pub(crate) announce: AnnounceArgs,
+}
+
+/// Telling the LAN.
+#[derive(Debug, Args)]
+pub(crate) struct AnnounceArgs {
+    /// Announce this server on its private links, for nodes with --discover: by `mdns`, `multicast`, or both if nothing is
+    /// said. A server of a specific address is announced on that one's link only.
+    #[arg(
+        long,
+        env = "MEETPOINT_ANNOUNCE",
+        value_name = "BY",
+        value_delimiter = ',',
+        num_args = 0..,
+        require_equals = true,
+        default_missing_values = ["mdns", "multicast"]
+    )]
+    pub(crate) announce: Vec<AnnounceBy>,
+    /// The name that it is announced under.
+    #[arg(long, env = "MEETPOINT_ANNOUNCE_NAME", value_name = "NAME", default_value = "server")]
+    pub(crate) announce_name: meetpoint_proto::name::SeedName,
+    /// The multicast group that it is announced to.
+    #[arg(long, env = "MEETPOINT_ANNOUNCE_GROUP", value_name = "GROUP:PORT", default_value_t)]
+    pub(crate) announce_group: MulticastGroup,
+    /// Between two announcements to the group.
+    #[arg(long, env = "MEETPOINT_ANNOUNCE_INTERVAL", value_name = "DURATION", default_value = "5s", value_parser = duration::parse)]
+    pub(crate) announce_interval: Duration,
+}
+
+/// How a server is announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AnnounceBy {
+    /// mDNS.
+    Mdns,
+    /// Datagrams to a group.
+    Multicast,
+}
+
 /// A node.
 #[derive(Debug, Args)]
 pub(crate) struct NodeArgs {
@@ -69,17 +114,27 @@ pub(crate) struct NodeArgs {
         env = "MEETPOINT_RENDEZVOUS",
         value_name = "URL",
         value_delimiter = ',',
-        required_unless_present_any = ["seeds", "seeds_of"]
+        required_unless_present_any = ["seeds", "seeds_of", "discover"]
     )]
     pub(crate) rendezvous: Vec<String>,
-    /// A rendezvous server of the cluster, as a seed. It is spoken to by TLS; without it only on this machine, or
-    /// with --insecure-http, if no fingerprint is known. May be repeated.
+    /// A rendezvous server of the cluster, as a seed (or a URL, as for --rendezvous). It is spoken to by TLS; without it
+    /// only on this machine, or with --insecure-http, if no fingerprint is known. May be repeated.
     #[arg(long = "seed", env = "MEETPOINT_SEEDS", value_name = "NAME@HOST:PORT", value_delimiter = ',')]
-    pub(crate) seeds: Vec<SeedAddr>,
+    pub(crate) seeds: Vec<SeedOrUrl>,
     /// The servers that the DNS SRV records `_meetpoint._tcp.DOMAIN` name, looked up once at the start. Their
     /// certificates have to be for the domain, or of a known fingerprint. May be repeated.
     #[arg(long, env = "MEETPOINT_SEEDS_OF", value_name = "DOMAIN", value_delimiter = ',')]
     pub(crate) seeds_of: Vec<String>,
+    /// Where to hear of servers, from the start and as long as the node runs: `mdns`, `multicast` or
+    /// `multicast:GROUP:PORT` (servers that announce themselves on the LAN: serve --announce), `file:PATH` (a server a
+    /// line, `ADDRESS [FINGERPRINT] [PRIORITY]`, or JSON; read again when it changes), `dns:DOMAIN` (as --seeds-of, asked
+    /// again now and then), or the http(s) URL of such a list. A server that is heard of has to prove itself like any
+    /// other. May be repeated.
+    #[arg(long, env = "MEETPOINT_DISCOVER", value_name = "SOURCE", value_delimiter = ',')]
+    pub(crate) discover: Vec<Discover>,
+    /// How long a multicast group may be silent until that counts as a failure of this source.
+    #[arg(long, env = "MEETPOINT_DISCOVER_TIMEOUT", value_name = "DURATION", default_value = "15s", value_parser = duration::parse)]
+    pub(crate) discover_timeout: Duration,
     /// First delay before the servers are tried again, at most, as in 500ms, 1s, 2m. It doubles with each
     /// round in which none took the node; the delay is drawn from nothing up to it.
     #[arg(long, env = "MEETPOINT_RETRY_BASE", value_name = "DURATION", default_value = "1s", value_parser = duration::parse)]
@@ -372,6 +427,58 @@ pub(crate) enum RevocationsCommand {
         /// The node's id.
         id: String,
     },
+}
+
+/// A server as a seed or by its URL.
+#[derive(Debug, Clone)]
+pub(crate) enum SeedOrUrl {
+    Seed(SeedAddr),
+    Url(String),
+}
+
+impl std::str::FromStr for SeedOrUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.contains("://") {
+            let _: meetpoint::ServerUrl =
+                text.parse().map_err(|error: meetpoint::UrlError| error.to_string())?;
+            return Ok(Self::Url(text.to_owned()));
+        }
+        text.parse().map(Self::Seed).map_err(|error: meetpoint_proto::seed::ParseSeedError| error.to_string())
+    }
+}
+
+/// A place to hear of servers.
+#[derive(Debug, Clone)]
+pub(crate) enum Discover {
+    Mdns,
+    Multicast(MulticastGroup),
+    File(PathBuf),
+    Dns(Dns),
+    Registry(Registry),
+}
+
+impl std::str::FromStr for Discover {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (kind, rest) = text.split_once(':').map_or((text, None), |(kind, rest)| (kind, Some(rest)));
+        match (kind, rest) {
+            ("mdns", None) => Ok(Self::Mdns),
+            ("multicast", None) => Ok(Self::Multicast(MulticastGroup::default())),
+            ("multicast", Some(group)) => group.parse().map(Self::Multicast).map_err(told),
+            ("file", Some(path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            ("dns", Some(domain)) => Dns::new(domain).map(Self::Dns).map_err(told),
+            ("http" | "https", Some(_)) => Registry::new(text).map(Self::Registry).map_err(told),
+            _ => Err("expected mdns, multicast[:GROUP:PORT], file:PATH, dns:DOMAIN or a URL".to_owned()),
+        }
+    }
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
+fn told(error: impl std::error::Error) -> String {
+    error.to_string()
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

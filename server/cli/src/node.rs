@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use meetpoint::sources::{Mdns, Multicast, Registry, SeedFile};
 use meetpoint::{ConnectError, Connection, EffectiveNetwork, Event, Events, Node, StartError};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::args::NodeArgs;
+use crate::args::{Discover, NodeArgs, SeedOrUrl};
 use crate::exit::Failure;
 use crate::signals::Stop;
 
@@ -71,7 +72,11 @@ fn builder(args: &NodeArgs) -> Result<meetpoint::Builder, Failure> {
         .name(&args.name)
         .insecure_http(args.insecure_http);
     builder = args.rendezvous.iter().fold(builder, meetpoint::Builder::server);
-    builder = args.seeds.iter().fold(builder, meetpoint::Builder::seed);
+    builder = args.seeds.iter().fold(builder, |builder, seed| match seed {
+        SeedOrUrl::Seed(seed) => builder.seed(seed),
+        SeedOrUrl::Url(url) => builder.server(url),
+    });
+    builder = discover(builder, args);
     builder = args.seeds_of.iter().fold(builder, meetpoint::Builder::seeds_of);
     if let Some(limit) = args.give_up_after {
         builder = builder.give_up_after(limit);
@@ -102,6 +107,20 @@ fn builder(args: &NodeArgs) -> Result<meetpoint::Builder, Failure> {
         builder = builder.membership(membership);
     }
     Ok(describe(builder, args))
+}
+
+/// Where the node hears of servers.
+fn discover(builder: meetpoint::Builder, args: &NodeArgs) -> meetpoint::Builder {
+    args.discover.iter().fold(builder, |builder, place| match place {
+        Discover::Mdns => builder.source(Mdns),
+        Discover::Multicast(group) => builder.source(Multicast::new(*group).timeout(args.discover_timeout)),
+        Discover::File(path) => builder.source(SeedFile::new(path)),
+        Discover::Dns(dns) => builder.source(dns.clone().insecure_http(args.insecure_http)),
+        Discover::Registry(registry) => {
+            let registry = registry.clone().insecure_http(args.insecure_http);
+            builder.source(args.fingerprints.iter().copied().fold(registry, Registry::fingerprint))
+        }
+    })
 }
 
 /// What the node says of itself.

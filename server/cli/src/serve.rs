@@ -3,14 +3,18 @@
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 
-use meetpoint_server::{Info, Reload, ServeArgs, Server};
+use meetpoint_server::{Info, Reload, Server};
 use tokio_util::sync::CancellationToken;
 
+use crate::args::ServeCommand;
 use crate::exit::Failure;
 use crate::signals::{Hangup, Hangups, Stop};
 
+mod announce;
+
 /// Serves until SIGINT or SIGTERM. SIGHUP has the certificate read again.
-pub(crate) async fn run(args: ServeArgs) -> Result<(), Failure> {
+pub(crate) async fn run(args: ServeCommand) -> Result<(), Failure> {
+    let ServeCommand { serve: args, announce } = args;
     let mut stop = Stop::new()?;
     let mut hangups = Hangups::new()?;
     let config = args.validate().map_err(Failure::usage)?;
@@ -20,6 +24,8 @@ pub(crate) async fn run(args: ServeArgs) -> Result<(), Failure> {
         _ => Failure::failed(error),
     })?;
     introduce(server.info());
+    // Whatever ends the server ends its announcements.
+    let _announcing = announce::start(&announce, server.info());
     let reload = server.reload();
     let shutdown = CancellationToken::new();
     let ended = tokio::spawn(server.run(shutdown.clone()));

@@ -33,11 +33,17 @@ fn every_flag_of_the_contract_is_there_with_its_variable() {
         "relay-username-anonymity",
         "nodes-per-source",
         "foreign-cluster",
+        "announce",
+        "announce-name",
+        "announce-group",
+        "announce-interval",
     ];
     let node = [
         "rendezvous",
         "seed",
         "seeds-of",
+        "discover",
+        "discover-timeout",
         "retry-base",
         "retry-max",
         "give-up-after",
@@ -56,6 +62,7 @@ fn every_flag_of_the_contract_is_there_with_its_variable() {
         "node-network-type",
         "insecure-http",
         "connect",
+        "ping-interval",
         "echo",
         "json",
     ];

@@ -129,7 +129,10 @@ async fn the_stun_server_hears_of_pairs_in_their_order() {
     let (mut asker, target) = (join(&rig, 1).await, join(&rig, 2).await);
     for (node, port) in [(&asker, 5001), (&target, 5002)] {
         let host = vec![SocketAddr::from(([127, 0, 0, 1], port))];
-        rig.handle.message(node.id, ClientMessage::Candidates { host, relay: Vec::new() }).await.unwrap();
+        rig.handle
+            .message(node.id, ClientMessage::Candidates { host, relay: Vec::new(), mapped: Vec::new() })
+            .await
+            .unwrap();
     }
     let peer = NodeId::from(&SigningKey::from_bytes(&[2; 32])).to_string();
     for request in 0..PAIRS {

@@ -84,7 +84,8 @@ impl World {
                 Output::ConnectEnded { request, result } => {
                     self.nodes[index].ended.insert(request, result);
                 }
-                Output::Membership(_) => {}
+                // The model's routers map no ports.
+                Output::Membership(_) | Output::MapPort { .. } => {}
                 Output::Event(event) => self.event(index, &event),
                 Output::Ended(ended) => self.nodes[index].over = Some(ended),
             }

@@ -18,6 +18,7 @@ mod host;
 mod ipv6;
 mod namespace;
 mod nat;
+mod portal;
 pub mod probe;
 mod process;
 pub mod punch;
@@ -34,6 +35,7 @@ pub use nat::NatKind;
 pub use process::{Process, ProcessError};
 
 use namespace::Namespace;
+use portal::Portal;
 use tools::Tools;
 use wiring::{DefaultRoute, Plug};
 
@@ -127,6 +129,8 @@ pub struct Lab {
     sites: u8,
     /// Whatever has a place on the public network, and the device it is there by.
     public: Vec<(Host, &'static str)>,
+    /// Of the routers that map ports; before the namespaces that they are in.
+    portals: Vec<Portal>,
     /// Owns every namespace of the lab, in the order of creation.
     namespaces: Vec<Namespace>,
 }
@@ -140,22 +144,18 @@ pub struct Gateway {
     hosts: u8,
 }
 
-/// What [`Lab::second_uplink`] gives a host.
+/// One of the ways of a host that has two.
 #[derive(Debug, Clone, Copy)]
 pub struct Uplink {
-    /// The host's address there.
-    pub addr: Ipv4Addr,
-    /// The router that it leads to.
-    pub router: Ipv4Addr,
-    /// The address under which the world sees what goes this way.
-    pub public_addr: Ipv4Addr,
+    device: &'static str,
+    router: Ipv4Addr,
 }
 
 impl Gateway {
-    /// The router's address on its LAN.
+    /// What its hosts reach the world by, before they are given another uplink.
     #[must_use]
-    pub const fn lan_addr(&self) -> Ipv4Addr {
-        lan_addr(self.site, 1)
+    pub const fn uplink(&self) -> Uplink {
+        Uplink { device: wiring::WAN, router: lan_addr(self.site, 1) }
     }
 
     /// The address under which the world sees the hosts behind this gateway.
@@ -202,6 +202,7 @@ impl Lab {
         let mut lab = Self {
             switch: switch.name().to_owned(),
             server: Host::new(&tools, server.name(), SERVER_ADDRS[0], SERVER_ADDRS[0]),
+            portals: Vec::new(),
             namespaces: vec![switch, server],
             public: Vec::new(),
             sites: 0,
@@ -266,6 +267,9 @@ impl Lab {
         }
         wiring::add_bridge(&self.tools, &namespace, wiring::LAN)?;
         wiring::add_addr(&self.tools, &namespace, wiring::LAN, lan_addr(site, 1))?;
+        if let Some(protocol) = kind.portal() {
+            self.portals.push(Portal::start(&self.tools, &namespace, protocol)?);
+        }
         Ok(Gateway { namespace, kind, site, hosts: 0 })
     }
 
@@ -311,19 +315,22 @@ impl Lab {
             &Plug { namespace: host.namespace(), device: wiring::SECOND_WAN },
             Some(wiring::LAN),
         )?;
-        let addr = lan_addr(gateway.site, number);
-        wiring::add_addr(&self.tools, host.namespace(), wiring::SECOND_WAN, addr)?;
+        wiring::add_addr(&self.tools, host.namespace(), wiring::SECOND_WAN, lan_addr(gateway.site, number))?;
         wiring::await_link(host.namespace(), &gateway.namespace, lan_addr(gateway.site, 1))?;
-        Ok(Uplink { addr, router: lan_addr(gateway.site, 1), public_addr: gateway.addr() })
+        Ok(Uplink { device: wiring::SECOND_WAN, router: lan_addr(gateway.site, 1) })
     }
 
-    /// From now on the host sends what goes to the world by this router of its LAN or of its second uplink's.
+    /// Pulls one uplink of a host out, and has all that goes to the world go by the other one. The one pulled out before is
+    /// plugged in again.
     ///
     /// # Errors
     ///
     /// See [`LabError`]; the lab stays usable.
-    pub fn switch_uplink(&self, host: &Host, router: Ipv4Addr) -> Result<(), LabError> {
-        self.tools.ip(Some(host.namespace()), &format!("route replace default via {router}\n"))
+    pub fn switch_uplink(&self, host: &Host, from: Uplink, to: Uplink) -> Result<(), LabError> {
+        let (gone, device, router) = (from.device, to.device, to.router);
+        let batch =
+            format!("link set {device} up\nlink set {gone} down\nroute replace default via {router}\n");
+        self.tools.ip(Some(host.namespace()), &batch)
     }
 
     /// A gateway's router as a machine of its own, for what a test has to add to it.

@@ -3,6 +3,7 @@
 use std::fmt::{self, Write as _};
 use std::net::Ipv4Addr;
 
+use super::portal::Protocol;
 use super::probe::{Allocator, Behavior, Dependence, EarlyInbound, Measurement};
 
 /// First port of the ranges that do not keep ports.
@@ -45,11 +46,15 @@ pub enum NatKind {
     DoubleNat,
     /// A port-restricted NAT that passes no UDP.
     UdpBlocked,
+    /// A random port for each destination, and a router that maps a port for whoever asks it by UPnP.
+    UpnpRouter,
+    /// The same for whoever asks by PCP or NAT-PMP.
+    PcpRouter,
 }
 
 impl NatKind {
     /// Every kind, for tests that go through them all.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Open,
         Self::FullCone,
         Self::AddressRestricted,
@@ -61,6 +66,8 @@ impl NatKind {
         Self::SymmetricBlock,
         Self::DoubleNat,
         Self::UdpBlocked,
+        Self::UpnpRouter,
+        Self::PcpRouter,
     ];
 
     /// What [`probe::measure`](super::probe::measure) must find on a host of this kind.
@@ -80,7 +87,9 @@ impl NatKind {
                 (true, On::Nothing, On::AddressAndPort, Ports::Preserving, Some(Early::MovesMapping))
             }
             Self::Remap => (true, On::Nothing, On::AddressAndPort, Ports::Rewriting, Some(Early::Harmless)),
-            Self::SymmetricRandom => (true, On::AddressAndPort, On::AddressAndPort, Ports::Random, None),
+            Self::SymmetricRandom | Self::UpnpRouter | Self::PcpRouter => {
+                (true, On::AddressAndPort, On::AddressAndPort, Ports::Random, None)
+            }
             Self::SymmetricSequential => {
                 (true, On::AddressAndPort, On::AddressAndPort, Ports::Sequential, None)
             }
@@ -94,6 +103,15 @@ impl NatKind {
             allocator: ports,
             early_inbound: early,
         })
+    }
+
+    /// What its router lets its hosts ask for ports by.
+    pub(super) const fn portal(self) -> Option<Protocol> {
+        match self {
+            Self::UpnpRouter => Some(Protocol::Upnp),
+            Self::PcpRouter => Some(Protocol::Pcp),
+            _ => None,
+        }
     }
 
     /// The rule set of a router of this kind whose public address is `wan`.
@@ -165,7 +183,9 @@ impl NatKind {
             Self::Remap => {
                 recipe.translate = format!("{OUTGOING_UDP} snat to {wan} : udp sport ^ {REMAP_MASK}");
             }
-            Self::SymmetricRandom => recipe.translate = format!("{OUTGOING_UDP} masquerade fully-random"),
+            Self::SymmetricRandom | Self::UpnpRouter | Self::PcpRouter => {
+                recipe.translate = format!("{OUTGOING_UDP} masquerade fully-random");
+            }
             Self::SymmetricSequential => {
                 recipe.translate = format!("{OUTGOING_UDP} snat to {wan} : {}", next_port());
             }
@@ -233,6 +253,8 @@ impl fmt::Display for NatKind {
             Self::SymmetricBlock => "symmetric NAT with a port block",
             Self::DoubleNat => "two port-restricted NATs in a row",
             Self::UdpBlocked => "NAT that blocks UDP",
+            Self::UpnpRouter => "symmetric NAT with UPnP",
+            Self::PcpRouter => "symmetric NAT with PCP",
         })
     }
 }

@@ -21,6 +21,11 @@ impl Tools {
         Ok(Self { ip: find("ip", "iproute2")?, nft: find("nft", "nftables")? })
     }
 
+    /// The port-mapping service, which only some routers need.
+    pub(super) fn portal() -> Result<PathBuf, LabError> {
+        find("miniupnpd", "miniupnpd")
+    }
+
     /// Runs a batch of `ip` commands, one a line, inside a namespace or, for what spans several, outside.
     pub(super) fn ip(&self, namespace: Option<&str>, batch: &str) -> Result<(), LabError> {
         let mut command = Command::new(&self.ip);
