@@ -191,10 +191,12 @@ impl Broker {
             cluster: asker.cluster.clone(),
             asker: asker_conn,
             target: target_conn,
+            nodes: [asker.node, target.node],
             direct_after: None,
             unsolicited: Unsolicited { possible, drawn, ..Unsolicited::default() },
         };
         self.tickets.insert(ticket, record);
+        self.note_pair(now, [asker_conn, target_conn], ticket);
         self.timers.set(Timer::Ticket(ticket), Some(now + self.limits.ticket_lifetime));
         self.send(target_conn, ServerMessage::Introduction(Box::new(for_target)));
         self.send(asker_conn, ServerMessage::Introduction(Box::new(for_asker)));
@@ -219,10 +221,11 @@ impl Broker {
         outcome: TicketOutcome,
     ) {
         let Some(record) = self.tickets.get_mut(&ticket) else { return };
-        let TicketOutcome::Direct { elapsed_ms } = outcome else { return };
-        if conn != record.asker && conn != record.target {
+        let Some(side) = [record.asker, record.target].into_iter().position(|side| side == conn) else {
             return;
-        }
+        };
+        self.pairs.said(&record.cluster, record.nodes, ticket, (side, outcome));
+        let TicketOutcome::Direct { elapsed_ms } = outcome else { return };
         record.direct_after.get_or_insert(Duration::from_millis(u64::from(elapsed_ms)));
         record.unsolicited.asker |= conn == record.asker;
         self.review_ticket(now, ticket);
@@ -254,6 +257,7 @@ impl Broker {
     pub(crate) fn end_ticket(&mut self, ticket: TicketId) {
         let Some(record) = self.tickets.remove(&ticket) else { return };
         self.timers.set(Timer::Ticket(ticket), None);
+        self.pairs.ended(&record.cluster, record.nodes, ticket);
         if let Some(asker) = self.session_mut(record.asker) {
             asker.asked.remove(&ticket);
         }
