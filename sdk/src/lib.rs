@@ -31,6 +31,7 @@
 //! * `servers`, `srv`: the rendezvous servers that a node knows; `tls`, `dial`, `ws`, `control`: the control channel to one.
 //! * `driver`: the task that owns the agent (`meetpoint-agent`, which decides) and does what it says;
 //!   `shared`: what the application may ask without waiting for it.
+//! * `explain`: why a peer is met as it is, from what the node knows.
 //! * `builder`, `node`, `connection`, `event`: the public face.
 //!
 //! Deliberately absent: decisions. Whom to send to, when and by which path is the agent's.
@@ -43,9 +44,11 @@ mod dial;
 mod driver;
 mod egress;
 mod event;
+mod explain;
 mod interfaces;
 mod key;
 mod mux;
+mod netcheck;
 mod node;
 mod paths;
 mod quic;
@@ -69,6 +72,7 @@ pub use meetpoint_proto::{
     SeedAddr,
 };
 pub use mux::SocketStats;
+pub use netcheck::nat_behavior;
 pub use node::{ConnectError, Node, PeerRef};
 pub use quic::ConnectError as HandshakeError;
 pub use quinn::{ConnectionError, RecvStream, SendStream};

@@ -60,6 +60,7 @@ mod discover;
 mod env;
 mod link;
 mod meet;
+mod netcheck;
 mod network;
 mod observe;
 mod pace;
@@ -75,3 +76,4 @@ pub use api::{
     BackoffConfig, Config, Ended, Event, Input, Interface, Output, Path, PathKind, ServerRank, Socket,
 };
 pub use counters::Counters;
+pub use netcheck::NatCheck;
