@@ -124,6 +124,7 @@ impl Agent {
         let start = now + Duration::from_millis(introduction.start_in_ms.into()).min(MAX_START);
         let expires = now + Duration::from_millis(introduction.expires_in_ms.into()).min(MAX_LIFETIME);
         let mut punch = Punch::new(now, peer.node, since, start, expires);
+        punch.probe = introduction.probe;
         if introduction.active {
             let candidates = self.usable_candidates(introduction);
             punch.add_candidates(start, &candidates);
@@ -193,6 +194,10 @@ impl Agent {
         }
         if let Some(link) = self.links.get_mut(&punch.peer) {
             link.punches.remove(&ticket);
+        }
+        // What the server wanted to see was seen, and a way that nobody uses costs a check every few seconds.
+        if punch.probe && self.links.get(&punch.peer).is_some_and(Link::was_probed_only) {
+            return self.release(punch.peer);
         }
         self.drop_idle_link(punch.peer);
     }

@@ -48,6 +48,8 @@ pub(crate) struct Punch {
     pub(crate) introduced: Instant,
     /// From when the application counts: its connect call, or the introduction.
     pub(crate) since: Instant,
+    /// Nobody has asked for it.
+    pub(crate) probe: bool,
     expires: Instant,
     direct: Option<Instant>,
     sent: u32,
@@ -63,6 +65,7 @@ impl Punch {
             peer,
             introduced: now,
             since,
+            probe: false,
             // A start behind the expiry would be a ticket for nothing.
             expires: expires.max(start),
             direct: None,

@@ -155,6 +155,7 @@ impl Broker {
         let effective = cluster.config.effective;
         let to_target = direction_key(&secret, &ticket, &asker.node, &target.node);
         let to_asker = direction_key(&secret, &ticket, &target.node, &asker.node);
+        let drawn = request.is_none();
         let expires_in_ms = u32::try_from(millis(self.limits.ticket_lifetime)).unwrap_or(u32::MAX);
         let half = |own: &Session, peer: &Session, send_key, recv_key, requests, active| Introduction {
             requests,
@@ -166,6 +167,7 @@ impl Broker {
             start_in_ms: head_start_ms(own, peer),
             expires_in_ms,
             active,
+            probe: drawn,
         };
         // A reachable node need not open anything, and by staying silent it learns that it can
         // be reached unasked. If both are reachable the one that asked sends.
@@ -175,7 +177,6 @@ impl Broker {
         let for_target = half(target, asker, to_asker, to_target, Vec::new(), target_active);
         let (shown_to_asker, shown_to_target) = (ips(&for_asker), ips(&for_target));
         let memory = self.limits.unsolicited_after;
-        let drawn = request.is_none();
         let possible = !target_active
             && (drawn || !self.defences.stand(Defence::DrawnWitness))
             && now >= target.quiet.since + memory

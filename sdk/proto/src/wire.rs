@@ -511,6 +511,10 @@ pub struct Introduction {
     pub expires_in_ms: u32,
     /// `false`: answer checks, but send none first (the other side is enough).
     pub active: bool,
+    /// Neither side has asked: the server sees whether the one can be reached by the other, and the way goes with
+    /// the ticket unless somebody uses it by then.
+    #[serde(default)]
+    pub probe: bool,
 }
 
 /// A place where a peer may be met.

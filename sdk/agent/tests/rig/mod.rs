@@ -295,6 +295,7 @@ impl Rig {
             start_in_ms: 0,
             expires_in_ms: 10_000,
             active: true,
+            probe: false,
         }
     }
 
