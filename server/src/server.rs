@@ -2,11 +2,12 @@
 
 mod info;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use meetpoint_proto::{ClusterNetwork, EffectiveNetwork, JoinToken, TokenScope};
-use meetpoint_turn::ListenerId;
+use meetpoint_turn::{ListenerId, StreamListener};
 use serde_json::json;
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -223,14 +224,8 @@ impl Server {
         let (requests, stun_requests) = mpsc::channel(STUN_QUEUE);
         let Sockets { http, http_addr, stun, streams } = sockets;
         let streams = Streams::new(streams.bound, ListenerId(stun.len() as u8), &identity)?;
-        let setup = Setup {
-            external_ip: config.external_ip,
-            streams: streams.listeners(config.external_ip),
-            keys: service.relay_keys(),
-            relay: config.relay.as_ref().map(|relay| relay_config(relay, config.external_ip, http_addr)),
-            limits: config.stun_limits,
-            seed: secrets::random()?,
-        };
+        let listeners = streams.listeners(config.external_ip);
+        let setup = setup(config, http_addr, listeners, &service)?;
         let stun = Stun::new(stun, setup, &observer, stun_requests)?;
         let channels = StunChannels { observations, requests };
         let (rendezvous, handle) = Rendezvous::new(
@@ -528,6 +523,23 @@ async fn register_join_token(service: &Service, now: UnixMs, token: &JoinToken) 
     };
     let row = service.register_token(now, &Actor::SERVER, DEFAULT_CLUSTER, new, token).await?;
     Ok(row.revoked_ms.is_none())
+}
+
+/// What the STUN server is made with.
+fn setup(
+    config: &ServeConfig,
+    http_addr: SocketAddr,
+    streams: Vec<StreamListener>,
+    service: &Service,
+) -> Result<Setup, StartError> {
+    Ok(Setup {
+        external_ip: config.external_ip,
+        streams,
+        keys: service.relay_keys(),
+        relay: config.relay.as_ref().map(|relay| relay_config(relay, config.external_ip, http_addr)),
+        limits: config.stun_limits,
+        seed: secrets::random()?,
+    })
 }
 
 /// Drops credential secrets whose last credential has ended.

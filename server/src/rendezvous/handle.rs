@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Messages that wait for one node: a full directory (three pages) and a burst of joins. A node that
 /// has more waiting does not read.
-const OUTBOUND: usize = 512;
+pub(super) const OUTBOUND: usize = 512;
 
 /// A connection as the control shell sees it.
 pub(crate) struct Connection {

@@ -36,8 +36,8 @@ async fn a_pair_is_explained_by_what_became_of_its_introductions() {
     assert!(text.ends_with("they were not introduced lately"), "{text}");
 
     let mut behavior = NatBehavior::default();
-    behavior.mapping = Some(Mapping::EndpointIndependent);
-    behavior.filtering = Some(Filtering::AddressDependent);
+    (behavior.mapping, behavior.filtering) =
+        (Some(Mapping::EndpointIndependent), Some(Filtering::AddressDependent));
     alice.send(&ClientMessage::Behavior { behavior }).await;
     for (control, port) in [(&mut alice, 4001), (&mut bob, 4002)] {
         control.send(&ClientMessage::Candidates { host: vec![([127, 0, 0, 1], port).into()] }).await;
