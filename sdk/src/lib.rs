@@ -34,6 +34,7 @@
 //!   `shared`: what the application may ask without waiting for it.
 //! * `http`: one request, for lists and routers.
 //! * `sources`: where a node hears of servers; and announcing one.
+//! * `explain`: why a peer is met as it is, from what the node knows.
 //! * `builder`, `node`, `connection`, `event`: the public face.
 //!
 //! Deliberately absent: decisions. Whom to send to, when and by which path is the agent's.
@@ -46,11 +47,13 @@ mod dial;
 mod driver;
 mod egress;
 mod event;
+mod explain;
 mod extras;
 mod http;
 mod interfaces;
 mod key;
 mod mux;
+mod netcheck;
 mod node;
 mod paths;
 #[cfg_attr(not(feature = "portmap"), path = "portmap/none.rs")]
@@ -79,6 +82,7 @@ pub use meetpoint_proto::{
     SeedAddr,
 };
 pub use mux::SocketStats;
+pub use netcheck::nat_behavior;
 pub use node::{ConnectError, Node, PeerRef};
 pub use quic::ConnectError as HandshakeError;
 pub use quinn::{ConnectionError, RecvStream, SendStream};

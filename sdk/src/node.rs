@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use meetpoint_proto::explain::Outcome;
 use meetpoint_proto::wire::Refusal;
-use meetpoint_proto::{ClusterNetwork, EffectiveNetwork, NodeId};
+use meetpoint_proto::{ClusterNetwork, Code, EffectiveNetwork, NodeId};
 use thiserror::Error;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::builder::{Builder, StartError};
-use crate::connection::Connection;
+use crate::connection::{Connection, PathInfo, PathKind};
 use crate::driver::{Command, Stage};
 use crate::event::{Classification, Events, Peer};
 use crate::mux::{Mux, SocketStats};
@@ -56,7 +57,7 @@ pub enum ConnectError {
 
 /// A peer, by name or by id.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerRef(String);
+pub struct PeerRef(pub(crate) String);
 
 impl From<&str> for PeerRef {
     fn from(text: &str) -> Self {
@@ -224,15 +225,38 @@ impl Node {
     async fn meet(&self, peer: PeerRef, wait: bool) -> Result<Connection, ConnectError> {
         let request = self.next_request.fetch_add(1, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
+        let word = peer.0.clone();
         let command = Command::Connect { request, peer: peer.0, wait, reply };
         self.commands.send(command).await.map_err(|_| ConnectError::NodeEnded)?;
         let mut pending = Pending { commands: &self.commands, request, answered: false };
         let answer = answer.await.map_err(|_| ConnectError::NodeEnded)?;
         pending.answered = true;
-        let (peer, in_use) = answer.map_err(ConnectError::Refused)?;
-        let rtt = self.shared.path(&peer).ok_or(QuicError::NoPath)?.borrow().rtt;
+        let (peer, in_use) = answer.map_err(|refusal| self.not_met(&word, refusal))?;
+        let PathInfo { kind, rtt, elapsed, .. } = *self.shared.path(&peer).ok_or(QuicError::NoPath)?.borrow();
+        let elapsed_ms = u32::try_from(elapsed.as_millis()).unwrap_or(u32::MAX);
+        let outcome = match kind {
+            PathKind::Direct => Outcome::Direct { elapsed_ms },
+            PathKind::Relayed => Outcome::Relayed,
+        };
+        self.note_meeting(peer, outcome);
         let quic = self.quic.connect(&peer, rtt).await?;
         self.connection(peer, quic, in_use)
+    }
+
+    /// Remembers that no path was found, for whoever asks why.
+    fn not_met(&self, word: &str, refusal: Refusal) -> ConnectError {
+        if let Some(peer) = self.shared.find_peer(word).filter(|_| refusal.code == Code::NoPath) {
+            self.note_meeting(peer.id, Outcome::Failed);
+        }
+        ConnectError::Refused(refusal)
+    }
+
+    fn note_meeting(&self, peer: NodeId, outcome: Outcome) {
+        self.shared.with_meetings(|meetings| meetings.note(Instant::now(), peer, outcome));
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     fn connection(

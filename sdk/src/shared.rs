@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use meetpoint_proto::{ClusterNetwork, EffectiveNetwork, Membership, NodeId};
+use meetpoint_proto::{ClusterNetwork, EffectiveNetwork, Membership, NatBehavior, NodeId};
 use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::connection::PathInfo;
 use crate::event::{Classification, Event, Events, Peer};
+use crate::explain::Meetings;
 
 /// Events that a slow reader may be behind before it misses some.
 const EVENT_QUEUE: usize = 256;
@@ -26,6 +27,8 @@ struct State {
     events: Option<broadcast::Sender<Event>>,
     joined: Option<Event>,
     classification: Option<Classification>,
+    behavior: Option<NatBehavior>,
+    meetings: Meetings,
     membership: Option<Membership>,
     peers: BTreeMap<NodeId, Peer>,
     paths: HashMap<NodeId, watch::Sender<PathInfo>>,
@@ -54,6 +57,8 @@ impl Shared {
             events: Some(broadcast::Sender::new(EVENT_QUEUE)),
             joined: None,
             classification: None,
+            behavior: None,
+            meetings: Meetings::default(),
             membership: None,
             peers: BTreeMap::new(),
             paths: HashMap::new(),
@@ -77,6 +82,7 @@ impl Shared {
                 state.classification = None;
             }
             Event::Classified(found) => state.classification = Some(*found),
+            Event::Behavior(found) => state.behavior = Some(*found),
             Event::ClusterChanged { effective: now } => {
                 if let Some(Event::Joined { effective, .. }) = &mut state.joined {
                     *effective = *now;
@@ -118,6 +124,23 @@ impl Shared {
 
     pub(crate) fn classification(&self) -> Option<Classification> {
         self.state().classification
+    }
+
+    /// What this node found out about its NAT.
+    pub(crate) fn behavior(&self) -> Option<NatBehavior> {
+        self.state().behavior
+    }
+
+    /// What became of the connects to peers.
+    pub(crate) fn with_meetings<T>(&self, act: impl FnOnce(&mut Meetings) -> T) -> T {
+        act(&mut self.state().meetings)
+    }
+
+    /// The peer that is meant by a name or an id, if it is here.
+    pub(crate) fn find_peer(&self, word: &str) -> Option<Peer> {
+        let state = self.state();
+        let by_name = state.peers.values().find(|peer| peer.name == word);
+        by_name.or_else(|| state.peers.get(&word.parse().ok()?)).cloned()
     }
 
     pub(crate) fn network(&self) -> Option<(ClusterNetwork, EffectiveNetwork)> {

@@ -341,7 +341,7 @@ impl ApiTokens {
             }
         };
         let written = tokio::task::spawn_blocking(work).await;
-        Ok(written.map_err(|_| StoreError::Closed)?.map_err(ServiceError::ApiTokenFile)?)
+        written.map_err(|_| StoreError::Closed)?.map_err(ServiceError::ApiTokenFile)
     }
 
     fn slot(&self, role: Role) -> &RwLock<Held> {

@@ -32,7 +32,7 @@ impl Requests {
     /// Waits for the next request; for ever, if nobody can make one any more.
     pub(crate) async fn next(&mut self) {
         if self.0.changed().await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -5,26 +5,26 @@
 //! back, a node's messages wait in its own bounded queue, and a node that lets that queue fill is
 //! disconnected.
 
+mod handle;
+mod tell;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use meetpoint_broker::{
-    AdmitRequest, Broker, ConnId, Event, Input, Limits, Output, RelayAccess, StunCredential,
-};
+use meetpoint_broker::{AdmitRequest, Broker, ConnId, Input, Limits, Output, RelayAccess, StunCredential};
 use meetpoint_proto::id::DialBackNonce;
-use meetpoint_proto::wire::{ClientMessage, DecodeError, Refusal, ServerMessage};
+use meetpoint_proto::wire::{ClientMessage, Refusal, ServerMessage};
 use meetpoint_proto::{ClusterName, Code, NodeId, SessionId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use crate::clock;
 use crate::config::AccessLimits;
-use crate::events::{self, Sender};
 use crate::limits::{Key, Limiter, Verdict};
 use crate::pace::Pace;
 use crate::service::{
@@ -33,13 +33,14 @@ use crate::service::{
 };
 use crate::udp::{Observed, WALL_INTERVAL};
 
+pub(crate) use handle::{Connection, Gone, Handle, Outgoing};
+
+use handle::Request;
+
 /// Requests that wait for the broker. A full queue slows the senders down: their sockets are read later.
 const REQUESTS: usize = 1024;
 /// Answers of the registry that wait for the broker.
 const ADMISSIONS: usize = 256;
-/// Messages that wait for one node: a full directory (three pages) and a burst of joins. A node that
-/// has more waiting does not read.
-const OUTBOUND: usize = 512;
 /// How long an introduction lets two nodes relay to each other inside this server, if they stay. As long
 /// as a membership certificate holds; each further introduction of the two begins it anew.
 const PAIR_LIFETIME: Duration = Duration::from_secs(CERTIFICATE_LIFETIME_S);
@@ -78,107 +79,6 @@ pub(crate) enum StunRequest {
         /// The session.
         session: SessionId,
     },
-}
-
-/// A connection as the control shell sees it.
-pub(crate) struct Connection {
-    pub(crate) id: ConnId,
-    /// What to send. Its end is the order to close.
-    pub(crate) outbound: mpsc::Receiver<Outgoing>,
-    /// Cancelled if the node does not read: close without sending what waits.
-    pub(crate) too_slow: CancellationToken,
-}
-
-/// What goes out on a connection. Small, since a queue holds many.
-pub(crate) enum Outgoing {
-    /// To be encoded.
-    Message(Box<ServerMessage>),
-    /// Encoded once for many.
-    Frame(Arc<str>),
-}
-
-type Query = Box<dyn FnOnce(&Broker) + Send>;
-
-enum Request {
-    Open { conn: ConnId, source: SocketAddr, outbound: mpsc::Sender<Outgoing>, too_slow: CancellationToken },
-    Message { conn: ConnId, message: ClientMessage },
-    Malformed { conn: ConnId, error: DecodeError },
-    Closed { conn: ConnId },
-    Revoke { cluster: ClusterName, node: NodeId, until_unix_s: u64 },
-    Restore { cluster: ClusterName, node: NodeId },
-    EndSession { cluster: ClusterName, node: NodeId },
-    Query(Query),
-}
-
-/// The broker task has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Gone;
-
-/// Talks to the broker task.
-#[derive(Clone)]
-pub(crate) struct Handle {
-    requests: mpsc::Sender<Request>,
-    next_conn: Arc<AtomicU64>,
-}
-
-impl Handle {
-    /// Announces a connection.
-    pub(crate) async fn open(&self, source: SocketAddr) -> Result<Connection, Gone> {
-        let id = ConnId(self.next_conn.fetch_add(1, Ordering::Relaxed));
-        let (sender, outbound) = mpsc::channel(OUTBOUND);
-        let too_slow = CancellationToken::new();
-        let request = Request::Open { conn: id, source, outbound: sender, too_slow: too_slow.clone() };
-        self.send(request).await?;
-        Ok(Connection { id, outbound, too_slow })
-    }
-
-    pub(crate) async fn message(&self, conn: ConnId, message: ClientMessage) -> Result<(), Gone> {
-        self.send(Request::Message { conn, message }).await
-    }
-
-    pub(crate) async fn malformed(&self, conn: ConnId, error: DecodeError) -> Result<(), Gone> {
-        self.send(Request::Malformed { conn, error }).await
-    }
-
-    pub(crate) async fn closed(&self, conn: ConnId) -> Result<(), Gone> {
-        self.send(Request::Closed { conn }).await
-    }
-
-    /// Ends a removed node's session, if it has one, and tells the members.
-    pub(crate) async fn revoke(
-        &self,
-        cluster: ClusterName,
-        node: NodeId,
-        until_unix_s: u64,
-    ) -> Result<(), Gone> {
-        self.send(Request::Revoke { cluster, node, until_unix_s }).await
-    }
-
-    /// A removed node may come back.
-    pub(crate) async fn restore(&self, cluster: ClusterName, node: NodeId) -> Result<(), Gone> {
-        self.send(Request::Restore { cluster, node }).await
-    }
-
-    /// Ends a node's session, if it has one: it is to join anew.
-    pub(crate) async fn end_session(&self, cluster: ClusterName, node: NodeId) -> Result<(), Gone> {
-        self.send(Request::EndSession { cluster, node }).await
-    }
-
-    /// Asks the broker something. The question must be quick: the loop waits for it.
-    pub(crate) async fn query<T: Send + 'static>(
-        &self,
-        question: impl FnOnce(&Broker) -> T + Send + 'static,
-    ) -> Result<T, Gone> {
-        let (reply, answer) = oneshot::channel();
-        // Whoever asked may have gone away.
-        let query = Box::new(move |broker: &Broker| drop(reply.send(question(broker))));
-        self.send(Request::Query(query)).await?;
-        answer.await.map_err(|_| Gone)
-    }
-
-    async fn send(&self, request: Request) -> Result<(), Gone> {
-        self.requests.send(request).await.map_err(|_| Gone)
-    }
 }
 
 struct Outbound {
@@ -419,6 +319,7 @@ impl Rendezvous {
                 Input::Closed { conn }
             }
             Request::Revoke { cluster, node, until_unix_s } => Input::Revoke { cluster, node, until_unix_s },
+            Request::Told { cluster, text } => Input::Told { cluster, text },
             Request::Restore { cluster, node } => Input::Restore { cluster, node },
             Request::EndSession { cluster, node } => Input::EndSession { cluster, node },
             Request::Query(query) => return query(&self.broker),
@@ -589,78 +490,6 @@ impl Rendezvous {
             }
             // Sent, or the STUN server is gone and the whole server ends.
             self.waiting_for_stun.pop_front();
-        }
-    }
-
-    fn event(&mut self, event: Event) {
-        let now = UnixMs::now();
-        match event {
-            Event::Joined { session, cluster, node, name } => {
-                info!(%cluster, %node, %name, %session, "joined");
-                let announce = events::Event::NodeAnnounce { node, name, session };
-                self.publish(&cluster, Sender::Node(node), &announce);
-            }
-            Event::Left { session, cluster, node, graceful } => {
-                self.tell_stun(StunRequest::Ended { session });
-                info!(%cluster, %node, graceful, "left");
-                self.service.note_seen(now, &cluster, node);
-                self.publish(&cluster, Sender::Node(node), &events::Event::NodeLeave { node, graceful });
-            }
-            Event::Rejected { source, code, member: None } => self.rejected(source, code),
-            Event::Rejected { code, member: Some((cluster, node)), .. } => {
-                info!(%cluster, %node, %code, "rejected");
-                self.judged_unfit(&cluster, node, "rejected", code);
-            }
-            Event::OnProbation { cluster, node, code, row } => {
-                info!(%cluster, %node, %code, row, "on probation");
-                self.judged_unfit(&cluster, node, "on_probation", code);
-            }
-            Event::Classified { cluster, node, class, evidence, observed, relayed, row } => {
-                let seen_as = observed.map(tracing::field::display);
-                info!(%cluster, %node, %class, %evidence, seen_as, relayed, row, "classified");
-                self.service.note_class(now, &cluster, node, (class, evidence, observed));
-                let judged = events::Event::NodeClass { node, class, evidence, observed, relayed, rule: row };
-                self.publish(&cluster, Sender::Server, &judged);
-            }
-            Event::Introduced { cluster, ticket, from, to, sessions: [a, b] } => {
-                self.tell_stun(StunRequest::Introduced { a, b, until: Instant::now() + PAIR_LIFETIME });
-                info!(%cluster, %ticket, %from, %to, "introduced");
-                let status = events::Event::NodeStatus {
-                    node: from,
-                    status: "introduced",
-                    peer: Some(to),
-                    reason: None,
-                };
-                self.publish(&cluster, Sender::Node(from), &status);
-            }
-            Event::TicketEnded { cluster, ticket, direct_after } => {
-                let direct_after_ms = direct_after.map(|after| after.as_secs_f64() * 1000.0);
-                info!(%cluster, %ticket, direct_after_ms, "introduction ended");
-            }
-        }
-    }
-
-    fn judged_unfit(&self, cluster: &ClusterName, node: NodeId, status: &'static str, code: Code) {
-        let status = events::Event::NodeStatus { node, status, peer: None, reason: Some(code.as_str()) };
-        self.publish(cluster, Sender::Server, &status);
-    }
-
-    fn publish(&self, cluster: &ClusterName, sender: Sender, event: &events::Event) {
-        self.service.events().publish(cluster, sender, event);
-    }
-
-    /// Puts a refused join into the audit log, unless there were many.
-    fn note_refusal(&mut self, actor: Actor, cluster: &ClusterName, error: &ServiceError) {
-        if let Some(left_out) = self.noted_refusals.pass(Instant::now()) {
-            self.service.note_refusal(UnixMs::now(), actor, cluster.to_string(), error, left_out);
-        }
-    }
-
-    fn rejected(&mut self, source: SocketAddr, code: Code) {
-        // Strangers can cause these at will, so they are no line of the ordinary log.
-        debug!(%source, %code, "rejected");
-        if is_guess(code) {
-            self.limiters.failures.count(Instant::now(), Key::source(source.ip()));
         }
     }
 }

@@ -1,11 +1,12 @@
 //! Judges the operator's seeds: what the cluster amounts to, and which seed is this server.
 //!
 //! That is what happens once, at the start. While the server runs, [`verifier`] asks the seeds whether they
-//! are there ([`dial`]), no more often than [`pace`] lets it; [`me`] answers when this server is asked; and
-//! [`registrar`] registers it as a seed of another server's cluster.
+//! are there ([`dial`]), no more often than [`pace`] lets it; [`me`] answers when this server is asked;
+//! [`registrar`] registers it as a seed of another server's cluster; and [`herald`] tells them who was removed.
 
 mod dial;
 mod fetch;
+pub(crate) mod herald;
 pub(crate) mod me;
 mod pace;
 pub(crate) mod registrar;

@@ -1,16 +1,14 @@
 //! Puts the server together, runs it, and takes it down in order.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+mod info;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use meetpoint_broker::RelayAccess;
-use meetpoint_proto::id::Fingerprint;
-use meetpoint_proto::wire::StunServer;
-use meetpoint_proto::{
-    AddressClass, ClusterNetwork, EffectiveNetwork, JoinToken, SeedName, TokenScope, addr,
-};
-use meetpoint_turn::{ListenerId, ListenerRole, RelayConfig};
+use meetpoint_proto::{ClusterNetwork, EffectiveNetwork, JoinToken, TokenScope};
+use meetpoint_turn::{ListenerId, RelayConfig, StreamListener};
 use serde_json::json;
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -20,16 +18,17 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::api_tokens::ApiTokens;
-use crate::config::{ConfigError, RegisterWith, Secret, ServeConfig};
+use crate::config::{ConfigError, RegisterWith, ServeConfig};
 use crate::data_dir::{DataDir, DataError};
 use crate::http::forwarded::TrustedProxies;
 use crate::http::serve::Listener;
 use crate::http::{self, App};
 use crate::identity::{Identity, IdentityError, Reloader};
-use crate::listen::{Sockets, listening_ips, machine_ips};
+use crate::listen::{Sockets, machine_ips};
 use crate::reload::Reload;
 use crate::rendezvous::{Rendezvous, StunChannels};
 use crate::secrets::{self, SecretsError};
+use crate::seeds::herald::Herald;
 use crate::seeds::me::Me;
 use crate::seeds::registrar::Registrar;
 use crate::seeds::verifier::Verifier;
@@ -41,7 +40,9 @@ use crate::service::{
 use crate::store::{self, OpenError, Store};
 use crate::stream::{StreamKind, Streams, Surroundings};
 use crate::udp::{RelayHandle, Setup, Stun, StunError, relay_config};
-use crate::warning::Warning;
+
+pub use info::Info;
+use info::{probe_address, reachable_ips, stun_ports, url, warnings};
 
 /// Observations and requests that wait between the STUN and the broker task: a second's worth of a
 /// busy server. What is observed beyond it is repeated by the nodes.
@@ -128,35 +129,6 @@ pub enum RunError {
     Stuck,
 }
 
-/// What the operator is told at the start. Secrets are in here: show them on a terminal only.
-#[derive(Debug, Clone)]
-pub struct Info {
-    /// The bound control and REST address.
-    pub http: SocketAddr,
-    /// The addresses under which this machine answers there, the most public first.
-    pub http_ips: Vec<IpAddr>,
-    /// By which URL nodes best reach it.
-    pub url: String,
-    /// The STUN servers, as nodes are told.
-    pub stun: Vec<StunServer>,
-    /// Where STUN and TURN are answered over TCP.
-    pub stun_tcp: Vec<SocketAddr>,
-    /// Where they are answered over TLS.
-    pub stun_tls: Vec<SocketAddr>,
-    /// What the cluster amounts to.
-    pub effective: EffectiveNetwork,
-    /// The cluster's type.
-    pub kind: ClusterNetwork,
-    /// The TLS identity.
-    pub fingerprint: Fingerprint,
-    /// The token nodes join with. `None` if it is revoked.
-    pub join_token: Option<JoinToken>,
-    /// The admin token, if this start has made it.
-    pub new_admin_token: Option<Secret>,
-    /// What the operator should know.
-    pub warnings: Vec<Warning>,
-}
-
 /// A server that has its sockets and its data directory, and does not serve yet.
 pub struct Server {
     info: Info,
@@ -171,6 +143,7 @@ pub struct Server {
     listener: Listener,
     reloader: Reloader,
     verifier: Verifier,
+    herald: Herald,
     registrar: Option<Registrar>,
     tasks: Tasks,
     _data: Arc<DataDir>,
@@ -252,14 +225,8 @@ impl Server {
         let (requests, stun_requests) = mpsc::channel(STUN_QUEUE);
         let Sockets { http, http_addr, stun, streams } = sockets;
         let streams = Streams::new(streams.bound, ListenerId(stun.len() as u8), &identity)?;
-        let setup = Setup {
-            external_ip: config.external_ip,
-            streams: streams.listeners(config.external_ip),
-            keys: service.relay_keys(),
-            relay: config.relay.as_ref().map(|relay| relay_config(relay, config.external_ip, http_addr)),
-            limits: config.stun_limits,
-            seed: secrets::random()?,
-        };
+        let listeners = streams.listeners(config.external_ip);
+        let setup = setup(config, http_addr, listeners, &service)?;
         let access = relay_access(setup.relay.as_ref(), &info);
         let stun = Stun::new(stun, setup, &observer, stun_requests)?;
         let channels = StunChannels { observations, requests };
@@ -287,6 +254,7 @@ impl Server {
             shutdown: tasks.soft.clone(),
             halt: tasks.hard.clone(),
             stun_probe,
+            stun_ports: stun_ports(&info),
             limits,
             proxies: Arc::clone(&proxies),
         });
@@ -302,6 +270,7 @@ impl Server {
             halt: tasks.hard.clone(),
         };
         let reloader = Reloader { identity, data: Arc::clone(&data), requests: Reload::default() };
+        let herald = Herald { service: Arc::clone(&service), me: Arc::clone(&me) };
         let verifier = Verifier::new(Arc::clone(&service), me, config.seed_timing);
         Ok(Self {
             info,
@@ -316,6 +285,7 @@ impl Server {
             listener,
             reloader,
             verifier,
+            herald,
             registrar,
             tasks,
             _data: data,
@@ -356,6 +326,7 @@ impl Server {
             listener,
             reloader,
             verifier,
+            herald,
             registrar,
             tasks,
             _data,
@@ -372,6 +343,7 @@ impl Server {
         let tokens = core.spawn(tokens);
         let reloader = core.spawn(reloader.run(soft.clone()));
         let verifier = core.spawn(verifier.run(soft.clone()));
+        core.spawn(herald.run(soft.clone()));
         if let Some(registrar) = registrar {
             core.spawn(registrar.run(soft.clone()));
         }
@@ -556,69 +528,21 @@ async fn register_join_token(service: &Service, now: UnixMs, token: &JoinToken) 
     Ok(row.revoked_ms.is_none())
 }
 
-fn warnings(
+/// What the STUN server is made with.
+fn setup(
     config: &ServeConfig,
-    sockets: &Sockets,
-    (verdict, effective, returned): (&Verdict, EffectiveNetwork, Vec<SeedName>),
-    token_usable: bool,
-) -> Vec<Warning> {
-    let mut warnings = Vec::new();
-    warnings.extend(sockets.streams.missing.iter().cloned());
-    let is_public = effective == EffectiveNetwork::Public;
-    if !is_public {
-        warnings.push(Warning::PrivateOnly { no_seed: config.seeds.is_empty() });
-    }
-    if config.open_join {
-        warnings.push(Warning::OpenJoin);
-    }
-    warnings.extend(verdict.unresolved.iter().cloned().map(Warning::UnresolvedSeed));
-    warnings.extend(returned.into_iter().map(Warning::SeedReturned));
-    if verdict.own.is_none() {
-        warnings.push(Warning::NotASeed);
-    }
-    if !token_usable && !config.open_join {
-        warnings.push(Warning::JoinTokenRevoked);
-    }
-    let has_alternate = sockets.stun.iter().any(|socket| socket.role == ListenerRole::AlternateMain);
-    if is_public && !has_alternate {
-        warnings.push(Warning::NoAlternateStun);
-    }
-    warnings
-}
-
-/// The addresses under which this machine answers, the most public first.
-fn reachable_ips(sockets: &Sockets) -> Vec<IpAddr> {
-    let mut ips = listening_ips(sockets.http_addr, &machine_ips());
-    ips.sort_by_key(|ip| match addr::classify(*ip) {
-        AddressClass::Public => 0,
-        // A link-local IPv6 address is of no use without its zone.
-        AddressClass::Private => 1 + u8::from(ip.is_ipv6()),
-        AddressClass::Loopback | AddressClass::Special => 3,
-    });
-    ips
-}
-
-/// By which URL nodes best reach the server: its own seed, its external address, or the most public
-/// of its addresses.
-fn url(config: &ServeConfig, sockets: &Sockets, verdict: &Verdict) -> String {
-    let own = config.seeds.iter().find(|seed| Some(&seed.name) == verdict.own.as_ref());
-    if let Some(seed) = own {
-        return format!("https://{}:{}", seed.host, seed.port);
-    }
-    let ip = config.external_ip.or_else(|| reachable_ips(sockets).first().copied());
-    let ip = ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    format!("https://{}", SocketAddr::new(ip, sockets.http_addr.port()))
-}
-
-/// The primary STUN socket as the server itself reaches it.
-fn probe_address(sockets: &Sockets) -> SocketAddr {
-    let primary = sockets.stun.iter().find(|socket| socket.role == ListenerRole::PrimaryMain);
-    let addr = primary.map_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), |socket| socket.addr);
-    match addr.ip() {
-        ip if !ip.is_unspecified() => addr,
-        IpAddr::V4(_) => SocketAddr::from((Ipv4Addr::LOCALHOST, addr.port())),
-        IpAddr::V6(_) => SocketAddr::from((Ipv6Addr::LOCALHOST, addr.port())),
-    }
+    http_addr: SocketAddr,
+    streams: Vec<StreamListener>,
+    service: &Service,
+) -> Result<Setup, StartError> {
+    Ok(Setup {
+        external_ip: config.external_ip,
+        streams,
+        keys: service.relay_keys(),
+        relay: config.relay.as_ref().map(|relay| relay_config(relay, config.external_ip, http_addr)),
+        limits: config.stun_limits,
+        seed: secrets::random()?,
+    })
 }
 
 /// Drops credential secrets whose last credential has ended.

@@ -12,15 +12,8 @@ use meetpoint_proto::rules::{ADDRESS, ADMISSION, CLUSTER, DISCOVERY, SEED};
 use meetpoint_tests::binary::{Node, Server, meetpoint};
 use meetpoint_tests::lab::lab_or_skip;
 
-/// Rows that no binary can show within a minute, and what shows them.
-const ELSEWHERE: &[(&str, &str)] = &[
-    ("seed/unvouched", "a seed that registers itself: the server's tests of seeds"),
-    ("stun/unsolicited", "takes ten minutes: `an_idle_open_node_is_met_unsolicited` in the simulator"),
-    (
-        "impossible/lifted-private",
-        "`cluster/private-with-public-seed` is refused, so there is no such cluster",
-    ),
-];
+/// Rows that have a test of their own below.
+const OWN_TESTS: &[&str] = &["seed/unvouched", "stun/unsolicited"];
 
 /// Where a server runs, and for what cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -382,6 +375,64 @@ fn a_cluster_is_lifted_under_its_members() {
     assert_eq!(node.process.terminate().expect("a clean end").code(), Some(0));
 }
 
+/// `stun/unsolicited`: two strangers that the server draws meet a node that has sent nothing to either.
+#[test]
+fn strangers_find_a_node_open() {
+    let Some(mut lab) = lab_or_skip("strangers_find_a_node_open") else { return };
+    let data = tempfile::tempdir().expect("a directory");
+    let kinds = [NatKind::Open, NatKind::PortRestricted, NatKind::PortRestricted];
+    let hosts = kinds.map(|kind| lab.node(kind).expect("a host"));
+    let [stun, alternate] = SERVER_ADDRS.map(|ip| format!("{ip}:3478"));
+    let seed = format!("main@{}:8080", SERVER_ADDRS[0]);
+    let args = ["--stun", &stun, "--stun", &alternate, "--seed", &seed, "--unsolicited-after", "2s"];
+    let args = [&["--http", "0.0.0.0:8080"][..], &args].concat();
+    let server = Server::start(lab.server().command(meetpoint()), &data.path().join("data"), &args);
+    let (url, token) = (format!("https://{}:8080", SERVER_ADDRS[0]), server.join_token());
+    let mut nodes = hosts.iter().enumerate().map(|(number, host)| {
+        Node::start(host.command(meetpoint()), &url, &format!("node-{number}"), Some(&token), &[])
+    });
+    let mut open = nodes.next().expect("a node");
+    assert_eq!(open.event("classified")["class"], "PublicReachable");
+    let _strangers: Vec<Node> = nodes.collect();
+    let found = open.event_within("classified", 2 * MINUTE);
+    assert_eq!((&found["class"], &found["evidence"]), (&"PublicOpen".into(), &"proven".into()));
+}
+
+/// `seed/unvouched`: a public server that registers itself as a seed changes nothing before the operator vouches for it.
+#[test]
+fn a_seed_that_nobody_vouches_for_lifts_no_cluster() {
+    let Some(mut lab) = lab_or_skip("a_seed_that_nobody_vouches_for_lifts_no_cluster") else { return };
+    let data = tempfile::tempdir().expect("a directory");
+    let host = lab.node(NatKind::Open).expect("a host");
+    let stun = format!("{}:3478", SERVER_ADDRS[0]);
+    let args = ["--http", "0.0.0.0:8080", "--stun", &stun, "--stun-alt-port", "0"];
+    let home = Server::start(lab.server().command(meetpoint()), &data.path().join("home"), &args);
+    let operate = |method: &str, path: &str, body: &str| home.operate(lab.server(), method, path, body);
+    let (status, made) = operate("POST", "/v1/clusters/default/join-tokens", r#"{"scope": "seed"}"#);
+    assert_eq!(status, 201, "{made}");
+    let (stun, seed) = (format!("{}:3478", host.addr()), format!("far@{}:8080", host.addr()));
+    let register = format!("{}:8080", SERVER_ADDRS[0]);
+    let token = made["secret"].as_str().expect("a token");
+    let args = ["--http", "0.0.0.0:8080", "--stun", &stun, "--stun-alt-port", "0", "--seed", &seed];
+    let args = [&args[..], &["--register-with", &register, "--seed-token", token]].concat();
+    let _far = Server::start(host.command(meetpoint()), &data.path().join("far"), &args);
+    let path = "/v1/clusters/default/seeds/far";
+    let wait = std::time::Instant::now() + MINUTE;
+    let registered = loop {
+        let (status, seed) = operate("GET", path, "");
+        if status == 200 {
+            break seed;
+        }
+        assert!(std::time::Instant::now() < wait, "the seed does not register itself: {status} {seed}");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    };
+    assert_eq!(registered["approved"], false, "{registered}");
+    let effective = || operate("GET", "/v1/clusters/default", "").1["effective"].clone();
+    assert_eq!(effective(), "PRIVATE");
+    assert_eq!(operate("PATCH", path, r#"{"approved": true}"#).0, 200);
+    assert_eq!(effective(), "PUBLIC");
+}
+
 /// A row that is added without a case is noticed, and so is a case of a row that is gone.
 #[test]
 fn every_row_has_a_case() {
@@ -389,7 +440,7 @@ fn every_row_has_a_case() {
     let rows = rows.chain(CLUSTER.iter().map(|row| row.name)).chain(ADDRESS.iter().map(|row| row.name));
     let rows: BTreeSet<&str> = rows.chain(DISCOVERY.iter().map(|row| row.name)).collect();
     let cases = NODES.iter().flat_map(|(rows, ..)| rows.iter().copied());
-    let cases = cases.chain(STARTS.iter().map(|(row, ..)| *row)).chain(ELSEWHERE.iter().map(|(row, _)| *row));
+    let cases = cases.chain(STARTS.iter().map(|(row, ..)| *row)).chain(OWN_TESTS.iter().copied());
     let cases: BTreeSet<&str> = cases.collect();
     assert_eq!(rows, cases);
 }

@@ -106,6 +106,10 @@ async fn streams_datagrams_and_the_path() {
         assert_eq!(path.kind, PathKind::Direct);
         assert!(path.remote.port() != 0 && path.rtt < PATIENCE && path.elapsed < PATIENCE, "{path:?}");
     }
+    let told = alice.explain("bob");
+    assert!(told.starts_with("alice: on the server's machine; bob: "), "{told}");
+    assert!(told.contains("they speak by a direct path of ") && told.contains(", found after "), "{told}");
+    assert_eq!(told.split(", found").next(), alice.explain(bob.id()).split(", found").next());
     to_bob.close(7, "done");
     let why = timeout(PATIENCE, to_alice.closed()).await.expect("in time").to_string();
     assert!(why.contains("done"), "{why}");

@@ -63,6 +63,7 @@ mod guess;
 mod guessing;
 mod link;
 mod meet;
+mod netcheck;
 mod network;
 mod observe;
 mod pace;
@@ -82,4 +83,5 @@ pub use api::{
     PathKind, ServerRank, Socket, StreamId, Way,
 };
 pub use counters::Counters;
+pub use netcheck::{NatCheck, NatCheckStep};
 pub use plan::{Forbidden, Plan, plan};

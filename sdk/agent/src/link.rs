@@ -185,6 +185,11 @@ impl Link {
         self.current.is_none() && self.punches.is_empty()
     }
 
+    /// One ticket has made it, and the application has not asked for the peer since.
+    pub(crate) fn was_probed_only(&self) -> bool {
+        !self.held && self.keys.len() <= 1
+    }
+
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.consent.next()
     }

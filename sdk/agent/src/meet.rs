@@ -134,6 +134,7 @@ impl Agent {
         let expires = now + Duration::from_millis(introduction.expires_in_ms.into()).min(MAX_LIFETIME);
         let mut punch = Punch::new(now, peer.node, since, start, expires);
         punch.is_active = introduction.active;
+        punch.probe = introduction.probe;
         let mut named = Vec::new();
         if introduction.active {
             let candidates = self.usable_candidates(introduction);
@@ -248,6 +249,10 @@ impl Agent {
         self.end_guesses(now, ticket, &punch);
         if let Some(link) = self.links.get_mut(&punch.peer) {
             link.punches.remove(&ticket);
+        }
+        // What the server wanted to see was seen, and a way that nobody uses costs a check every few seconds.
+        if punch.probe && self.links.get(&punch.peer).is_some_and(Link::was_probed_only) {
+            return self.release(punch.peer);
         }
         self.schedule_upgrade(now, punch.peer);
         self.drop_idle_link(punch.peer);

@@ -54,6 +54,8 @@ pub(crate) struct Punch {
     pub(crate) since: Instant,
     /// This side sends first. The other kind only answers and probes back.
     pub(crate) is_active: bool,
+    /// Nobody has asked for it.
+    pub(crate) probe: bool,
     expires: Instant,
     direct: Option<Instant>,
     sent: u32,
@@ -80,6 +82,7 @@ impl Punch {
             introduced: now,
             since,
             is_active: true,
+            probe: false,
             // A start behind the expiry would be a ticket for nothing.
             expires: expires.max(start),
             direct: None,

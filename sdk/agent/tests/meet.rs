@@ -220,6 +220,30 @@ fn the_silent_side_answers_and_probes_back() {
     assert!(matches!(a.paths()[..], [Some(_), ..]) && matches!(b.paths()[..], [Some(_), ..]));
 }
 
+/// Where the server only wanted to see whether there is a way, it goes with the ticket; unless somebody wants it by then.
+#[test]
+fn a_probed_way_is_not_kept_for_nothing() {
+    for wanted in [false, true] {
+        let (mut a, mut b) = pair();
+        a.introduce(Introduction { probe: true, ..a.introduction(1, 2, &["20.0.0.2:4000"]) });
+        b.introduce(Introduction { probe: true, active: false, ..b.introduction(1, 1, &["20.0.0.1:4000"]) });
+        a.advance(10 * MS);
+        carry(&mut a, &mut b);
+        assert!(matches!(a.paths().last(), Some(Some(_))) && matches!(b.paths().last(), Some(Some(_))));
+        if wanted {
+            a.input(Input::Connect { request: 5, peer: "node-2".to_owned(), wait: true });
+        }
+        for side in [&mut a, &mut b] {
+            side.sent.clear();
+            side.advance(1_000 * MS);
+        }
+        assert_eq!(a.paths().last().is_some_and(Option::is_none), !wanted);
+        assert!(b.paths().last().is_some_and(Option::is_none), "nobody has asked there");
+        b.advance(60_000 * MS);
+        assert!(b.sent.is_empty(), "nothing is left that costs a packet");
+    }
+}
+
 /// A datagram without its FINGERPRINT, which needs no key and would give a clumsy forger away.
 fn bare(datagram: &[u8]) -> Vec<u8> {
     let mut bare = datagram[..datagram.len() - 8].to_vec();

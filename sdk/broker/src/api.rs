@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 use ed25519_dalek::SigningKey;
 use meetpoint_proto::id::{DialBackNonce, Mac, SecretId, SessionToken, TokenId};
 use meetpoint_proto::join::Transcript;
-use meetpoint_proto::wire::{ClientMessage, DecodeError, Profile, ServerMessage, StunServer};
+use meetpoint_proto::wire::{
+    CandidateKind, ClientMessage, DecodeError, Profile, RevocationText, ServerMessage, StunServer,
+    TicketOutcome,
+};
 use meetpoint_proto::{
     ClusterName, ClusterNetwork, Code, EffectiveNetwork, Evidence, NatBehavior, NetworkClass, NetworkType,
     NodeId, NodeName, PublicKey, SessionId, Signature, TicketId,
@@ -127,6 +130,13 @@ pub enum Input {
         node: NodeId,
         /// When that is, seconds since 1970.
         until_unix_s: u64,
+    },
+    /// The home of a foreign cluster has removed a node. The shell has verified that this is the cluster's word.
+    Told {
+        /// The cluster.
+        cluster: ClusterName,
+        /// Its word.
+        text: RevocationText,
     },
     /// The operator lets a removed node come back.
     Restore {
@@ -415,6 +425,26 @@ pub enum Event {
         /// A direct path; time from introduction to first verified packet.
         direct_after: Option<Duration>,
     },
+}
+
+/// An introduction of two nodes, for whoever asks what became of it. Of each two the one that asked comes
+/// first.
+#[derive(Debug, Clone)]
+pub struct PairAttempt {
+    /// How long ago it began.
+    pub ago: Duration,
+    /// Who.
+    pub nodes: [NodeId; 2],
+    /// As what they were judged then.
+    pub classes: [Option<NetworkClass>; 2],
+    /// What they claimed of their NATs then.
+    pub behaviors: [Option<NatBehavior>; 2],
+    /// What the other one was offered of each.
+    pub offered: [Vec<CandidateKind>; 2],
+    /// What each said of its end, if it did while the ticket lived.
+    pub said: [Option<TicketOutcome>; 2],
+    /// It is over.
+    pub over: bool,
 }
 
 /// A present member, for the operator.

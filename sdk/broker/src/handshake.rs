@@ -131,7 +131,8 @@ impl Broker {
         let cluster =
             self.clusters.get(&joining.cluster).ok_or_else(|| Refusal::new(Code::UnknownCluster))?;
         let now_s = self.unix_ms(now) / 1000;
-        if cluster.revoked.get(&node).is_some_and(|until_s| now_s < *until_s) {
+        let is_home = cluster.config.home.is_none();
+        if is_home && cluster.revoked.get(&node).is_some_and(|until_s| now_s < *until_s) {
             return Err(Refusal::new(Code::Removed));
         }
         let is_back = cluster.members.contains_key(&node);
@@ -141,6 +142,9 @@ impl Broker {
         }
         if let Some(home) = &cluster.config.home {
             let until_unix_s = check_visitor(joining, home, now_s)?;
+            if cluster.is_revoked(&node, until_unix_s) {
+                return Err(Refusal::new(Code::Removed));
+            }
             return Ok((None, Some(until_unix_s)));
         }
         let claims = claims(joining, proof)?;
@@ -191,7 +195,7 @@ impl Broker {
         if let Admission::Reject(code) = ruling.verdict {
             return self.refuse(now, conn, Refusal::new(code));
         }
-        if cluster.revoked.contains_key(&joining.hello.node_id) {
+        if cluster.is_revoked(&joining.hello.node_id, not_after_unix_s) {
             return self.refuse(now, conn, Refusal::new(Code::Removed));
         }
         let revoked = cluster.newest_revocations(now_unix_ms / 1000);

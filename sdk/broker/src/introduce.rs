@@ -163,6 +163,7 @@ impl Broker {
         let effective = cluster.config.effective;
         let to_target = direction_key(&secret, &ticket, &asker.node, &target.node);
         let to_asker = direction_key(&secret, &ticket, &target.node, &asker.node);
+        let drawn = cause == Cause::Witness;
         let expires_in_ms = u32::try_from(millis(self.limits.ticket_lifetime)).unwrap_or(u32::MAX);
         let half = |own: &Session, peer: &Session, send_key, recv_key, requests, active| Introduction {
             requests,
@@ -178,6 +179,7 @@ impl Broker {
             peer: peer.behavior,
             window: window(effective, peer),
             peer_rtt_ms: peer.ping.rtt.and_then(|rtt| u32::try_from(millis(rtt)).ok()),
+            probe: drawn,
         };
         // A reachable node need not open anything, and by staying silent it learns that it can
         // be reached unasked. If both are reachable the one that asked sends.
@@ -188,7 +190,6 @@ impl Broker {
         let for_target = half(target, asker, to_asker, to_target, Vec::new(), target_active);
         let (shown_to_asker, shown_to_target) = (ips(&for_asker), ips(&for_target));
         let memory = self.limits.unsolicited_after;
-        let drawn = cause == Cause::Witness;
         let possible = !target_active
             && (drawn || !self.defences.stand(Defence::DrawnWitness))
             && now >= target.quiet.since + memory
@@ -204,11 +205,13 @@ impl Broker {
             cluster: asker.cluster.clone(),
             asker: asker_conn,
             target: target_conn,
+            nodes: [asker.node, target.node],
             direct_after: None,
             is_blind: asker.behavior.is_none() || target.behavior.is_none(),
             unsolicited: Unsolicited { possible, drawn, ..Unsolicited::default() },
         };
         self.tickets.insert(ticket, record);
+        self.note_pair(now, [asker_conn, target_conn], ticket);
         self.timers.set(Timer::Ticket(ticket), Some(now + self.limits.ticket_lifetime));
         self.send(target_conn, ServerMessage::Introduction(Box::new(for_target)));
         self.send(asker_conn, ServerMessage::Introduction(Box::new(for_asker)));
@@ -294,10 +297,11 @@ impl Broker {
         outcome: TicketOutcome,
     ) {
         let Some(record) = self.tickets.get_mut(&ticket) else { return };
-        let TicketOutcome::Direct { elapsed_ms } = outcome else { return };
-        if conn != record.asker && conn != record.target {
+        let Some(side) = [record.asker, record.target].into_iter().position(|side| side == conn) else {
             return;
-        }
+        };
+        self.pairs.said(&record.cluster, record.nodes, ticket, (side, outcome));
+        let TicketOutcome::Direct { elapsed_ms } = outcome else { return };
         record.direct_after.get_or_insert(Duration::from_millis(u64::from(elapsed_ms)));
         record.unsolicited.asker |= conn == record.asker;
         self.review_ticket(now, ticket);
@@ -329,6 +333,7 @@ impl Broker {
     pub(crate) fn end_ticket(&mut self, ticket: TicketId) {
         let Some(record) = self.tickets.remove(&ticket) else { return };
         self.timers.set(Timer::Ticket(ticket), None);
+        self.pairs.ended(&record.cluster, record.nodes, ticket);
         if let Some(asker) = self.session_mut(record.asker) {
             asker.asked.remove(&ticket);
         }

@@ -29,6 +29,7 @@ mod introduce;
 mod judge;
 mod limits;
 mod membership;
+mod pairs;
 mod presence;
 mod source;
 mod state;
@@ -40,8 +41,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use api::{
-    AdmissionProof, AdmitRequest, ClusterConfig, ConnId, Event, Input, Output, RelayAccess, SecretProof,
-    SessionView, StunCredential, TokenProof,
+    AdmissionProof, AdmitRequest, ClusterConfig, ConnId, Event, Input, Output, PairAttempt, RelayAccess,
+    SecretProof, SessionView, StunCredential, TokenProof,
 };
 #[cfg(feature = "attack-tests")]
 pub use defence::Defence;
@@ -53,6 +54,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use defence::{Defence as Stands, Defences};
+use pairs::Pairs;
 use source::Sources;
 use state::{Cluster, Conn, Phase, Quiet, Session, Ticket, Timer};
 
@@ -71,6 +73,8 @@ pub struct Broker {
     tickets: BTreeMap<TicketId, Ticket>,
     /// Members by where they come from.
     sources: Sources,
+    /// What became of introductions.
+    pairs: Pairs,
     /// Of members that have left a short while ago.
     quiet: BTreeMap<(ClusterName, NodeId), Quiet>,
     defences: Defences,
@@ -92,6 +96,7 @@ impl Broker {
             sessions: BTreeMap::new(),
             tickets: BTreeMap::new(),
             sources: Sources::default(),
+            pairs: Pairs::default(),
             quiet: BTreeMap::new(),
             defences: Defences::default(),
             timers: Timers::new(),
@@ -130,6 +135,7 @@ impl Broker {
             }
             Input::NotRenewed { conn, code } => self.not_renewed(now, conn, code),
             Input::Revoke { cluster, node, until_unix_s } => self.revoke(now, &cluster, node, until_unix_s),
+            Input::Told { cluster, text } => self.told(now, &cluster, text),
             Input::Restore { cluster, node } => self.restore(&cluster, &node),
             Input::EndSession { cluster, node } => self.end_session(now, &cluster, &node),
             Input::Shutdown => self.shutdown(now),
@@ -179,6 +185,13 @@ impl Broker {
     #[must_use]
     pub fn session_of(&self, cluster: &ClusterName, node: &NodeId) -> Option<SessionView> {
         let conn = *self.clusters.get(cluster)?.members.get(node)?;
+        Some(self.session(conn)?.view(self.conns.get(&conn)?.source))
+    }
+
+    /// The member that is meant by a name or an id, if it is present.
+    #[must_use]
+    pub fn find(&self, cluster: &ClusterName, peer: &str) -> Option<SessionView> {
+        let conn = self.clusters.get(cluster)?.find(peer)?;
         Some(self.session(conn)?.view(self.conns.get(&conn)?.source))
     }
 

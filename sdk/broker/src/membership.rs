@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use meetpoint_proto::wire::{Refusal, Renewal, ServerMessage};
+use meetpoint_proto::wire::{Refusal, Renewal, RevocationText, ServerMessage};
 use meetpoint_proto::{Certificate, ClusterName, Code, NodeId, Revocation};
 
 use crate::Broker;
@@ -71,17 +71,48 @@ impl Broker {
     /// Ends a removed node's session, refuses it from now on, and tells all members: they may have a
     /// path to it, and its certificate.
     pub(crate) fn revoke(&mut self, now: Instant, name: &ClusterName, node: NodeId, until_unix_s: u64) {
+        let Some(cluster) = self.clusters.get(name) else { return };
+        // Only the cluster's own word counts among its members.
+        let is_home = cluster.config.home.is_none();
+        let text = is_home.then(|| Revocation { node, until_unix_s }.sign(name, &cluster.config.key));
+        self.note_revocation(now, name, (node, until_unix_s), text);
+    }
+
+    /// The same for a visitor, by the word of its cluster's home.
+    pub(crate) fn told(&mut self, now: Instant, name: &ClusterName, text: RevocationText) {
+        let Some(cluster) = self.clusters.get(name).filter(|cluster| cluster.config.home.is_some()) else {
+            return;
+        };
+        let (node, until_unix_s) = (text.id, text.until_unix_s);
+        let is_known = cluster.revoked.get(&node).is_some_and(|known_s| until_unix_s <= *known_s);
+        if !is_known && self.unix_ms(now) / 1000 < until_unix_s {
+            self.note_revocation(now, name, (node, until_unix_s), Some(text));
+        }
+    }
+
+    fn note_revocation(
+        &mut self,
+        now: Instant,
+        name: &ClusterName,
+        (node, until_unix_s): (NodeId, u64),
+        text: Option<RevocationText>,
+    ) {
         self.restore(name, &node);
         let Some(cluster) = self.clusters.get_mut(name) else { return };
         if cluster.revoked.len() >= self.limits.revocations {
             cluster.forget_first_revocation();
         }
-        // Only the cluster's own word counts among its members.
-        let is_home = cluster.config.home.is_none();
-        let text = is_home.then(|| Revocation { node, until_unix_s }.sign(name, &cluster.config.key));
         cluster.revoked.insert(node, until_unix_s);
         cluster.revocations.insert((until_unix_s, node), text.clone());
-        if let Some(conn) = cluster.members.get(&node).copied() {
+        let conn = cluster.members.get(&node).copied();
+        let is_covered = |conn: &ConnId| {
+            let session = self.session(*conn);
+            let cluster = self.clusters.get(name);
+            session.zip(cluster).is_some_and(|(session, cluster)| {
+                cluster.is_revoked(&node, session.certificate.not_after_unix_s)
+            })
+        };
+        if let Some(conn) = conn.filter(is_covered) {
             self.refuse(now, conn, Refusal::new(Code::Removed));
         }
         let (Some(text), Some(cluster)) = (text, self.clusters.get(name)) else { return };

@@ -328,6 +328,13 @@ impl Cluster {
         self.revocations.values().rev().flatten().take(MAX_REVOCATIONS).cloned().collect()
     }
 
+    /// The node was removed. At home that holds whatever it shows; elsewhere a certificate that ends later was made
+    /// after the removal.
+    pub(crate) fn is_revoked(&self, node: &NodeId, not_after_unix_s: u64) -> bool {
+        let is_home = self.config.home.is_none();
+        self.revoked.get(node).is_some_and(|until_s| is_home || not_after_unix_s <= *until_s)
+    }
+
     pub(crate) fn forget_first_revocation(&mut self) {
         if let Some(((_, node), _)) = self.revocations.pop_first() {
             self.revoked.remove(&node);
@@ -357,6 +364,8 @@ pub(crate) struct Ticket {
     pub(crate) cluster: ClusterName,
     pub(crate) asker: ConnId,
     pub(crate) target: ConnId,
+    /// Who they are, in this order.
+    pub(crate) nodes: [NodeId; 2],
     /// One side has said that a direct path works, after so long.
     pub(crate) direct_after: Option<Duration>,
     /// Not both sides had told what their NATs do.

@@ -300,7 +300,10 @@ fn a_relayed_address_is_enough_to_be_met() {
     rig.observe(a, "20.0.0.11:7000");
     rig.say(a, connect("node-2", false));
     assert!(rig.introductions(a).is_empty());
-    rig.say(b, ClientMessage::Candidates { host: vec![], relay: vec![addr("20.0.0.1:50000")], mapped: vec![] });
+    rig.say(
+        b,
+        ClientMessage::Candidates { host: vec![], relay: vec![addr("20.0.0.1:50000")], mapped: vec![] },
+    );
     assert_eq!((rig.introductions(a).len(), rig.introductions(b).len()), (1, 1));
     assert_eq!(relayed(&rig, a), [vec![addr("20.0.0.1:50000")]]);
 }

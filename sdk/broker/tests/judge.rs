@@ -276,8 +276,8 @@ fn drawn(rig: &Rig, target: ConnId) -> Option<(ConnId, TicketId)> {
         let halves = rig.introductions(*conn);
         halves.iter().any(|half| half.ticket == last.ticket && half.active && half.requests.is_empty())
     };
-    let others = rig.sessions.iter().map(|(conn, _)| *conn).filter(|conn| *conn != target);
-    Some((others.filter(has_other_half).next()?, last.ticket))
+    let mut others = rig.sessions.iter().map(|(conn, _)| *conn).filter(|conn| *conn != target);
+    Some((others.find(has_other_half)?, last.ticket))
 }
 
 fn met(

@@ -14,7 +14,7 @@ const REACHABLE: Option<(NetworkClass, Evidence)> = Some((NetworkClass::PublicRe
 
 fn claim(rig: &mut Rig, conn: ConnId, mapped: &[&str]) {
     let mapped = mapped.iter().map(|text| addr(text)).collect();
-    rig.say(conn, ClientMessage::Candidates { host: Vec::new(), mapped });
+    rig.say(conn, ClientMessage::Candidates { host: Vec::new(), relay: Vec::new(), mapped });
 }
 
 /// A node behind a NAT, of which nothing is proven: its dial-back has not come in.

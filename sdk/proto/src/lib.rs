@@ -11,6 +11,7 @@
 //! * [`token`], [`secret`], [`join`], [`certificate`]: how a node proves who it is and that it may join.
 //! * [`vouch`][]: what a seed signs.
 //! * [`wire`][]: the control channel's messages; the only types here that derive serde.
+//! * [`explain`][]: why two nodes meet as they do, in a sentence.
 //! * [`timers`][]: deadlines in order, for the pure machines.
 //! * [`code`][]: the stable reason codes, each with a hint that says what to do.
 //!
@@ -19,6 +20,7 @@
 pub mod addr;
 pub mod certificate;
 pub mod code;
+pub mod explain;
 pub mod id;
 pub mod join;
 pub mod name;

@@ -555,6 +555,10 @@ pub struct Introduction {
     /// The peer's round trip to the server, in milliseconds, as far as it was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer_rtt_ms: Option<u32>,
+    /// Neither side has asked: the server sees whether the one can be reached by the other, and the way goes with
+    /// the ticket unless somebody uses it by then.
+    #[serde(default)]
+    pub probe: bool,
 }
 
 /// Ports of an address that the server has observed.

@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Tokens(TokensArgs),
     /// Create, list and remove the secrets that the nodes of a cluster share.
     Secrets(ClusterSecretsArgs),
+    /// List, put, approve and delete the seeds of a cluster.
+    Seeds(SeedsArgs),
     /// List a cluster's nodes.
     Nodes(NodesArgs),
     /// Remove nodes for good, list them, and let them in again.
@@ -55,6 +57,10 @@ pub(crate) enum Command {
     Relay(RelayArgs),
     /// Check the server's audit log.
     Audit(AuditArgs),
+    /// Look at this machine's network: its NAT, how servers are reached, and whom a node here could meet.
+    Netcheck(NetcheckArgs),
+    /// Say why two nodes meet directly, or why they do not.
+    Explain(ExplainArgs),
     /// Show a server's state.
     Status(StatusArgs),
 }
@@ -481,6 +487,62 @@ fn told(error: impl std::error::Error) -> String {
     error.to_string()
 }
 
+/// Seeds.
+#[derive(Debug, Args)]
+pub(crate) struct SeedsArgs {
+    #[command(subcommand)]
+    pub(crate) command: SeedsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SeedsCommand {
+    /// List the seeds, and what was found when they were asked.
+    List {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Cluster.
+        #[arg(long, env = "MEETPOINT_CLUSTER", default_value = "default")]
+        cluster: String,
+    },
+    /// Put a seed, or change where one is. The first approved public one makes a DYNAMIC cluster PUBLIC.
+    Put {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Cluster.
+        #[arg(long, env = "MEETPOINT_CLUSTER", default_value = "default")]
+        cluster: String,
+        /// What the seed is: PUBLIC or PRIVATE. Without it its address tells.
+        #[arg(long, value_name = "TYPE")]
+        network_type: Option<NetworkType>,
+        /// The key it has to show: `seed_key` of its `meetpoint status`. Without it the first one shown is pinned.
+        #[arg(long, value_name = "KEY")]
+        public_key: Option<meetpoint_proto::PublicKey>,
+        /// The seed.
+        #[arg(value_name = "NAME@HOST:PORT")]
+        seed: SeedAddr,
+    },
+    /// Stand by a seed that has registered itself. Only then the cluster depends on it.
+    Approve {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Cluster.
+        #[arg(long, env = "MEETPOINT_CLUSTER", default_value = "default")]
+        cluster: String,
+        /// The seed's name.
+        name: String,
+    },
+    /// Delete a seed. Without its last public one a DYNAMIC cluster is PRIVATE again.
+    Delete {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Cluster.
+        #[arg(long, env = "MEETPOINT_CLUSTER", default_value = "default")]
+        cluster: String,
+        /// The seed's name.
+        name: String,
+    },
+}
+
 fn pair(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
@@ -586,6 +648,46 @@ pub(crate) struct NodesArgs {
     /// Cluster.
     #[arg(long, env = "MEETPOINT_CLUSTER", default_value = "default")]
     pub(crate) cluster: String,
+}
+
+/// This machine's network.
+#[derive(Debug, Args)]
+pub(crate) struct NetcheckArgs {
+    /// A rendezvous server: http://HOST:PORT or https://HOST:PORT. May be repeated. Nobody else is asked.
+    #[arg(
+        long,
+        env = "MEETPOINT_RENDEZVOUS",
+        value_name = "URL",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:8080"
+    )]
+    pub(crate) rendezvous: Vec<String>,
+    /// A join token, for the fingerprint of the server's certificate that it carries. Nothing is joined.
+    #[arg(long, env = "MEETPOINT_JOIN_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub(crate) join_token: Option<String>,
+    /// The fingerprint of the server's certificate, if no join token brings it.
+    #[arg(long, env = "MEETPOINT_FINGERPRINT", value_name = "FINGERPRINT")]
+    pub(crate) fingerprint: Option<meetpoint_proto::id::Fingerprint>,
+    /// Allow plain HTTP to a server that is not on this machine.
+    #[arg(long, env = "MEETPOINT_INSECURE_HTTP")]
+    pub(crate) insecure_http: bool,
+    /// What was found as JSON.
+    #[arg(long, env = "MEETPOINT_JSON")]
+    pub(crate) json: bool,
+}
+
+/// Why two nodes meet as they do.
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// Cluster.
+    #[arg(long, env = "MEETPOINT_CLUSTER", default_value = "default")]
+    pub(crate) cluster: String,
+    /// A node: its id, or its name if it is present.
+    pub(crate) a: String,
+    /// Another one.
+    pub(crate) b: String,
 }
 
 /// The audit log.

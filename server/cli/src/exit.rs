@@ -31,6 +31,11 @@ impl Failure {
         Self { code: 4, message: message.to_string() }
     }
 
+    /// What it says.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Says it on stderr.
     pub(crate) fn report(self) -> ExitCode {
         eprintln!("meetpoint: {}", self.message);

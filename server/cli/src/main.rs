@@ -7,6 +7,7 @@ mod args;
 mod demo;
 mod duration;
 mod exit;
+mod netcheck;
 mod node;
 mod operator;
 mod serve;
@@ -41,9 +42,12 @@ fn main() -> ExitCode {
             Command::Tokens(args) => operator::tokens(args).await,
             Command::Secrets(args) => operator::identity::secrets(args).await,
             Command::Revocations(args) => operator::identity::revocations(args).await,
+            Command::Seeds(args) => operator::seeds::seeds(args).await,
             Command::Nodes(args) => operator::nodes(args).await,
             Command::Relay(args) => operator::relay(args).await,
             Command::Audit(args) => operator::audit(args).await,
+            Command::Netcheck(args) => netcheck::run(args).await,
+            Command::Explain(args) => operator::explain(args).await,
             Command::Status(args) => operator::status(args).await,
         }
     });

@@ -2,14 +2,15 @@
 
 use serde_json::{Value, json};
 
-use crate::args::{ApiRole, NodesArgs, ServerArgs, StatusArgs, TokensArgs, TokensCommand};
+use crate::args::{ApiRole, ExplainArgs, NodesArgs, ServerArgs, StatusArgs, TokensArgs, TokensCommand};
 use crate::exit::Failure;
 
 mod api_tokens;
 mod audit;
-mod client;
+pub(crate) mod client;
 pub(crate) mod identity;
 mod relay;
+pub(crate) mod seeds;
 mod table;
 
 pub(crate) use audit::audit;
@@ -61,6 +62,15 @@ pub(crate) async fn nodes(args: NodesArgs) -> Result<(), Failure> {
     let path = format!("/v1/clusters/{}/nodes", client::segment(&args.cluster));
     let list = Client::new(&args.server, Access::Read)?.list(&path, PAGE).await?;
     show(&args.server, &Value::Array(list.clone()), || node_table(&list));
+    Ok(())
+}
+
+/// `meetpoint explain`.
+pub(crate) async fn explain(args: ExplainArgs) -> Result<(), Failure> {
+    let [cluster, a, b] = [&args.cluster, &args.a, &args.b].map(|word| client::segment(word));
+    let path = format!("/v1/clusters/{cluster}/paths/{a}/{b}");
+    let pair = Client::new(&args.server, Access::Read)?.get(&path).await?;
+    show(&args.server, &pair, || text(&pair, "text"));
     Ok(())
 }
 

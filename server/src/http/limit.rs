@@ -1,6 +1,7 @@
 //! How much REST gives to whom: requests by caller, and the length of a request's head.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use super::extract::bearer;
 use super::problem::{Problem, ProblemCode};
 use crate::api_tokens::Role;
 use crate::config::AccessLimits;
-use crate::limits::{Key, Limiter, Quota, Verdict};
+use crate::limits::{Block, Key, Limiter, Policy, Quota, Verdict};
 use crate::service::UnixMs;
 
 /// What a load balancer asks all the time, perhaps from where others misbehave; and the control
@@ -62,6 +63,41 @@ impl RestLimiter {
         let state = format!("\"rest\";r={remaining};t={}", seconds(reset));
         response.headers_mut().insert(POLICY, self.policy.clone());
         response.headers_mut().insert(STATE, value(state));
+    }
+}
+
+/// Signatures made and verified for one source in a second. Each costs some 20 microseconds.
+const SIGNATURES: NonZeroU32 = match NonZeroU32::new(10) {
+    Some(count) => count,
+    None => NonZeroU32::MIN,
+};
+/// For those who have proven nothing.
+const STRANGERS: Policy =
+    Policy { quota: Quota { max: SIGNATURES, window: Duration::from_secs(1) }, block: Block::Off };
+
+/// Counts what is signed and verified for those who have proven nothing.
+pub(super) struct Strangers(Mutex<Limiter>);
+
+impl Default for Strangers {
+    fn default() -> Self {
+        Self(Mutex::new(Limiter::new(STRANGERS)))
+    }
+}
+
+impl Strangers {
+    /// Counts one more of a source, if there may be one more.
+    #[expect(clippy::result_large_err, reason = "a handler's answer")]
+    pub(super) fn pass(&self, now: Instant, source: IpAddr) -> Result<(), Response> {
+        let mut limiter = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match limiter.count(now, Key::source(source)) {
+            Verdict::Pass { .. } => Ok(()),
+            Verdict::Refuse { wait } => {
+                let problem = Problem::new(ProblemCode::RateLimited, "this address has asked too often");
+                let mut response = problem.into_response();
+                response.headers_mut().insert(RETRY_AFTER, value(seconds(wait).to_string()));
+                Err(response)
+            }
+        }
     }
 }
 

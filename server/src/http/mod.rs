@@ -15,6 +15,7 @@ pub(crate) mod gate;
 mod health;
 mod limit;
 mod nodes;
+mod paths;
 mod problem;
 mod relay;
 mod revocations;
@@ -23,7 +24,7 @@ mod seed_proof;
 mod seeds;
 pub(crate) mod serve;
 mod stall;
-mod status;
+pub(crate) mod status;
 mod tokens;
 mod turns;
 
@@ -94,12 +95,14 @@ pub(crate) struct AppState {
     /// Control connections end, whatever they do.
     pub(crate) halt: CancellationToken,
     pub(crate) stun_probe: std::net::SocketAddr,
+    pub(crate) stun_ports: status::StunPorts,
     streams: events::Streams,
     readiness: health::Readiness,
     /// For strangers on the control channel.
     gate: Arc<gate::Gate>,
     turns: turns::Turns,
-    throttle: seed_proof::Throttle,
+    /// What is signed and verified for those who have proven nothing.
+    strangers: limit::Strangers,
     limiter: limit::RestLimiter,
     proxies: Arc<forwarded::TrustedProxies>,
 }
@@ -118,6 +121,8 @@ pub(crate) struct Parts {
     pub(crate) halt: CancellationToken,
     /// A STUN socket of this server, as the server itself reaches it.
     pub(crate) stun_probe: std::net::SocketAddr,
+    /// As everybody may know them.
+    pub(crate) stun_ports: status::StunPorts,
     pub(crate) limits: AccessLimits,
     pub(crate) proxies: Arc<forwarded::TrustedProxies>,
 }
@@ -136,6 +141,7 @@ impl App {
             shutdown,
             halt,
             stun_probe,
+            stun_ports,
             limits,
             proxies,
         } = parts;
@@ -152,13 +158,14 @@ impl App {
             shutdown,
             halt,
             stun_probe,
+            stun_ports,
             streams: events::Streams::new(),
             readiness: health::Readiness::default(),
             gate: gate::Gate::new(MAX_STRANGERS, limits.joins_per_source),
             limiter: limit::RestLimiter::new(&limits),
             proxies,
             turns: turns::Turns::default(),
-            throttle: seed_proof::Throttle::new(),
+            strangers: limit::Strangers::default(),
         }))
     }
 }
@@ -184,8 +191,8 @@ impl std::ops::Deref for App {
     }
 }
 
-/// The contract's routes. All but those of `health`, `status` and `seed_proof`, and a seed's own
-/// registration, want a token: to read the viewer token suffices, all else wants the admin token.
+/// The contract's routes. All but those of `health`, `status` and `seed_proof`, a seed's own registration and
+/// a cluster's signed word, want a token: to read the viewer token suffices, all else wants the admin token.
 fn api() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(docs::contract_head())
         .routes(routes!(health::healthz))
@@ -199,7 +206,8 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::get, nodes::remove))
         .routes(routes!(nodes::end_session))
-        .routes(routes!(revocations::list))
+        .routes(routes!(paths::explain))
+        .routes(routes!(revocations::list, revocations::tell))
         .routes(routes!(revocations::lift))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::get, tokens::revoke))

@@ -64,6 +64,7 @@ problems! {
     UnknownSeed = NOT_FOUND, "unknown_seed", "GET /v1/clusters/{cluster}/seeds lists the seeds";
     UnknownToken = NOT_FOUND, "unknown_token", "GET /v1/clusters/{cluster}/join-tokens lists the join tokens";
     UnknownRevocation = NOT_FOUND, "unknown_revocation", "GET /v1/clusters/{cluster}/revocations lists the removed nodes";
+    BadRevocation = FORBIDDEN, "bad_revocation", "pass on what the cluster's home has signed, word by word";
     UnknownSecret = NOT_FOUND, "unknown_secret", "GET /v1/clusters/{cluster}/secrets lists the cluster secrets in use";
     KnownSecret = CONFLICT, "known_secret", "it needs no second time; GET /v1/clusters/{cluster}/secrets lists those in use";
     UnknownRelaySession = NOT_FOUND, "unknown_relay_session", "GET /v1/relay/sessions lists the allocations";
@@ -182,6 +183,7 @@ impl From<ServiceError> for Problem {
             ServiceError::UnknownSeed => ProblemCode::UnknownSeed,
             ServiceError::UnknownToken => ProblemCode::UnknownToken,
             ServiceError::UnknownRevocation => ProblemCode::UnknownRevocation,
+            ServiceError::BadRevocation => ProblemCode::BadRevocation,
             ServiceError::UnknownSecret => ProblemCode::UnknownSecret,
             ServiceError::KnownSecret => ProblemCode::KnownSecret,
             ServiceError::SeedRefused { code, .. } | ServiceError::ClusterRule(code) => by_rule(*code),

@@ -4,13 +4,14 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use meetpoint_proto::NodeId;
-use serde::Serialize;
+use meetpoint_proto::wire::RevocationText;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::App;
-use super::extract::{Admin, PageQuery, Path, Query, Reader};
+use super::extract::{Admin, Body, PageQuery, Path, Query, Reader};
 use super::problem::{Problem, ProblemCode};
-use crate::service::UnixMs;
+use crate::service::{MAX_TOLD, UnixMs};
 use crate::store::revocations::RevocationRow;
 
 /// A node that was removed and may not come back.
@@ -25,6 +26,37 @@ pub(super) struct RevocationView {
     revoked_unix_ms: i64,
     /// Members and other servers are told of it until then: no certificate of it holds longer.
     told_until_unix_s: i64,
+}
+
+/// What the home of a foreign cluster says of removed nodes.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ToldRevocations {
+    /// At most sixteen.
+    #[schema(max_items = 16)]
+    revocations: Vec<SignedRevocation>,
+}
+
+/// A cluster's signed word about one node.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct SignedRevocation {
+    /// The node's public key, in base32.
+    #[schema(pattern = "^[a-z2-7]{51}[aq]$")]
+    id: String,
+    /// Certificates that end by then are those of before the removal. Seconds since 1970.
+    until_unix_s: u64,
+    /// By the cluster's key.
+    signature: String,
+}
+
+impl SignedRevocation {
+    fn parse(&self) -> Result<RevocationText, Problem> {
+        let bad = |what: &str| Problem::new(ProblemCode::Invalid, format!("revocations: a bad {what}"));
+        let id = self.id.parse().map_err(|_| bad("id"))?;
+        let signature = self.signature.parse().map_err(|_| bad("signature"))?;
+        Ok(RevocationText { id, until_unix_s: self.until_unix_s, signature })
+    }
 }
 
 /// A page of removed nodes.
@@ -69,6 +101,35 @@ pub(super) async fn list(
     rows.truncate(limit as usize);
     let next = rows.last().filter(|_| has_more).map(|row| row.node.to_string());
     Ok(Json(RevocationPage { items: rows.into_iter().map(RevocationView::from).collect(), next }))
+}
+
+/// Takes the word of a foreign cluster's home about nodes that it has removed: they are disconnected, and certificates of
+/// before the removal are no longer taken. No token is needed, for the cluster's signature proves it.
+#[utoipa::path(
+    post, path = "/v1/clusters/{cluster}/revocations", tag = "nodes", operation_id = "tell_revocations",
+    params(("cluster" = String, Path, description = "The foreign cluster's name")),
+    request_body = ToldRevocations,
+    responses(
+        (status = NO_CONTENT, description = "Taken"),
+        (status = "default", body = Problem, content_type = "application/problem+json", description = "Refused")
+    )
+)]
+pub(super) async fn tell(
+    State(app): State<App>,
+    Path(cluster): Path<String>,
+    Body(body): Body<ToldRevocations>,
+) -> Result<StatusCode, Problem> {
+    if body.revocations.len() > MAX_TOLD {
+        return Err(Problem::new(ProblemCode::Invalid, format!("revocations: at most {MAX_TOLD}")));
+    }
+    let told: Result<Vec<RevocationText>, Problem> =
+        body.revocations.iter().map(SignedRevocation::parse).collect();
+    let told = told?;
+    let name = app.service.check_told(&cluster, &told)?;
+    for text in told {
+        app.rendezvous.told(name.clone(), text).await?;
+    }
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Lets a removed node join again. It needs a join token or a cluster secret like any other.

@@ -283,7 +283,7 @@ pub(super) async fn register(
     Path(cluster): Path<String>,
     Body(body): Body<RegistrationBody>,
 ) -> Result<(StatusCode, Json<SeedView>), Response> {
-    app.throttle.pass(Instant::now(), source.ip()).map_err(IntoResponse::into_response)?;
+    app.strangers.pass(Instant::now(), source.ip())?;
     let signed = body.read(&cluster, app.me.public_key()).map_err(IntoResponse::into_response)?;
     let service = Arc::clone(&app.service);
     let done =

@@ -26,12 +26,26 @@ pub(super) struct Status {
     warnings: Vec<StatusWarning>,
     /// The key by which this server proves to be a seed (`/v1/seed-proof`).
     seed_key: String,
+    /// On which ports of its address it answers STUN.
+    stun: StunPorts,
     /// Since its start.
     uptime_ms: u64,
     /// The server's clock.
     now_unix_ms: i64,
     /// The clusters it serves.
     clusters: Vec<ClusterStatus>,
+}
+
+/// On which ports a server answers STUN.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+pub(crate) struct StunPorts {
+    /// By UDP.
+    #[schema(example = 3478)]
+    pub(crate) udp: u16,
+    /// By TCP, if it does.
+    pub(crate) tcp: Option<u16>,
+    /// By TLS, if it does.
+    pub(crate) tls: Option<u16>,
 }
 
 /// Something the operator should know.
@@ -87,6 +101,7 @@ pub(super) async fn status(State(app): State<App>) -> Result<Json<Status>, Probl
         effective: effective.as_str(),
         warnings: warnings(&app.warnings, effective),
         seed_key: app.me.public_key().to_string(),
+        stun: app.stun_ports,
         uptime_ms: u64::try_from(app.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         now_unix_ms: UnixMs::now().0,
         clusters: clusters.into_values().collect(),

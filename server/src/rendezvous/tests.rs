@@ -8,6 +8,7 @@ use meetpoint_proto::wire::{Hello, PROTOCOL_VERSION, Profile, Proof, decode_serv
 use meetpoint_proto::{ClusterNetwork, EffectiveNetwork, NodeId};
 use tempfile::TempDir;
 
+use super::handle::OUTBOUND;
 use super::*;
 use crate::config::LimitArgs;
 use crate::data_dir::DataDir;

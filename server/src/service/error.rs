@@ -60,6 +60,8 @@ pub(crate) enum ServiceError {
     NameNotAllowed(NamePattern),
     #[error("the node was removed from the cluster")]
     Removed,
+    #[error("not all of these revocations are signed with the cluster's key")]
+    BadRevocation,
     #[error("no removed node with that id in the cluster")]
     UnknownRevocation,
     #[error("the session has ended; a join token or a cluster secret is needed")]
@@ -132,6 +134,7 @@ impl ServiceError {
             | Self::UnknownSecret
             | Self::KnownSecret
             | Self::UnknownRevocation
+            | Self::BadRevocation
             | Self::UnknownRelayUser
             | Self::UnknownRelaySecret
             | Self::CurrentRelaySecret

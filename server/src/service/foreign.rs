@@ -16,6 +16,7 @@ use tracing::info;
 
 use super::audit::{Action, Actor, record};
 use super::{Cluster, DEFAULT_CLUSTER, Service, ServiceError, UnixMs};
+use crate::events::{Event, Sender};
 use crate::secrets;
 use crate::store::foreign::{self, ForeignRow};
 
@@ -96,6 +97,7 @@ impl Service {
         self.foreign.send_modify(|served| {
             Arc::make_mut(served).insert(added.name.clone(), Arc::clone(&added));
         });
+        self.tell_foreign(&added.name, "foreign_added");
         Ok((added, true))
     }
 
@@ -124,7 +126,16 @@ impl Service {
         self.foreign.send_modify(|served| {
             Arc::make_mut(served).remove(&name);
         });
+        self.tell_foreign(&name, "foreign_removed");
         Ok(())
+    }
+
+    /// Tells those who watch that a foreign cluster came or went. What it amounts to is found here, so that goes with it.
+    fn tell_foreign(&self, name: &ClusterName, reason: &'static str) {
+        let effective = self.cluster(DEFAULT_CLUSTER).map(|cluster| cluster.effective);
+        let effective = effective.unwrap_or(EffectiveNetwork::Private);
+        let state = Event::ClusterState { kind: ClusterNetwork::Dynamic, effective, reason: Some(reason) };
+        self.events().publish(name, Sender::Server, &state);
     }
 
     /// The foreign clusters as they are now.

@@ -35,7 +35,7 @@ pub(crate) use relay::{
     DEFAULT_LIFETIME_S, Keyring, MAX_LIFETIME_S, MAX_MINTED_USER_LEN, MAX_PASSWORD_LEN, MAX_SECRET_LEN,
     MIN_PASSWORD_LEN, RelayKeys,
 };
-pub(crate) use revocations::InForce;
+pub(crate) use revocations::{InForce, MAX_TOLD};
 pub(crate) use seeds::{NewSeed, SignedRegistration};
 pub(crate) use tokens::{MAX_LABEL_LEN, NewToken};
 
@@ -96,6 +96,8 @@ pub(crate) struct Service {
     keyring: Keyring,
     /// Told when a cluster or its seeds may be others than they were.
     pub(crate) seeds_changed: Notify,
+    /// Told when a node was removed.
+    pub(crate) removed: Notify,
     pub(crate) defences: Defences,
     notes: notes::Notes,
     token_keys: token_keys::TokenKeys,
@@ -114,6 +116,7 @@ impl Service {
             stun,
             keyring,
             seeds_changed: Notify::new(),
+            removed: Notify::new(),
             defences: Defences::default(),
             notes: notes::Notes::default(),
             token_keys: token_keys::TokenKeys::default(),

@@ -1,10 +1,14 @@
 //! Nodes are removed, and let in again.
 
-use meetpoint_proto::{ClusterName, NodeId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use meetpoint_proto::wire::RevocationText;
+use meetpoint_proto::{ClusterName, NodeId, Revocation};
 use serde_json::json;
 
 use super::audit::{Action, Actor, record};
-use super::{CERTIFICATE_LIFETIME_S, Service, ServiceError, UnixMs};
+use super::{CERTIFICATE_LIFETIME_S, Cluster, Service, ServiceError, UnixMs};
 use crate::store::nodes;
 use crate::store::revocations::{self, RevocationRow};
 
@@ -12,6 +16,9 @@ use crate::store::revocations::{self, RevocationRow};
 const MAX_REVOCATIONS: i64 = 100_000;
 /// As many as the broker keeps.
 const MAX_IN_FORCE: u32 = 10_000;
+
+/// Revocations that are told in one request, and of which each is a signature to verify.
+pub(crate) const MAX_TOLD: usize = 16;
 
 /// A removed node that members have to be told of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +61,40 @@ impl Service {
             })
         });
         work.await?;
+        self.removed.notify_one();
         Ok(until_unix_s)
+    }
+
+    /// The revocations in force of each own cluster, in its signed words. None of clusters without any.
+    pub(crate) async fn signed_revocations(
+        &self,
+        now: UnixMs,
+    ) -> Result<Vec<(Arc<Cluster>, Vec<RevocationText>)>, ServiceError> {
+        let mut signed: BTreeMap<ClusterName, Vec<RevocationText>> = BTreeMap::new();
+        let clusters = self.clusters();
+        for InForce { cluster, node, until_unix_s } in self.revocations_in_force(now).await? {
+            let Some(own) = clusters.get(&cluster) else { continue };
+            let text = Revocation { node, until_unix_s }.sign(&cluster, &own.key);
+            signed.entry(cluster).or_default().push(text);
+        }
+        let with_cluster = |(name, texts)| Some((Arc::clone(clusters.get(&name)?), texts));
+        Ok(signed.into_iter().filter_map(with_cluster).collect())
+    }
+
+    /// Makes sure that all of this is a foreign cluster's own word.
+    pub(crate) fn check_told(
+        &self,
+        cluster: &str,
+        told: &[RevocationText],
+    ) -> Result<ClusterName, ServiceError> {
+        let name = cluster.parse::<ClusterName>().map_err(|_| ServiceError::UnknownCluster)?;
+        let foreign = self.foreign_clusters();
+        let Some(foreign) = foreign.get(&name) else {
+            let is_own = self.clusters().contains_key(&name);
+            return Err(if is_own { ServiceError::OwnCluster } else { ServiceError::UnknownCluster });
+        };
+        let is_its_word = |text: &RevocationText| Revocation::verify(text, &name, &foreign.home).is_some();
+        if told.iter().all(is_its_word) { Ok(name) } else { Err(ServiceError::BadRevocation) }
     }
 
     /// Lets a removed node join again, by a right to join like any other.

@@ -15,6 +15,7 @@ mod limits;
 mod names;
 mod node;
 mod offline;
+mod paths;
 mod relay;
 mod relay_keys;
 mod rest;

@@ -70,9 +70,10 @@ pub(crate) fn templates() -> Vec<(Method, String)> {
 async fn all_but_the_public_operations_want_a_token() {
     let (server, _dir) = Running::fresh(&[]).await;
     let public = ["/healthz", "/readyz", "/v1/status", "/v1/seed-proof"];
-    // A seed registers itself by its own signature.
+    // A seed registers itself by its own signature, and a cluster's signature proves whom it has removed.
+    let signed = ["/v1/clusters/default/seeds", "/v1/clusters/default/revocations"];
     let is_public = |method: &Method, path: &str| {
-        public.contains(&path) || (method == Method::POST && path == "/v1/clusters/default/seeds")
+        public.contains(&path) || (method == Method::POST && signed.contains(&path))
     };
     let operations = operations();
     assert!(operations.len() >= 14, "{operations:?}");

@@ -223,6 +223,65 @@ async fn a_foreign_cluster_comes_and_goes_while_the_server_runs() {
     away.stop().await.unwrap();
 }
 
+/// A node that the operator removes at home is out at the cluster's other servers too, at once and for as long as it has
+/// a certificate of before.
+#[tokio::test]
+async fn a_removed_member_is_out_everywhere() {
+    let (home, _home_dir) = Running::fresh(&FLAGS).await;
+    let flag = foreign(&home, "default").await;
+    let (away, _away_dir) = Running::fresh(&["--foreign-cluster", &flag, "--admin-token", ADMIN]).await;
+    let seed = json!({ "host": "127.0.0.1", "port": away.info.http.port() });
+    let put = call(Method::PUT, "/v1/clusters/default/seeds/away").json(&seed).bearer(ADMIN);
+    assert_eq!(put.send(home.info.http).await.status, 201);
+    let mut nodes = [Node::new(1, "alice", &home.join_token()), Node::new(2, "bob", &home.join_token())];
+    let mut visits = Vec::new();
+    for node in &mut nodes {
+        let (_, welcome) = joins(&home, node).await;
+        node.certificate = Some(welcome.certificate.clone());
+        visits.push(joins(&away, node).await.0);
+    }
+    let [alice, bob] = &nodes;
+    // Strangers say so too, and are not believed.
+    let path = "/v1/clusters/default/revocations";
+    let told = |text: meetpoint_proto::wire::RevocationText| {
+        call(Method::POST, path).json(&json!({ "revocations": [text] }))
+    };
+    let forged = meetpoint_proto::Revocation { node: bob.id(), until_unix_s: now_s() + 3600 };
+    let forged = forged.sign(&"default".parse().unwrap(), &alice.key);
+    told(forged.clone()).send(away.info.http).await.assert_problem(403, "bad_revocation");
+    told(forged.clone()).send(home.info.http).await.assert_problem(409, "own_cluster");
+    let many = json!({ "revocations": vec![forged; 17] });
+    call(Method::POST, path).json(&many).send(away.info.http).await.assert_problem(422, "invalid");
+
+    let remove = call(Method::DELETE, &format!("/v1/clusters/default/nodes/{}", alice.id())).bearer(ADMIN);
+    assert_eq!(remove.send(home.info.http).await.status, 204);
+    let (mut bobs, alices) = (visits.pop().unwrap(), visits.pop().unwrap());
+    assert_eq!(alices.refused().await.code, Code::Removed);
+    assert_eq!(alice.is_refused(away.info.http).await, Code::Removed);
+    // Members that are there hear the cluster's own word.
+    let heard = bobs.until(|message| match message {
+        ServerMessage::Revoked(text) => Some(text),
+        _ => None,
+    });
+    let heard = heard.await;
+    assert_eq!(heard.id, alice.id());
+    // The operator lets it in again: its fresh certificate is not one of before.
+    let lift = call(Method::DELETE, &format!("{path}/{}", alice.id())).bearer(ADMIN);
+    assert_eq!(lift.send(home.info.http).await.status, 204);
+    let certificate = loop {
+        let (_, welcome) = joins(&home, &mut Node { session: None, ..alice.clone() }).await;
+        // Times are in seconds, and this may be the very second of the removal.
+        if welcome.certificate.not_after_unix_s > heard.until_unix_s {
+            break welcome.certificate.clone();
+        }
+    };
+    let back = Node { certificate: Some(certificate), ..alice.clone() };
+    drop(back.joins(away.info.http).await);
+    assert_eq!(alice.is_refused(away.info.http).await, Code::Removed);
+    away.stop().await.unwrap();
+    home.stop().await.unwrap();
+}
+
 /// One that a flag names may take the place of this server's own, which comes back when it goes.
 #[tokio::test]
 async fn an_own_cluster_comes_back() {

@@ -189,6 +189,7 @@ impl Session<'_> {
             peer: None,
             window: None,
             peer_rtt_ms: None,
+            probe: false,
         };
         self.send(&ServerMessage::Introduction(Box::new(introduction)));
         self.come(&format!("{}:{peer_id}", self.hello.node_id), &key);

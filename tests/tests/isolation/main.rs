@@ -170,14 +170,18 @@ fn public_name(question: &[u8]) -> Vec<u8> {
 }
 
 /// Where a node may be told to go, and to which public address that leads.
-const PUBLIC_SERVERS: [(&str, &str); 5] = [
-    ("https://20.0.0.1:8085", "20.0.0.1"),
-    ("https://[::ffff:20.0.0.1]:8085", "20.0.0.1"),
-    ("https://[2600:99::1]:8085", "2600:99::1"),
+const PUBLIC_SERVERS: [([&str; 2], &str); 7] = [
+    (["--rendezvous", "https://20.0.0.1:8085"], "20.0.0.1"),
+    (["--rendezvous", "https://[::ffff:20.0.0.1]:8085"], "20.0.0.1"),
+    (["--rendezvous", "https://[2600:99::1]:8085"], "2600:99::1"),
     // Translated from IPv4 somewhere else (RFC 6052), and to a private address at that.
-    ("https://[64:ff9b::a00:101]:8085", "64:ff9b::a00:101"),
-    ("https://rendezvous.example:8085", "20.0.0.1"),
+    (["--rendezvous", "https://[64:ff9b::a00:101]:8085"], "64:ff9b::a00:101"),
+    (["--rendezvous", "https://rendezvous.example:8085"], "20.0.0.1"),
+    (["--seed", "far@20.0.0.1:8085"], "20.0.0.1"),
+    (["--seed", "far@rendezvous.example:8085"], "20.0.0.1"),
 ];
+/// A domain whose seeds would have to be looked up.
+const SEEDS_OF: [&str; 2] = ["--seeds-of", "rendezvous.example"];
 
 #[test]
 fn a_sealed_node_goes_to_no_public_server() {
@@ -191,22 +195,23 @@ fn a_sealed_node_goes_to_no_public_server() {
     let data = tempfile::tempdir().expect("a directory");
     let args = ["--http", "0.0.0.0:8085", "--stun", "127.0.0.1:0", "--stun-alt-port", "0", SEALED];
     let server = Server::start(lab.server().command(meetpoint()), &data.path().join("data"), &args);
-    let start = |host: &Host, url: &str, args: &[&str]| {
-        Node::start(host.command(meetpoint()), url, "alice", Some(&server.join_token()), args)
+    let start = |host: &Host, way: [&str; 2], args: &[&str]| {
+        let args = [&way[..], args].concat();
+        Node::of_servers(host.command(meetpoint()), "alice", Some(&server.join_token()), &args)
     };
 
     // Who is not sealed goes there, and a PRIVATE cluster takes nobody from a public address.
-    for (url, ip) in PUBLIC_SERVERS {
+    for (way, ip) in PUBLIC_SERVERS {
         let mut capture = Capture::start(&open);
-        let mut node = start(&open, url, &[]);
-        capture.await_packets_to(&[ip.parse().expect("an address")], PATIENCE, url);
+        let mut node = start(&open, way, &[]);
+        capture.await_packets_to(&[ip.parse().expect("an address")], PATIENCE, way[1]);
         if ip == SERVER_ADDRS[0].to_string() {
-            assert_eq!(node.event("rejected")["code"], "public_node_in_private_cluster", "{url}");
-            assert_eq!(node.exit_code(), Some(3), "{url}");
+            assert_eq!(node.event("rejected")["code"], "public_node_in_private_cluster", "{way:?}");
+            assert_eq!(node.exit_code(), Some(3), "{way:?}");
         }
     }
     let mut capture = Capture::start(&elsewhere);
-    let node = start(&elsewhere, "https://rendezvous.example:8085", &[]);
+    let node = start(&elsewhere, ["--rendezvous", "https://rendezvous.example:8085"], &[]);
     capture.await_packets_to(&[SERVER_ADDRS[0].into()], PATIENCE, "a public name server");
     drop(node);
 
@@ -215,11 +220,14 @@ fn a_sealed_node_goes_to_no_public_server() {
         // The kernel answers no more than an empty capture would: a packet of our own shows that it is listening.
         let knock = host.run_in(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))).expect("the machine");
         knock.expect("a socket").send_to(b"here", (names.addr(), 9)).expect("a packet");
-        for (url, _) in PUBLIC_SERVERS {
-            let mut node = start(host, url, &[SEALED]);
-            assert_eq!(node.exit_code(), Some(2), "{url}: {}", node.process.output());
-            capture.assert_silent(&format!("sealed, told to go to {url}"));
+        for (way, _) in PUBLIC_SERVERS {
+            let mut node = start(host, way, &[SEALED]);
+            assert_eq!(node.exit_code(), Some(2), "{way:?}: {}", node.process.output());
+            capture.assert_silent(&format!("sealed, told to go to {way:?}"));
         }
+        let mut node = start(host, SEEDS_OF, &[SEALED, "--give-up-after", "1s"]);
+        assert!(node.exit_code().is_some_and(|code| code != 0), "{}", node.process.output());
+        capture.assert_silent("sealed, told to look up the seeds of a domain");
     }
 }
 

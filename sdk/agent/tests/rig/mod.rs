@@ -306,6 +306,7 @@ impl Rig {
             peer: None,
             window: None,
             peer_rtt_ms: None,
+            probe: false,
         }
     }
 

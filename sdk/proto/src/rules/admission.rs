@@ -72,8 +72,17 @@ const fn row(
     AdmissionRow { name, effective, kinds, addresses, declared, verdict }
 }
 
-/// Who is admitted. The last row takes what no cluster can be: a PRIVATE one that is effectively
-/// PUBLIC admits nobody.
+/// What a PRIVATE cluster says to the world, and what everybody is told if no row fits.
+const PUBLIC_SOURCE: AdmissionRow = row(
+    "private/public-source",
+    (EffectiveNetwork::Private, &[]),
+    PUBLIC,
+    &[],
+    Admission::Reject(Code::PublicNodeInPrivateCluster),
+);
+
+/// Who is admitted. There is no row for a PRIVATE cluster that is effectively PUBLIC: no row of
+/// [`super::CLUSTER`] makes one.
 pub const ADMISSION: &[AdmissionRow] = {
     use Admission::{Discover, Reject};
     const IN_PRIVATE: (EffectiveNetwork, &[ClusterNetwork]) = (EffectiveNetwork::Private, &[]);
@@ -100,7 +109,7 @@ pub const ADMISSION: &[AdmissionRow] = {
         ),
         row("private/loopback", IN_PRIVATE, LOOPBACK, &[], AS_LOOPBACK),
         row("private/private", IN_PRIVATE, PRIVATE, &[], AS_PRIVATE),
-        row("private/public-source", IN_PRIVATE, PUBLIC, &[], Reject(Code::PublicNodeInPrivateCluster)),
+        PUBLIC_SOURCE,
         row("public/private-node", IN_PUBLIC, NOT_PUBLIC, &[], Reject(Code::PrivateNodeInPublicCluster)),
         row("public/declared-public", IN_PUBLIC, PUBLIC, DECLARED_PUBLIC, REACHABLE),
         row(
@@ -128,13 +137,6 @@ pub const ADMISSION: &[AdmissionRow] = {
             Reject(Code::DeclaredPublicButPrivate),
         ),
         row("dynamic/private", LIFTED, PRIVATE, NOT_DECLARED_PUBLIC, found(NetworkClass::Private, false)),
-        row(
-            "impossible/lifted-private",
-            (EffectiveNetwork::Public, &[ClusterNetwork::Private]),
-            &[],
-            &[],
-            Reject(Code::PublicNodeInPrivateCluster),
-        ),
     ]
 };
 
@@ -150,7 +152,7 @@ impl AdmissionRow {
 /// The row of [`ADMISSION`] that decides.
 #[must_use]
 pub fn admission(facts: &NodeFacts) -> &'static AdmissionRow {
-    ADMISSION.iter().find(|row| row.fits(facts)).unwrap_or(&ADMISSION[ADMISSION.len() - 1])
+    ADMISSION.iter().find(|row| row.fits(facts)).unwrap_or(const { &PUBLIC_SOURCE })
 }
 
 /// Looks the facts up in [`ADMISSION`].
@@ -161,6 +163,7 @@ pub fn admit(facts: &NodeFacts) -> Admission {
 
 #[cfg(test)]
 mod tests {
+    use super::super::CLUSTER;
     use super::*;
 
     fn all_facts() -> impl Iterator<Item = NodeFacts> {
@@ -179,7 +182,14 @@ mod tests {
     #[test]
     fn every_combination_is_decided_by_a_row() {
         for facts in all_facts() {
-            assert!(ADMISSION.iter().any(|row| row.fits(&facts)), "{facts:?}");
+            let is_possible = CLUSTER
+                .iter()
+                .any(|cluster| cluster.kind == facts.kind && cluster.outcome == Ok(facts.effective));
+            let is_decided = ADMISSION.iter().any(|row| row.fits(&facts));
+            let is_lifted = facts.effective == EffectiveNetwork::Public;
+            assert!(is_decided || (is_lifted && !is_possible), "{facts:?}");
+            let is_refused = matches!(admit(&facts), Admission::Reject(_));
+            assert!(is_decided || is_refused, "{facts:?}");
         }
     }
 

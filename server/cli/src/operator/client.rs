@@ -88,7 +88,13 @@ impl Client {
         }
     }
 
-    async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+    /// Any other call.
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, Failure> {
         let exchange = self.exchange(method, path, body);
         let answer = tokio::time::timeout(TIMEOUT, exchange).await;
         let (status, bytes) =
