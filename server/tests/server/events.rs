@@ -176,7 +176,7 @@ async fn meet(server: &Running) {
         let mut node = Node::new(seed, name, &token).joins(server.info.http).await;
         node.until(|message| matches!(message, ServerMessage::Classified { .. }).then_some(())).await;
         let host = vec![SocketAddr::from(([127, 0, 0, 1], port))];
-        node.send(&ClientMessage::Candidates { host }).await;
+        node.send(&ClientMessage::Candidates { host, relay: Vec::new() }).await;
         nodes.push(node);
     }
     let connect = ClientMessage::Connect { request: 1, peer: "bob".to_owned(), wait: false };

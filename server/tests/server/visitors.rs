@@ -42,7 +42,7 @@ async fn a_member_visits_another_server() {
     let (mut bob_away, _) = joins(&away, &mut bob).await;
     for (control, port) in [(&mut at_away, 1), (&mut bob_away, 2)] {
         let host = vec![format!("127.0.0.1:{port}").parse().unwrap()];
-        control.send(&ClientMessage::Candidates { host }).await;
+        control.send(&ClientMessage::Candidates { host, relay: Vec::new() }).await;
     }
     at_away.send(&ClientMessage::Connect { request: 7, peer: "bob".to_owned(), wait: true }).await;
     let introduced = at_away
