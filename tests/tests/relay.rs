@@ -16,13 +16,13 @@ const MOST_MS: f64 = 2_000.0;
 const FALL_BACK: Duration = Duration::from_secs(20);
 
 /// A server that relays, and keeps nodes that can only be relayed.
-fn serve(lab: &Lab, data: &std::path::Path) -> Server {
+fn serve(lab: &Lab, data: &std::path::Path, more: &[&str]) -> Server {
     let [first, second] = SERVER_ADDRS;
     let (http, stun, alternate) =
         (format!("{first}:8080"), format!("{first}:3478"), format!("{second}:3478"));
     let (seed, relay) = (format!("main@{http}"), first.to_string());
     let args = ["--http", &http, "--stun", &stun, "--stun", &alternate, "--seed", &seed];
-    let args = [&args[..], &["--relay-ip", &relay, "--admit-relayed"]].concat();
+    let args = [&args[..], &["--relay-ip", &relay, "--admit-relayed"], more].concat();
     Server::start(lab.server().command(meetpoint()), data, &args)
 }
 
@@ -51,11 +51,11 @@ fn leave(nodes: &mut [Node]) {
 }
 
 /// One pair that physics keeps apart: a relayed path, 64 KiB there and back.
-fn is_relayed(kinds: [NatKind; 2]) {
+fn is_relayed(kinds: [NatKind; 2], more: &[&str]) {
     let Some(mut lab) = lab_or_skip("is_relayed") else { return };
     let hosts = kinds.map(|kind| lab.node(kind).expect("a host"));
     let data = tempfile::tempdir().expect("a directory");
-    let server = serve(&lab, &data.path().join("data"));
+    let server = serve(&lab, &data.path().join("data"), more);
     let mut nodes = pair(&server, &hosts[0], &hosts[1]);
     let path = nodes[0].event("path");
     assert_eq!(path["kind"], "relayed", "{path}");
@@ -68,18 +68,23 @@ fn is_relayed(kinds: [NatKind; 2]) {
 
 #[test]
 fn two_symmetric_nats_are_relayed() {
-    is_relayed([NatKind::SymmetricRandom, NatKind::SymmetricRandom]);
+    is_relayed([NatKind::SymmetricRandom, NatKind::SymmetricRandom], &[]);
 }
 
 #[test]
 fn without_udp_on_one_side_the_relay_is_reached_by_tcp() {
-    is_relayed([NatKind::UdpBlocked, NatKind::PortRestricted]);
-    is_relayed([NatKind::PortRestricted, NatKind::UdpBlocked]);
+    is_relayed([NatKind::UdpBlocked, NatKind::PortRestricted], &[]);
+    is_relayed([NatKind::PortRestricted, NatKind::UdpBlocked], &[]);
 }
 
 #[test]
 fn without_udp_on_both_sides_the_relay_is_reached_by_tcp() {
-    is_relayed([NatKind::UdpBlocked, NatKind::UdpBlocked]);
+    is_relayed([NatKind::UdpBlocked, NatKind::UdpBlocked], &[]);
+}
+
+#[test]
+fn where_tcp_is_closed_too_the_relay_is_reached_by_tls() {
+    is_relayed([NatKind::UdpBlocked, NatKind::SymmetricRandom], &["--stun-tcp", "off"]);
 }
 
 /// Drops what goes from behind a router straight to the other and back.
@@ -102,7 +107,7 @@ fn a_direct_path_that_is_cut_falls_back_to_the_relay() {
     let alice = lab.host_behind(first).expect("a host");
     let bob = lab.host_behind(second).expect("a host");
     let data = tempfile::tempdir().expect("a directory");
-    let server = serve(&lab, &data.path().join("data"));
+    let server = serve(&lab, &data.path().join("data"), &[]);
     let mut nodes = pair(&server, &alice, &bob);
     path(&mut nodes[0], "direct", FALL_BACK);
     assert_eq!(nodes[0].event("echo")["bytes"], ECHO_BYTES);

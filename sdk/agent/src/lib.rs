@@ -4,13 +4,14 @@
 //!
 //! An [`Agent`] owns no socket, reads no clock and draws no randomness but from the seed it was
 //! given. The shell around it has a control connection (a WebSocket), a main UDP socket and, for a
-//! second now and then, a probe socket. It does four things:
+//! second now and then, a probe socket; a stream to the relay where UDP is blocked. It does four things:
 //!
 //! 1. gives whatever happens to [`Agent::handle`];
 //! 2. calls [`Agent::handle_timeout`] when [`Agent::poll_timeout`] has come;
 //! 3. after either (and after [`Agent::new`]), takes [`Agent::poll_output`] until it is empty, and
 //!    does what it says;
-//! 4. moves the application's data by the path that [`Output::Path`] named last.
+//! 4. moves the application's data by the path that [`Output::Path`] named last, in the channel that
+//!    [`Output::Channel`] gave for it if its leg is a relay's.
 //!
 //! So a simulator runs the same agents in virtual time, and one seed always gives one run.
 //!
@@ -33,8 +34,13 @@
 //! probed at once. A way is *verified* when our own check was answered under the peer's key from
 //! the very address it went to; only then it may carry data.
 //!
-//! **Stay** (`link`, `roam`): each verified way is asked for consent every few seconds. The one with the
-//! shortest round trip is used; a dead one is replaced. If none is left and the application still
+//! **Relay** (`relay`): with the first reason to need one the agent has an allocation made on the server's
+//! relay, over UDP or a stream, and checks go by it too. So `connect` ends with the first way that works,
+//! and what can be direct becomes so later.
+//!
+//! **Stay** (`link`, `roam`): each verified way is asked for consent every few seconds. A direct one is used
+//! rather than a relayed one, and among its like the one with the shortest round trip; a dead one is replaced.
+//! If none is left and the application still
 //! holds the peer, the agent asks for a new introduction by itself.
 //!
 //! # Invariants
@@ -49,7 +55,7 @@
 //!   datagram goes to a public address and no STUN server is asked.
 //! * Nothing from the network can panic, and no table grows without a bound.
 //!
-//! Deliberately absent: sockets, TLS, QUIC, names' resolution, storage; the relay.
+//! Deliberately absent: sockets, TLS, QUIC, names' resolution, storage.
 
 mod agent;
 mod allocator;

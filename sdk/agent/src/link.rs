@@ -489,6 +489,97 @@ mod tests {
         assert_eq!(link.deadline(), None);
     }
 
+    fn relayed(n: u8) -> Way {
+        Way { leg: Leg::Relay(AllocationId(1)), ..way(n) }
+    }
+
+    fn by(way: Way, rtt_ms: u32) -> Confirmation {
+        Confirmation { way, ..answer(1, rtt_ms) }
+    }
+
+    #[test]
+    fn direct_beats_relayed_and_ipv6_beats_ipv4_at_equal_cost() {
+        let v6 = Way::main("[2606:4700::1]:4000".parse().unwrap());
+        let cases: &[(&[(Way, u32)], Way)] = &[
+            (&[(relayed(1), 5), (way(2), 200)], way(2)),
+            (&[(way(2), 200), (relayed(1), 5)], way(2)),
+            (&[(relayed(1), 40), (relayed(2), 5)], relayed(2)),
+            (&[(relayed(1), 40), (relayed(2), 38)], relayed(1)),
+            (&[(way(1), 20), (v6, 20)], v6),
+            (&[(v6, 20), (way(1), 18)], v6),
+            (&[(way(1), 20), (v6, 30)], way(1)),
+            (&[(relayed(1), 5), (v6, 90), (way(2), 80)], v6),
+        ];
+        for (answers, expect) in cases {
+            let (mut link, now) = (link(), start_of_time());
+            for &(way, rtt_ms) in *answers {
+                link.confirm(now, &by(way, rtt_ms), MS);
+            }
+            assert_eq!(link.current, Some(*expect), "{answers:?}");
+        }
+    }
+
+    /// What is met at the peer's own relay is relayed too, whichever socket it leaves by.
+    #[test]
+    fn a_relay_of_the_peer_is_no_direct_way() {
+        let (mut link, now) = (link(), start_of_time());
+        link.add_relay(way(1).remote);
+        let change = link.confirm(now, &by(way(1), 5), MS);
+        assert!(matches!(change, Change::Moved(path) if path.kind == PathKind::Relayed), "{change:?}");
+        let change = link.confirm(now, &by(way(2), 50), 9 * MS);
+        let is_direct = |path: Path| (path.kind, path.elapsed) == (PathKind::Direct, 9 * MS);
+        assert!(matches!(change, Change::Moved(path) if is_direct(path)), "{change:?}");
+    }
+
+    #[test]
+    fn a_relayed_way_is_used_once_it_has_a_channel() {
+        let (mut link, now) = (link(), start_of_time());
+        let unready = Confirmation { is_ready: false, ..by(relayed(1), 5) };
+        assert_eq!((link.confirm(now, &unready, MS), link.is_open()), (Change::None, false));
+        assert!(matches!(link.ready(relayed(1)), Change::Moved(path) if path.way == relayed(1)));
+        assert_eq!(link.leg_lost(AllocationId(1)), Change::Lost);
+    }
+
+    /// The relay takes over within two seconds of the first unanswered check, and gives way to the next answer.
+    #[test]
+    fn a_doubtful_way_is_left_while_it_is_asked() {
+        let (mut link, start) = (link(), start_of_time());
+        link.confirm(start, &by(relayed(1), 50), MS);
+        link.confirm(start, &by(way(2), 20), MS);
+        let (mut now, mut first) = (start, None);
+        while link.kind() == Some(PathKind::Direct) {
+            now = link.deadline().unwrap();
+            while let Some((due, _)) = link.next_consent(now) {
+                if due == way(2) {
+                    first.get_or_insert(now);
+                } else {
+                    link.confirm(now, &by(due, 50), MS);
+                }
+            }
+            link.choose();
+        }
+        assert!(now - first.unwrap() <= 2000 * MS, "{:?}", now - first.unwrap());
+        assert_eq!(link.current, Some(relayed(1)));
+        link.confirm(now, &by(way(2), 20), MS);
+        assert_eq!(link.current, Some(way(2)));
+    }
+
+    #[test]
+    fn relayed_ways_end_when_a_direct_one_has_lasted() {
+        let (mut link, start) = (link(), start_of_time());
+        link.confirm(start, &by(relayed(1), 50), MS);
+        link.confirm(start, &by(way(2), 20), MS);
+        while link.uses_relay() {
+            let now = link.deadline().unwrap();
+            while let Some((due, _)) = link.next_consent(now) {
+                link.confirm(now, &by(due, 30), MS);
+            }
+            assert!(now <= start + RELAY_WARM + 2 * CONSENT_INTERVAL, "it has been kept for too long");
+        }
+        let now = link.deadline().unwrap();
+        assert!(now >= start + RELAY_WARM && !link.wants(now, relayed(1)) && link.wants(now, way(3)));
+    }
+
     #[test]
     fn small_changes_of_the_round_trip_are_not_told() {
         let (mut link, now) = (link(), start_of_time());

@@ -45,7 +45,7 @@ impl World {
                 Output::SendControl(message) => self.send_to_server(index, message),
                 output
                 @ (Output::OpenStream { .. } | Output::CloseStream { .. } | Output::Channel { .. }) => {
-                    self.relay_command(index, output)
+                    self.relay_command(index, output);
                 }
                 Output::Transmit { socket, to, payload, ttl } => {
                     self.transmit(index, socket, to, payload, ttl)

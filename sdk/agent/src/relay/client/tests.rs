@@ -195,7 +195,7 @@ fn an_allocation_costs_two_round_trips_and_one_with_a_known_nonce() {
     let known = client.credential.clone();
     rig.source = addr("20.0.9.1:40001");
     // A nonce is bound to the source, so another one is challenged anew, with what is known of the realm.
-    let mut other = Client::new(&mut rig.env, rig.now, AllocationId(2), access(1, 3600), known.clone());
+    let mut other = Client::new(&mut rig.env, rig.now, AllocationId(2), access(1, 3600), known);
     assert_eq!(rig.carry(&mut other), [News::Granted]);
     other.end(&mut rig.env, rig.now);
     rig.carry(&mut other);
