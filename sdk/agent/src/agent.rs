@@ -337,6 +337,7 @@ impl Agent {
         }
         self.network = network;
         self.discoveries = 0;
+        self.extras.network_changed();
         self.tell_candidates();
         self.refresh_observations(now);
         if self.control.is_member() {
