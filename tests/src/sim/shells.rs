@@ -43,7 +43,7 @@ impl World {
                 Output::CloseControl => self.close_control(index),
                 Output::SendControl(message) => self.send_to_server(index, message),
                 Output::Transmit { socket, to, payload, ttl } => {
-                    self.transmit(index, socket, to, payload, ttl)
+                    self.transmit(index, socket, to, payload, ttl);
                 }
                 Output::OpenSockets { first, count, .. } => {
                     let node = &mut self.nodes[index];
