@@ -384,4 +384,20 @@ mod tests {
         assert_eq!(passing, [own]);
         assert_eq!(sealed.blocked(), 5);
     }
+
+    /// What is to die on the way arrives where there is no way, and passes the gate like all else.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_datagram_with_a_short_life() {
+        let receiver = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let sender = socket2::SockRef::from(&sender);
+        let sealed = Egress::new(true);
+        sealed.send_with_ttl(&sender, receiver.local_addr().unwrap(), b"opener", Some(2)).unwrap();
+        let mut bytes = [0; 16];
+        let (len, _) = receiver.recv_from(&mut bytes).unwrap();
+        assert_eq!(&bytes[..len], b"opener");
+        let error = sealed.send_with_ttl(&sender, "20.0.0.1:9".parse().unwrap(), b"x", Some(2)).unwrap_err();
+        assert_eq!((error.kind(), sealed.blocked()), (io::ErrorKind::PermissionDenied, 1));
+    }
 }

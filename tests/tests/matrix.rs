@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
 use meetpoint_agent::Input;
-use meetpoint_proto::{ClusterNetwork, EffectiveNetwork};
+use meetpoint_proto::{Allocator, ClusterNetwork, EffectiveNetwork, Mapping};
 use meetpoint_tests::sim::dice::Dice;
+use meetpoint_tests::sim::gate::GateKind;
 use meetpoint_tests::sim::nats::Nat;
 use meetpoint_tests::sim::oracle::{self, Verdict};
 use meetpoint_tests::sim::world::{Node, ServerPlace, Weather, World};
@@ -265,4 +266,64 @@ fn every_pair_in_rough_weather() {
     assert!(wrong.is_empty(), "{wrong:#?}");
     println!("all cells of foresight and guesses: {:.2} % direct", guessed.percent());
     assert!(guessed.percent() >= 95.0, "{:.2} %", guessed.percent());
+}
+
+/// What a node says of its NAT, in clear weather, is what the NAT does.
+#[test]
+fn every_type_is_recognised() {
+    for nat in Nat::ALL.into_iter().filter(|nat| !nat.is_blocked()) {
+        for seed in 0..20 {
+            let has_hairpin = seed % 2 == 0;
+            let kinds: Vec<GateKind> =
+                nat.gates().into_iter().map(|kind| GateKind { hairpin: has_hairpin, ..kind }).collect();
+            let mut world = World::new(seed, ServerPlace::Internet, Sky::Clear.weather(&mut Dice::new(seed)));
+            let site = world.add_site_behind(&kinds);
+            let ip = if nat == Nat::Open { [20, 0, 10, 7] } else { [10, 0, 1, 2] };
+            world.add_node(site, IpAddr::from(ip), 24, SigningKey::from_bytes(&[1; 32]));
+            world.run_until(WARM_LIMIT, |world| world.nodes[0].behavior.is_some());
+            let found = world.nodes[0].behavior.expect("it says what it found");
+            let kind = nat.kind();
+            assert_eq!(
+                (found.mapping, found.filtering),
+                (Some(kind.mapping), Some(kind.filtering)),
+                "{nat:?}"
+            );
+            let is_right = match (nat, found.allocator) {
+                (Nat::Open | Nat::Remap, None) => true,
+                (Nat::Sequential, Some(Allocator::Sequential { delta, .. })) => delta == 1,
+                (Nat::Block | Nat::BlockOnce, Some(Allocator::Block { first, last })) => {
+                    (40_000..41_024).contains(&first) && (first..41_024).contains(&last)
+                }
+                (Nat::Random, Some(Allocator::Random)) => true,
+                (_, Some(Allocator::Preserving)) => kind.mapping == Mapping::EndpointIndependent,
+                _ => false,
+            };
+            assert!(is_right, "{nat:?}: {:?}", found.allocator);
+            let is_fixed = kind.mapping == Mapping::EndpointIndependent;
+            // Of two in a row the outer one sends back, and the inner one's mapping lets it in.
+            assert_eq!(found.hairpin, is_fixed.then_some(has_hairpin), "{nat:?}");
+            assert_eq!(found.early_inbound, is_fixed.then_some(nat == Nat::EarlyInbound), "{nat:?}");
+            assert!(world.violations.is_empty(), "{:?}", world.violations);
+        }
+    }
+}
+
+/// Two nodes behind one NAT of each type meet on their own network, with hairpin and without.
+#[test]
+fn neighbours_meet_behind_every_type() {
+    for nat in Nat::ALL.into_iter().filter(|nat| !nat.is_blocked() && *nat != Nat::Open) {
+        for seed in 0..4 {
+            let kinds: Vec<GateKind> =
+                nat.gates().into_iter().map(|kind| GateKind { hairpin: seed % 2 == 0, ..kind }).collect();
+            let mut world = World::new(seed, ServerPlace::Internet, Sky::Clear.weather(&mut Dice::new(seed)));
+            let site = world.add_site_behind(&kinds);
+            for number in [1, 2] {
+                let key = SigningKey::from_bytes(&[number; 32]);
+                world.add_node(site, IpAddr::from([10, 0, 1, 1 + number]), 24, key);
+            }
+            world.run_until(WARM_LIMIT, |world| world.nodes.iter().all(|node| node.behavior.is_some()));
+            assert!(connect(&mut world, 1).is_some(), "{nat:?}");
+            assert!(world.violations.is_empty(), "{:?}", world.violations);
+        }
+    }
 }

@@ -392,6 +392,7 @@ impl Agent {
         }
         self.discoveries = 0;
         self.review_mapping();
+        self.extras.network_changed();
         self.tell_candidates();
         self.refresh_observations(now);
         self.probe_relays(now);

@@ -3,7 +3,7 @@
 //! One ticket at a time guesses, so whatever the server mints, a node's guesses stay within one schedule's pace
 //! and its descriptors within one plan's number.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -17,8 +17,12 @@ use crate::plan::{Plan, plan};
 use crate::punch::Punch;
 use crate::stun::{Class, Datagram};
 
-/// What an opener's time to live is: the node's own NAT passes it on, and the next router drops it.
+/// What an opener's time to live is: the node's own NAT passes it on, and the next router drops it. Where there are
+/// several NATs in a row the first attempts fail, so each adds a hop; the peer's NAT is farther away than that.
 const OPENER_TTL: u8 = 2;
+const MAX_OPENER_TTL: u8 = 5;
+/// Peers whose failed attempts are remembered.
+const MAX_FAILED: usize = 1_024;
 /// How much later than its opener a check leaves, and how much later than the side that early packets confuse the
 /// other one starts: as much as two introductions that left together may arrive apart.
 const AFTER_OPENER: Duration = Duration::from_millis(20);
@@ -32,9 +36,30 @@ pub(crate) struct Extras {
     guessing: Option<TicketId>,
     open: BTreeSet<u16>,
     next: u16,
+    /// How often in a row a peer was not met.
+    failed: BTreeMap<NodeId, u8>,
 }
 
 impl Extras {
+    fn opener_ttl(&self, peer: &NodeId) -> u8 {
+        let failed = self.failed.get(peer).copied().unwrap_or(0);
+        OPENER_TTL.saturating_add(failed).min(MAX_OPENER_TTL)
+    }
+
+    fn note(&mut self, peer: NodeId, is_met: bool) {
+        if is_met {
+            self.failed.remove(&peer);
+        } else if self.failed.len() < MAX_FAILED || self.failed.contains_key(&peer) {
+            let failed = self.failed.entry(peer).or_default();
+            *failed = failed.saturating_add(1);
+        }
+    }
+
+    /// What was learnt by failing holds for the network in which it failed.
+    pub(crate) fn network_changed(&mut self) {
+        self.failed.clear();
+    }
+
     /// Numbers for so many sockets, none of which is in use.
     fn take(&mut self, count: u16) -> u16 {
         let is_free = |first: u16| !(0..count).any(|n| self.open.contains(&first.wrapping_add(n)));
@@ -114,13 +139,15 @@ impl Agent {
             self.reach.as_ref().is_some_and(|reach| reach.may_probe(&self.network, flow.way.remote));
         if allowed {
             self.env.counters.guesses_sent += 1;
-            self.send_check_unpaced(now, peer, ticket, flow.way, flow.is_opener.then_some(OPENER_TTL));
+            let ttl = flow.is_opener.then(|| self.extras.opener_ttl(&peer));
+            self.send_check_unpaced(now, peer, ticket, flow.way, ttl);
         }
     }
 
     pub(crate) fn send_opener(&mut self, now: Instant, peer: NodeId, ticket: TicketId, to: Way) {
         if self.pacer.take(now, to.remote).is_ok() {
-            self.send_check_unpaced(now, peer, ticket, to, Some(OPENER_TTL));
+            let ttl = self.extras.opener_ttl(&peer);
+            self.send_check_unpaced(now, peer, ticket, to, Some(ttl));
         }
     }
 
@@ -144,6 +171,7 @@ impl Agent {
     /// A ticket has ended: its sockets are closed but for those that a peer was met by, and where ports are given
     /// out in a row the newest has to be looked at again.
     pub(crate) fn end_guesses(&mut self, now: Instant, ticket: TicketId, punch: &Punch) {
+        self.extras.note(punch.peer, punch.is_direct());
         if self.extras.guessing == Some(ticket) {
             self.extras.guessing = None;
             self.close_extras();

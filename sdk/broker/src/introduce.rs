@@ -256,8 +256,8 @@ impl Broker {
         self.send(to, ServerMessage::Candidates { ticket, candidates });
     }
 
-    /// A member has told what its NAT does. Tickets that were minted before nobody could know it do not wait for it,
-    /// and where a symmetric NAT is in between they may need another, which does.
+    /// A member has told what its NAT does. Tickets do not wait for that; but where a symmetric NAT is in between, one
+    /// that was minted before it was known is followed by another, which knows.
     pub(crate) fn behavior_told(&mut self, now: Instant, conn: ConnId, behavior: NatBehavior) {
         let Some(session) = self.session_mut(conn) else { return };
         session.behavior = Some(behavior);

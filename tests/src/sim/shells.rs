@@ -48,7 +48,7 @@ impl World {
                     self.relay_command(index, output);
                 }
                 Output::Transmit { socket, to, payload, ttl } => {
-                    self.transmit(index, socket, to, payload, ttl)
+                    self.transmit(index, socket, to, payload, ttl);
                 }
                 Output::OpenSockets { first, count, .. } => {
                     let node = &mut self.nodes[index];

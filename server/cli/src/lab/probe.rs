@@ -17,7 +17,7 @@ use super::{Host, LabError, SERVER_ADDRS};
 
 /// Public sockets on each of the server's two addresses. One is sent to, the others tell how far a mapping reaches;
 /// four make it all but impossible that a random allocator repeats itself on all of them.
-const PORTS_PER_ADDR: usize = 4;
+pub const PORTS_PER_ADDR: usize = 4;
 
 /// How long a packet that must arrive may take. Only a failure takes this long.
 const MUST_ARRIVE: Duration = Duration::from_secs(3);
@@ -165,7 +165,7 @@ pub(super) fn expect(
 }
 
 /// Where the world saw one socket come from, for each of its own sockets.
-type Sightings = [[SocketAddrV4; PORTS_PER_ADDR]; SERVER_ADDRS.len()];
+pub type Sightings = [[SocketAddrV4; PORTS_PER_ADDR]; SERVER_ADDRS.len()];
 
 /// The public end of the probe: several sockets on each of two addresses.
 struct World {
@@ -274,7 +274,8 @@ fn try_each<T, U, const N: usize>(items: [T; N], f: impl FnMut(T) -> io::Result<
 }
 
 /// Judges mapping and allocator by what each public socket saw of one socket bound to `local`.
-fn classify(local: SocketAddrV4, seen: &Sightings) -> (Dependence, Allocator) {
+#[must_use]
+pub fn classify(local: SocketAddrV4, seen: &Sightings) -> (Dependence, Allocator) {
     let same_on_each_addr = seen.iter().all(|addr| addr.iter().all(|sighting| *sighting == addr[0]));
     let mapping = match (same_on_each_addr, seen[0][0] == seen[1][0]) {
         (true, true) => Dependence::Nothing,
