@@ -59,6 +59,7 @@ mod counters;
 mod discover;
 mod env;
 mod link;
+mod mapped;
 mod meet;
 mod network;
 mod observe;
