@@ -382,6 +382,7 @@ impl Agent {
                 self.env.push(Output::Path { peer, path: None });
             }
             self.timers.set(Timer::Link(peer), None);
+            self.stop_roaming(peer);
         }
     }
 

@@ -75,6 +75,15 @@ impl Agent {
         self.send_request(number);
     }
 
+    /// The link is gone: there is nothing to be in doubt of, and if the application holds the peer, its path is repaired.
+    pub(crate) fn stop_roaming(&mut self, peer: NodeId) {
+        self.doubts.remove(&peer);
+        self.timers.set(Timer::Doubt(peer), None);
+        for number in self.requests.of_roaming(peer) {
+            self.drop_request(number);
+        }
+    }
+
     /// Has all ways of a link prove themselves anew. Ways in doubt already stay what they are.
     pub(crate) fn doubt(&mut self, now: Instant, peer: NodeId) {
         if self.doubts.get(&peer).is_some_and(|doubt| !doubt.is_over) {
