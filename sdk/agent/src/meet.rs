@@ -240,7 +240,7 @@ impl Agent {
             self.env.counters.checks_repeated += 1;
             return;
         }
-        let has_route = link.has_route(source);
+        let (has_route, is_current) = (link.has_route(source), link.current() == Some(source));
         // A passive side has sent nothing under this ticket; that it had not before either, nobody but
         // the node itself can know.
         let is_passive = self.punches.get(&ticket).is_some_and(Punch::is_passive);
@@ -259,6 +259,9 @@ impl Agent {
         } else if !has_route {
             // The peer checks again if this one is too early or gets lost.
             let _ = self.send_check(now, peer, ticket, source);
+            self.doubt(now, peer);
+        } else if !is_current {
+            // It may have moved back to where it has been before.
             self.doubt(now, peer);
         }
         self.env.counters.checks_answered += 1;

@@ -6,7 +6,7 @@
 //! is there, and not before: if none does, whether the peer is gone is consent's business. Doubts arise when
 //!
 //! * this machine sends from another address than before, or by another router;
-//! * a peer's keyed check comes from a place that is no way yet;
+//! * a peer's keyed check comes from a place that is not the way in use;
 //! * a peer that is met already is introduced anew, because it has doubts of its own.
 //!
 //! A node that has moved also opens its control connection anew from where it is now, has its mapping observed, and asks
