@@ -378,8 +378,7 @@ impl Builder {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             backoff: self.backoff,
         };
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed).map_err(|e| io(&e))?;
+        let seed = random_seed().map_err(|e| io(&e))?;
         let (shared, releases) = Shared::new();
         let (commands, command_queue) = mpsc::channel(COMMAND_QUEUE);
         let obstacles = Obstacles::new(servers, !self.sources.is_empty());
@@ -416,6 +415,13 @@ impl Builder {
         };
         Ok((started, parts))
     }
+}
+
+/// What all of the agent's randomness comes from.
+fn random_seed() -> Result<[u8; 32], getrandom::Error> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed)?;
+    Ok(seed)
 }
 
 /// The first server that a source tells of; `None` if none ever will.

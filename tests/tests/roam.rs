@@ -22,7 +22,7 @@ fn serve_publicly(lab: &Lab, data: &std::path::Path) -> Server {
 }
 
 /// From the swap to the first echo that was asked for after it.
-fn until_it_goes_on(alice: &mut Node, swapped: Instant) -> Duration {
+fn until_it_goes_on(alice: &mut Node, began: Instant, swapped: Instant) -> Duration {
     while alice.take_passed("echo").is_some() {}
     loop {
         let echo = alice.event_within("echo", PATIENCE);
@@ -30,7 +30,7 @@ fn until_it_goes_on(alice: &mut Node, swapped: Instant) -> Duration {
         let trip = Duration::from_secs_f64(echo["rtt_ms"].as_f64().expect("milliseconds") / 1e3);
         // One that began before the swap ended by it or in spite of it; either way the next one tells.
         if heard.checked_duration_since(swapped).is_some_and(|since| since > trip) {
-            return heard - swapped;
+            return heard - began;
         }
     }
 }
@@ -54,9 +54,9 @@ fn swap(lab: &mut Lab, [first, second, peer]: [NatKind; 3]) -> Vec<Duration> {
     }
     let uplinks = [home.uplink(), uplink];
     let took = (0..SWAPS).map(|number| {
-        let swapped = Instant::now();
+        let began = Instant::now();
         lab.switch_uplink(&mover, uplinks[number % 2], uplinks[(number + 1) % 2]).expect("another uplink");
-        let took = until_it_goes_on(&mut alice, swapped);
+        let took = until_it_goes_on(&mut alice, began, Instant::now());
         // The node has settled: it has joined from where it is now.
         alice.event("joined");
         alice.event("classified");

@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use meetpoint_proto::id::DialBackNonce;
 use meetpoint_proto::wire::{
-    ClientMessage, MAX_MAPPED_CANDIDATES, MAX_TEXT_LEN, PeerInfo, Refusal, Renewal, ServerMessage,
-    StunAccess, StunServer,
+    ClientMessage, MAX_TEXT_LEN, PeerInfo, Refusal, Renewal, ServerMessage, StunAccess, StunServer,
 };
 use meetpoint_proto::{ClusterNetwork, Code, EffectiveNetwork, NodeId, NodeName, TicketId, addr};
 
@@ -77,8 +76,8 @@ pub struct Agent {
     discoveries: u32,
     /// What the server was told last: the node's own addresses, the relayed, and the mapped ones.
     told_candidates: Option<[Vec<SocketAddr>; 3]>,
-    mapped: Vec<SocketAddr>,
-    wants_mapping: bool,
+    pub(crate) mapped: Vec<SocketAddr>,
+    pub(crate) wants_mapping: bool,
     dial_backs: Option<(Instant, u32)>,
     dial_back_seen: VecDeque<DialBackNonce>,
     pub(crate) requests: Requests,
@@ -180,10 +179,7 @@ impl Agent {
             Input::Interfaces { list, port_v4, port_v6 } => {
                 self.set_network(now, Network::new(list, port_v4, port_v6));
             }
-            Input::Mapped { addrs } => {
-                self.mapped = addrs.into_iter().map(addr::unmap).take(MAX_MAPPED_CANDIDATES).collect();
-                self.tell_candidates();
-            }
+            Input::Mapped { addrs } => self.mapped(addrs),
             Input::Rerouted { source } => self.rerouted(now, source.map(|ip| ip.to_canonical())),
             Input::ControlOpened { local, remote } => {
                 self.source = Some(addr::unmap(local).ip());
@@ -419,16 +415,6 @@ impl Agent {
             let [host, relay, mapped] = told.clone();
             self.env.send(ClientMessage::Candidates { host, relay, mapped });
             self.told_candidates = Some(told);
-        }
-    }
-
-    /// A router's port is of use in the open, and to a node that is not there by itself.
-    fn review_mapping(&mut self) {
-        let Some(reach) = &self.reach else { return };
-        let wanted = !reach.private_only && !reach.loopback && self.network.is_behind_nat();
-        if wanted != self.wants_mapping {
-            self.wants_mapping = wanted;
-            self.env.push(Output::MapPort { wanted });
         }
     }
 

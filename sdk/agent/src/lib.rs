@@ -68,6 +68,7 @@ mod env;
 mod guess;
 mod guessing;
 mod link;
+mod mapped;
 mod meet;
 mod netcheck;
 mod network;

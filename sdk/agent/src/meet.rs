@@ -322,7 +322,7 @@ impl Agent {
         if is_its_relay {
             link.add_relay(way.remote);
         }
-        let is_wanted = link.wants(now, way);
+        let (is_wanted, is_current) = (link.wants(now, way), link.current() == Some(way));
         let is_direct = link.kind_of(way) == PathKind::Direct;
         // A passive side has sent nothing under this ticket; that it had not before either, nobody but
         // the node itself can know.
@@ -345,6 +345,9 @@ impl Agent {
             // The peer checks again if this one is too early or gets lost.
             let _ = self.send_check(now, peer, ticket, way);
             self.doubt(now, peer);
+        } else if is_direct && !is_current {
+            // It may have moved back to where it has been before. By a relay it sends now and then anyway.
+            self.doubt(now, peer);
         }
         self.env.counters.checks_answered += 1;
         let answer = stun::check_answer(check.id(), way.remote, &send);
@@ -364,7 +367,10 @@ impl Agent {
 
     /// True if the shell can send and take data by this way.
     fn carries_data(&self, way: Way) -> bool {
-        way.leg == Leg::Main || self.relays.channel(way).is_some()
+        match way.leg {
+            Leg::Main | Leg::Extra(_) => true,
+            Leg::Relay(_) => self.relays.channel(way).is_some(),
+        }
     }
 
     /// Whose check it is and under which ticket, if it is one we want.
@@ -495,6 +501,7 @@ impl Agent {
                 self.env.push(Output::Path { peer, path: None });
             }
             self.timers.set(Timer::Link(peer), None);
+            self.stop_roaming(peer);
         }
     }
 

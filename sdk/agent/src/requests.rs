@@ -146,6 +146,10 @@ impl Requests {
         self.numbers(|request| own.contains(&request.purpose))
     }
 
+    pub(crate) fn of_roaming(&self, peer: NodeId) -> Vec<u32> {
+        self.numbers(|request| request.purpose == Purpose::Roam(peer))
+    }
+
     fn numbers(&self, fits: impl Fn(&Request) -> bool) -> Vec<u32> {
         self.open.iter().filter(|(_, request)| fits(request)).map(|(number, _)| *number).collect()
     }

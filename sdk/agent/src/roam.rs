@@ -6,7 +6,7 @@
 //! is there, and not before: if none does, whether the peer is gone is consent's business. Doubts arise when
 //!
 //! * this machine sends from another address than before, or by another router;
-//! * a peer's keyed check comes from a place that is no way yet;
+//! * a peer's keyed check comes from a place that is not the way in use;
 //! * a peer that is met already is introduced anew, because it has doubts of its own.
 //!
 //! A node that has moved also opens its control connection anew from where it is now, has its mapping observed, and asks
@@ -74,6 +74,15 @@ impl Agent {
         }
         let number = self.requests.open(now, Purpose::Roam(peer), peer.to_string(), true);
         self.send_request(number);
+    }
+
+    /// The link is gone: there is nothing to be in doubt of, and if the application holds the peer, its path is repaired.
+    pub(crate) fn stop_roaming(&mut self, peer: NodeId) {
+        self.doubts.remove(&peer);
+        self.timers.set(Timer::Doubt(peer), None);
+        for number in self.requests.of_roaming(peer) {
+            self.drop_request(number);
+        }
     }
 
     /// Has all ways of a link prove themselves anew. Ways in doubt already stay what they are.

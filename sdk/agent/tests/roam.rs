@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use meetpoint_agent::{Input, Output, Path, Socket};
+use meetpoint_proto::NodeId;
 use meetpoint_proto::wire::{ClientMessage, Introduction};
 use rig::{MS, Rig, addr};
 
@@ -158,4 +159,27 @@ fn a_check_from_elsewhere_moves_nothing_that_answers() {
     b.datagram(addr("20.0.0.66:6"), &payload);
     go_on(&mut a, &mut b, places, CONSENT);
     assert!(remotes(&b.paths()).iter().all(|remote| *remote == Some(a.main())));
+}
+
+/// A peer that is gone for good is asked for no longer than its path lasts.
+#[test]
+fn what_was_asked_for_ends_with_the_link() {
+    let (mut a, _) = met();
+    let source = a.local.ip();
+    a.take();
+    a.input(moved());
+    a.open();
+    a.challenge().expect("a proof");
+    let welcome = a.welcome();
+    a.take();
+    a.tell(meetpoint_proto::wire::ServerMessage::Welcome(Box::new(welcome)));
+    let number = asked(&mut a).pop().expect("it asks for its peer");
+    // It is held, so that losing it begins a repair; released, nothing is left of it.
+    let peer = NodeId::from(&rig::config(2).key);
+    a.input(Input::Release { peer });
+    let cancelled =
+        |message| matches!(message, ClientMessage::CancelConnect { request } if request == number);
+    assert!(a.messages().into_iter().any(cancelled));
+    a.input(Input::Rerouted { source: Some(source) });
+    assert!(asked(&mut a).is_empty(), "nobody is left to ask for");
 }

@@ -361,7 +361,7 @@ mod tests {
             (one(NAME, "https://10.0.0.1/ctl"), None),
             (one(NAME, "/a\r\nb"), None),
             (one("urn:schemas-upnp-org:service:WANIPConnection:1\"><x", "/ctl"), None),
-            (other.clone(), None),
+            (other, None),
             ("<service><serviceType>".to_owned(), None),
             (String::new(), None),
         ] {

@@ -8,6 +8,11 @@ use super::Link;
 use crate::api::Way;
 
 impl Link {
+    /// The way in use.
+    pub(crate) fn current(&self) -> Option<Way> {
+        self.current
+    }
+
     /// The verified ways, and the ticket under which to check them.
     pub(crate) fn ways(&self) -> Option<(BTreeSet<Way>, TicketId)> {
         Some((self.routes.keys().copied().collect(), self.proven?))
