@@ -26,6 +26,8 @@ use thiserror::Error;
 
 /// The control channel is a WebSocket, which starts as HTTP/1.1 (RFC 6455, section 1.7).
 const ALPN: &[u8] = b"http/1.1";
+/// A STUN server's port wants a protocol of its own (RFC 7443), which an HTTP server passes over.
+const STUN_ALPN: &[u8] = b"stun.turn";
 
 /// Where trust in public certificates comes from.
 #[derive(Debug, Clone, Default)]
@@ -85,7 +87,7 @@ pub(crate) fn client_config(pins: Pins, roots: Roots) -> Result<ClientConfig, Er
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = vec![ALPN.to_vec(), STUN_ALPN.to_vec()];
     Ok(config)
 }
 
