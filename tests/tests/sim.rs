@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
-use meetpoint_agent::Input;
 use meetpoint_proto::{Evidence, Filtering, Mapping, NetworkClass};
 use meetpoint_tests::sim::case::{Case, FILTERS, MAPPINGS, Setting, Trial};
 use meetpoint_tests::sim::gate::{GateKind, Ports};

@@ -178,6 +178,7 @@ impl Session<'_> {
             start_in_ms: 0,
             expires_in_ms: 10_000,
             active: true,
+            probe: false,
         };
         self.send(&ServerMessage::Introduction(Box::new(introduction)));
         self.come(&format!("{}:{peer_id}", self.hello.node_id), &key);
