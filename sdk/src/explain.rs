@@ -118,6 +118,7 @@ mod tests {
         let behavior = meetpoint_proto::NatBehavior {
             mapping: Some(meetpoint_proto::Mapping::EndpointIndependent),
             filtering: Some(meetpoint_proto::Filtering::AddressAndPortDependent),
+            ..meetpoint_proto::NatBehavior::default()
         };
         shared.publish(crate::Event::Behavior(behavior));
         let class = Some(NetworkClass::PublicReachable);
