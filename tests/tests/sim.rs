@@ -108,7 +108,7 @@ fn an_idle_open_node_is_met_unsolicited() {
     for (strangers, idle_s, class) in [(2, 590, reachable), (2, 960, met), (1, 960, reachable)] {
         let mut world = World::new(0, ServerPlace::Internet, clear(Setting::Loopback).weather);
         world.add_site(Some(open));
-        world.add_node(0, [20, 0, 11, 7].into(), 24, SigningKey::from_bytes(&[1; 32]));
+        world.add_node(0, [20, 0, 10, 7].into(), 24, SigningKey::from_bytes(&[1; 32]));
         for n in 1..=strangers {
             world.add_site(Some(home));
             world.add_node(usize::from(n), [10, 0, n, 2].into(), 24, SigningKey::from_bytes(&[n + 1; 32]));
