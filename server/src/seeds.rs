@@ -10,6 +10,7 @@ pub(crate) mod herald;
 pub(crate) mod me;
 mod pace;
 pub(crate) mod registrar;
+mod srv;
 pub(crate) mod verifier;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -114,16 +115,20 @@ fn default_seed(port: u16) -> Option<Resolved> {
     Some(Resolved { seed: SeedAddr { name, host: Host::Ip(ip), port }, ips: vec![ip] })
 }
 
-/// The addresses behind a seed's host; none if the name does not resolve.
+/// The addresses behind a seed's host: its own, or where it has none those of the targets of its SRV records that
+/// serve at the seed's port. None if the name does not resolve.
 pub(crate) async fn lookup(seed: &SeedAddr) -> Vec<IpAddr> {
     let name = match &seed.host {
         Host::Ip(ip) => return vec![*ip],
         Host::Dns(name) => name.as_str(),
     };
-    match tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((name, seed.port))).await {
-        Ok(Ok(found)) => found.map(|addr| addr.ip()).take(MAX_ADDRS).collect(),
-        Ok(Err(_)) | Err(_) => Vec::new(),
-    }
+    let addresses = async {
+        match tokio::net::lookup_host((name, seed.port)).await {
+            Ok(found) => found.map(|addr| addr.ip()).take(MAX_ADDRS).collect(),
+            Err(_) => srv::addresses(name, seed.port).await.unwrap_or_default(),
+        }
+    };
+    tokio::time::timeout(RESOLVE_TIMEOUT, addresses).await.unwrap_or_default()
 }
 
 /// Applies the rules.

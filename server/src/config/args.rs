@@ -136,8 +136,9 @@ pub struct ClusterArgs {
     #[arg(long, env = "MEETPOINT_CLUSTER_NETWORK_TYPE", value_name = "TYPE")]
     pub cluster_network_type: Option<ClusterNetwork>,
     /// A rendezvous address of the cluster, in the form NAME@HOST:PORT (HOST:PORT is a control
-    /// address). This server is the seed whose HOST:PORT is one of its listeners or its
-    /// --external-ip. Without any the only seed is default@127.0.0.1:PORT, and only private nodes are
+    /// address). A name without an address of its own stands for those targets of its SRV records
+    /// (_meetpoint._tcp.HOST) that serve at PORT. This server is the seed whose HOST:PORT is one of
+    /// its listeners or its --external-ip. Without any the only seed is default@127.0.0.1:PORT, and only private nodes are
     /// accepted.
     #[arg(long = "seed", env = "MEETPOINT_SEEDS", value_name = "NAME@HOST:PORT", value_delimiter = ',')]
     pub seeds: Vec<SeedAddr>,
