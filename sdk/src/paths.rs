@@ -31,7 +31,8 @@ pub(crate) const MAX_PEERS: usize = 4096;
 
 /// Verified addresses of one peer that are still listened to: the current one and those before
 /// it, because datagrams sent before a change are in flight, and the peer changes when it likes.
-const REMOTES_PER_PEER: usize = 8;
+/// Where ports are guessed all sockets of a peer may meet this node, and it may settle on any of them.
+const REMOTES_PER_PEER: usize = 128;
 
 /// A peer's address as QUIC sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

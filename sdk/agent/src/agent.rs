@@ -210,7 +210,7 @@ impl Agent {
             Input::SocketsOpened { first, count } => self.sockets_opened(first, count),
             Input::Connect { request, peer, wait } => self.connect(now, request, peer, wait),
             Input::CancelConnect { request } => self.cancel_connect(request),
-            Input::Release { peer } => self.release(peer),
+            Input::Release { peer } => self.release(now, peer),
             Input::Secrets(secrets) => self.env.config.secrets = secrets,
             Input::Leave => {
                 self.end_relays(now);

@@ -26,6 +26,8 @@ const MAX_FAILED: usize = 1_024;
 /// How much later than its opener a check leaves, and how much later than the side that early packets confuse the
 /// other one starts: as much as two introductions that left together may arrive apart.
 const AFTER_OPENER: Duration = Duration::from_millis(20);
+/// How long all sockets stay open once the peer was met: it checks the one that it goes on by within that time.
+const AFTER_MET: Duration = Duration::from_secs(7);
 /// How long a ticket that can't succeed lasts: behaviours are claims, and a few checks cost little.
 const HOPELESS: Duration = Duration::from_millis(800);
 
@@ -35,6 +37,8 @@ pub(crate) struct Extras {
     /// The ticket that guesses now.
     guessing: Option<TicketId>,
     open: BTreeSet<u16>,
+    /// Until then the peer may show by which socket it goes on.
+    stay_open: Option<Instant>,
     next: u16,
     /// How often in a row a peer was not met.
     failed: BTreeMap<NodeId, u8>,
@@ -83,7 +87,9 @@ impl Agent {
         let Introduction { own, peer, .. } = introduction;
         punch.plan = plan(own.as_ref(), peer.as_ref());
         let is_local = |candidate: &Candidate| candidate.kind == CandidateKind::Host;
-        if matches!(punch.plan, Plan::Relay(_)) && !introduction.candidates.iter().any(is_local) {
+        let has_neighbours = introduction.candidates.iter().any(is_local);
+        // Where there is a relay the ticket is what the two meet by there.
+        if matches!(punch.plan, Plan::Relay(_)) && !has_neighbours && self.relay_access().is_none() {
             punch.end_early(start + HOPELESS);
         }
         let counts = |behavior: NatBehavior| matches!(behavior.allocator, Some(Allocator::Sequential { .. }));
@@ -117,6 +123,9 @@ impl Agent {
         let window = introduction.window.filter(|window| window.ip == observed.ip());
         let setting = Setting { own, peer, window, observed };
         let Some(mut guesses) = Guesses::new(punch.plan, &setting, start, &mut self.env.rng) else { return };
+        // The sockets of one ticket at a time are as many as a process may have.
+        self.extras.stay_open = None;
+        self.close_extras(start);
         self.extras.guessing = Some(introduction.ticket);
         let count = guesses.sockets();
         if count > 0 {
@@ -174,18 +183,24 @@ impl Agent {
         self.extras.note(punch.peer, punch.is_direct());
         if self.extras.guessing == Some(ticket) {
             self.extras.guessing = None;
-            self.close_extras();
+            if punch.is_direct() {
+                self.extras.stay_open = Some(now + AFTER_MET);
+            }
+            self.close_extras(now);
         }
         if punch.counts_on && self.control.is_member() {
             self.start_stun(now);
         }
     }
 
-    /// Closes the extra sockets that no peer is met by.
-    pub(crate) fn close_extras(&mut self) {
-        if self.extras.guessing.is_some() || self.extras.open.is_empty() {
+    /// Closes the extra sockets that no peer is met by, or goes on by.
+    pub(crate) fn close_extras(&mut self, now: Instant) {
+        let is_needed =
+            self.extras.guessing.is_some() || self.extras.stay_open.is_some_and(|until| now < until);
+        if is_needed || self.extras.open.is_empty() {
             return;
         }
+        self.extras.stay_open = None;
         let used: BTreeSet<u16> = self.links.values().flat_map(|link| link.extras()).collect();
         if !self.extras.open.is_subset(&used) {
             self.extras.open.retain(|number| used.contains(number));

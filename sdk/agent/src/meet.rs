@@ -252,7 +252,7 @@ impl Agent {
         }
         // What the server wanted to see was seen, and a way that nobody uses costs a check every few seconds.
         if punch.probe && self.links.get(&punch.peer).is_some_and(Link::was_probed_only) {
-            return self.release(punch.peer);
+            return self.release(now, punch.peer);
         }
         self.schedule_upgrade(now, punch.peer);
         self.drop_idle_link(punch.peer);
@@ -487,7 +487,7 @@ impl Agent {
         self.tell_path(now, peer, change);
         self.set_link_timer(peer);
         self.drop_idle_link(peer);
-        self.close_extras();
+        self.close_extras(now);
     }
 
     pub(crate) fn set_link_timer(&mut self, peer: NodeId) {
@@ -520,7 +520,7 @@ impl Agent {
         }
     }
 
-    pub(crate) fn release(&mut self, peer: NodeId) {
+    pub(crate) fn release(&mut self, now: Instant, peer: NodeId) {
         if self.repairs.remove(&peer).is_some() {
             self.timers.set(Timer::Repair(peer), None);
         }
@@ -536,7 +536,7 @@ impl Agent {
         }
         self.set_link_timer(peer);
         self.drop_idle_link(peer);
-        self.close_extras();
+        self.close_extras(now);
     }
 
     /// The cluster says that a peer is no member any more: what there is of it ends.
@@ -562,7 +562,7 @@ impl Agent {
         for ticket in link.punches.clone() {
             self.end_ticket(now, ticket);
         }
-        self.release(peer);
+        self.release(now, peer);
         if self.links.remove(&peer).is_some() {
             self.env.push(Output::Path { peer, path: None });
             self.timers.set(Timer::Link(peer), None);

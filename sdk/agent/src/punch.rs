@@ -29,10 +29,14 @@ pub(crate) const MAX_CANDIDATES: usize = 16;
 /// Sources of checks that nobody named, and that become targets. One is what a symmetric NAT
 /// makes; two such NATs with open filters would make new ones for each other for ever.
 const MAX_UNNAMED: usize = 4;
+/// The same where ports are guessed: many flows meet, the peer keeps one of them, and it is not known which.
+const MAX_UNNAMED_GUESSED: usize = 128;
 /// Checks to one target within one ticket: its schedule over ten seconds, and triggered ones.
 const MAX_CHECKS_PER_TARGET: u32 = 32;
 /// Checks of one ticket: six targets to the end of their schedules.
 const MAX_CHECKS: u32 = 128;
+/// The same where ports are guessed: some for each of the flows that meet.
+const MAX_CHECKS_GUESSED: u32 = 512;
 /// Places that the peer is said to be at, over all that is told in the course of one ticket.
 const MAX_NAMED: usize = MAX_CANDIDATES + 8;
 /// After the first path works: time for a better one (the same link instead of the NAT's hairpin).
@@ -213,28 +217,33 @@ impl Punch {
         self.due.set(to, Some(until));
     }
 
+    fn most_checks(&self) -> u32 {
+        if self.guesses.is_some() { MAX_CHECKS_GUESSED } else { MAX_CHECKS }
+    }
+
     /// A check was sent; the next one comes after the schedule's gap.
     pub(crate) fn sent(&mut self, now: Instant, to: Way) {
         self.sent += 1;
         let Some(target) = self.targets.get_mut(&to) else { return };
         let gap = GAPS_MS[(target.sent as usize).min(GAPS_MS.len() - 1)];
         target.sent += 1;
-        if target.sent < MAX_CHECKS_PER_TARGET && self.sent < MAX_CHECKS {
+        if target.sent < MAX_CHECKS_PER_TARGET && self.sent < self.most_checks() {
             self.due.set(to, Some(now + Duration::from_millis(gap)));
         }
     }
 
     /// A valid check came by this way: its NAT is open, so ours goes out at once.
     pub(crate) fn trigger(&mut self, now: Instant, way: Way) {
+        let most = if self.guesses.is_some() { MAX_UNNAMED_GUESSED } else { MAX_UNNAMED };
         let target = match self.targets.entry(way) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(_) if self.unnamed >= MAX_UNNAMED => return,
+            Entry::Vacant(_) if self.unnamed >= most => return,
             Entry::Vacant(unknown) => {
                 self.unnamed += 1;
                 unknown.insert(Target::default())
             }
         };
-        if !target.verified && target.sent < MAX_CHECKS_PER_TARGET && self.sent < MAX_CHECKS {
+        if !target.verified && target.sent < MAX_CHECKS_PER_TARGET && self.sent < self.most_checks() {
             self.due.set(way, Some(now));
         }
     }

@@ -143,7 +143,7 @@ impl Agent {
     }
 
     /// Where a relay may be used at all: in effectively PUBLIC clusters, of a node that is not sealed.
-    fn relay_access(&self) -> Option<&StunAccess> {
+    pub(crate) fn relay_access(&self) -> Option<&StunAccess> {
         let membership = self.membership.as_ref()?;
         let is_open = membership.effective == EffectiveNetwork::Public && !self.env.sealed();
         membership.stun.as_ref().filter(|access| is_open && !access.relay.is_empty())
@@ -164,7 +164,7 @@ impl Agent {
         }
         let (Some(membership), Some(access)) = (&self.membership, self.relay_access()) else { return };
         let servers = stun_servers(membership).into_iter().map(|server| server.primary);
-        let mut servers = servers.filter(|server| self.network.has_family(server.is_ipv6()));
+        let mut servers = servers.filter(|server| self.network.has_uplink(server.is_ipv6()));
         let Some(server) = servers.next() else { return };
         let credential = self.observers.get(&server.is_ipv6()).and_then(|observer| observer.credential());
         let credential = credential.cloned();
