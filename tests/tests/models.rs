@@ -97,5 +97,7 @@ fn models_keep_the_labs_promises() {
         }
     }
     let rest = NatKind::ALL.into_iter().filter(|kind| pairs.iter().all(|(_, modelled)| modelled != kind));
-    assert_eq!(rest.collect::<Vec<_>>(), [NatKind::UdpBlocked], "which lets nothing pass to be measured");
+    // The one lets nothing pass to be measured, the others are random NATs until somebody asks them for a port.
+    let not_modelled = [NatKind::UdpBlocked, NatKind::UpnpRouter, NatKind::PcpRouter];
+    assert_eq!(rest.collect::<Vec<_>>(), not_modelled);
 }

@@ -3,7 +3,7 @@
 
 use std::process::Stdio;
 
-use meetpoint_cli::lab::probe::{Dependence, EarlyInbound, Measurement};
+use meetpoint_cli::lab::probe::{Dependence, Measurement};
 use meetpoint_cli::lab::{Host, Lab, NatKind, SERVER_ADDRS};
 use meetpoint_tests::binary::{Server, meetpoint};
 use meetpoint_tests::lab::lab_or_skip;
@@ -21,11 +21,8 @@ fn expected(kind: NatKind) -> Value {
     let Measurement::Passes(behavior) = kind.promise() else {
         return json!({ "mapping": null, "filtering": null, "class": null, "refused": "unreachable" });
     };
-    // Answers of the filtering tests come early there, and move the mapping as a peer's checks would.
-    let is_moved = behavior.early_inbound == Some(EarlyInbound::MovesMapping);
     let mapping = match (behavior.translated, behavior.mapping) {
         (false, _) => "none",
-        (true, Dependence::Nothing) if is_moved => "address-and-port-dependent",
         (true, Dependence::Nothing) => "endpoint-independent",
         (true, Dependence::Address) => "address-dependent",
         (true, Dependence::AddressAndPort) => "address-and-port-dependent",
