@@ -120,7 +120,7 @@ impl Default for ServerRank {
     }
 }
 
-/// Exponential backoff with full jitter.
+/// Exponential backoff with jitter: each delay is between a quarter of its ceiling and all of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BackoffConfig {
     /// First delay.

@@ -1,5 +1,6 @@
-//! Exponential backoff with full jitter: the delay is drawn evenly from nothing up to a ceiling
-//! that doubles with each failure, so that nodes which lost one server together come back apart.
+//! Exponential backoff with jitter: the delay is drawn evenly from a quarter of a ceiling up to all of it, and the ceiling
+//! doubles with each failure, so that nodes which lost one server together come back apart. From nothing on, some of many
+//! nodes would use up their quick tries before a server that restarts is there again, and be the last to come back.
 
 use std::time::Duration;
 
@@ -9,6 +10,9 @@ use crate::api::BackoffConfig;
 
 /// Doublings beyond this cannot matter: the ceiling is bounded by the configured maximum anyway.
 const MAX_DOUBLINGS: u32 = 16;
+
+/// The shortest delay is this part of the longest.
+const FLOOR_DIVISOR: u32 = 4;
 
 /// Counts failures and draws delays.
 #[derive(Debug)]
@@ -31,7 +35,8 @@ impl Backoff {
         let doublings = self.failures.min(MAX_DOUBLINGS);
         self.failures = self.failures.saturating_add(1);
         let ceiling = self.config.base.saturating_mul(1 << doublings).min(self.config.max);
-        scale(ceiling, rng.next_u32())
+        let floor = ceiling / FLOOR_DIVISOR;
+        floor + scale(ceiling - floor, rng.next_u32())
     }
 }
 
@@ -52,19 +57,25 @@ mod tests {
         let config =
             BackoffConfig { base: Duration::from_secs(1), max: Duration::from_secs(30), give_up_after: None };
         let ceilings = [1, 2, 4, 8, 16, 30, 30, 30];
-        let mut largest = [Duration::ZERO; 8];
+        let (mut smallest, mut largest) = ([Duration::MAX; 8], [Duration::ZERO; 8]);
         let mut rng = ChaCha20Rng::from_seed([1; 32]);
         let mut backoff = Backoff::new(config);
         for _ in 0..200 {
-            for (failures, largest) in largest.iter_mut().enumerate() {
+            for failures in 0..ceilings.len() {
                 let delay = backoff.next_delay(&mut rng);
-                assert!(delay <= Duration::from_secs(ceilings[failures]), "failure {failures}");
-                *largest = delay.max(*largest);
+                let ceiling = Duration::from_secs(ceilings[failures]);
+                assert!(delay <= ceiling && delay >= ceiling / 4, "failure {failures}: {delay:?}");
+                largest[failures] = delay.max(largest[failures]);
+                smallest[failures] = delay.min(smallest[failures]);
             }
             backoff.reset();
         }
-        for (ceiling, largest) in ceilings.iter().zip(largest) {
-            assert!(largest > Duration::from_secs(*ceiling) * 9 / 10, "the whole of {ceiling} s is used");
+        for (ceiling, (smallest, largest)) in ceilings.iter().zip(smallest.into_iter().zip(largest)) {
+            let ceiling = Duration::from_secs(*ceiling);
+            assert!(
+                largest > ceiling * 9 / 10 && smallest < ceiling * 3 / 10,
+                "the whole of {ceiling:?} is used"
+            );
         }
     }
 

@@ -18,7 +18,7 @@
 //! # A node's life
 //!
 //! **Join** (`control`): hello, challenge, proof, welcome. Both sides prove themselves. A lost
-//! connection comes back with exponential backoff and full jitter; a refusal that trying again
+//! connection comes back with exponential backoff and jitter; a refusal that trying again
 //! can't help ends the agent. Of several servers (`servers`) one follows the other. Links to peers do not depend on the control connection: they go on
 //! while it is away.
 //!
