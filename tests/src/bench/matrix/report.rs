@@ -26,7 +26,7 @@ pub fn report(meetings: &[Meeting], round_trip: Duration) -> String {
         }
         text.push('\n');
     }
-    let _ = writeln!(text, "\n{}", summary(meetings, round_trip));
+    let _ = write!(text, "\n{}", summary(meetings, round_trip));
     text
 }
 
@@ -61,7 +61,7 @@ fn summary(meetings: &[Meeting], round_trip: Duration) -> String {
         (Prospect::Direct, "where a direct path is certain"),
         (Prospect::Likely, "where one is likely"),
         (Prospect::Unlikely, "where one is unlikely"),
-        (Prospect::Relay, "where UDP is blocked"),
+        (Prospect::Relay, "where UDP is blocked, or no family of addresses is common to both"),
     ] {
         let of_kind: Vec<&Meeting> = meetings.iter().filter(|m| prospect(m.one, m.other) == kind).collect();
         let times: Vec<f64> = of_kind.iter().filter_map(|meeting| meeting.direct_ms).collect();
