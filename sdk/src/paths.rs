@@ -233,11 +233,8 @@ impl Table {
         {
             self.withdraw(before, remote);
         }
-        let peer = self.peers.entry(addr).or_insert_with(|| Peer {
-            id: *id,
-            route: None,
-            remotes: VecDeque::with_capacity(REMOTES_PER_PEER + 1),
-        });
+        let peer =
+            self.peers.entry(addr).or_insert_with(|| Peer { id: *id, route: None, remotes: VecDeque::new() });
         peer.remotes.retain(|known| *known != remote);
         peer.remotes.push_front(remote);
         for forgotten in peer.remotes.drain(REMOTES_PER_PEER.min(peer.remotes.len())..) {

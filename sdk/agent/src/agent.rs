@@ -57,6 +57,7 @@ pub(crate) enum Timer {
     Request(u32),
     Repair(NodeId),
     Doubt(NodeId),
+    Extras,
     Upgrade(NodeId),
     Relay,
 }
@@ -250,6 +251,7 @@ impl Agent {
                 Timer::Request(number) => self.send_request(number),
                 Timer::Repair(peer) => self.repair(now, peer),
                 Timer::Doubt(peer) => self.run_doubt(now, peer),
+                Timer::Extras => self.close_extras(now),
                 Timer::Upgrade(peer) => self.upgrade(now, peer),
                 Timer::Relay => self.run_relays(now),
             }

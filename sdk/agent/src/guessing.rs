@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use meetpoint_proto::wire::{Candidate, CandidateKind, Introduction};
 use meetpoint_proto::{Allocator, NatBehavior, NodeId, TicketId, addr};
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Timer};
 use crate::api::{Leg, Output, Way};
 use crate::guess::{Flow, Guesses, Setting};
 use crate::plan::{Plan, plan};
@@ -185,6 +185,7 @@ impl Agent {
             self.extras.guessing = None;
             if punch.is_direct() {
                 self.extras.stay_open = Some(now + AFTER_MET);
+                self.timers.set(Timer::Extras, self.extras.stay_open);
             }
             self.close_extras(now);
         }
