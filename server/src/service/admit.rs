@@ -3,18 +3,18 @@
 use std::sync::Arc;
 
 use meetpoint_broker::{AdmissionProof, AdmitRequest, StunCredential};
-use meetpoint_proto::id::{SessionToken, TokenId};
+use meetpoint_proto::id::SessionToken;
 use meetpoint_proto::join::Domain;
-use meetpoint_proto::{ClusterName, EffectiveNetwork, NodeId, SessionId, TokenScope};
+use meetpoint_proto::{ClusterName, EffectiveNetwork, NodeId, SessionId};
 use sha2::{Digest, Sha256};
-use sqlx::SqliteConnection;
 
+use super::joins::Applicant;
+use super::registered::Right;
 use super::{Service, ServiceError, UnixMs};
 use crate::secrets;
 use crate::store::clusters::ClusterId;
-use crate::store::nodes::{Holder, Join, Session, Standing};
-use crate::store::tokens::TokenRow;
-use crate::store::{cluster_secrets, nodes, tokens};
+use crate::store::nodes::Session;
+use crate::store::{cluster_secrets, nodes};
 
 /// How long a membership certificate holds. Peers take it without asking the server, so a removed
 /// node may be believed for so long by who was not told; a node that stays has it renewed.
@@ -22,8 +22,6 @@ pub(crate) const CERTIFICATE_LIFETIME_S: u64 = 24 * 60 * 60;
 /// How long a node may be away and come back without showing a join token or a cluster secret. As long
 /// as its certificate holds: what it may claim towards peers, it may claim here.
 pub(crate) const SESSION_LIFETIME_MS: i64 = CERTIFICATE_LIFETIME_S as i64 * 1000;
-/// Nodes registered in one cluster: some 20 MB of registry. Keeps an open cluster from filling the disk.
-const MAX_NODES: i64 = 100_000;
 
 /// A join is stored.
 #[derive(Debug)]
@@ -32,19 +30,6 @@ pub(crate) struct Admission {
     pub(crate) credential: Option<StunCredential>,
     /// The node's new session. `None`: the one it came with goes on.
     pub(crate) session_token: Option<SessionToken>,
-}
-
-/// What lets a node in.
-#[derive(Debug, Clone, Copy)]
-enum Right {
-    /// The cluster is open.
-    Open,
-    /// Its session, by the token's hash.
-    Session([u8; 32]),
-    /// A join token that it has proven to hold.
-    Token(TokenId),
-    /// A cluster secret that it has proven to hold.
-    Secret,
 }
 
 impl Service {
@@ -173,118 +158,13 @@ impl Service {
         right: Right,
         session_hash: [u8; 32],
     ) -> Result<(), ServiceError> {
-        let request = Arc::clone(request);
         let session = Session { hash: session_hash, expires_ms: now.0.saturating_add(SESSION_LIFETIME_MS) };
-        let work = self.store.write(move |tx| {
-            Box::pin(async move { store_join(tx, cluster, now, &request, right, session).await })
-        });
-        work.await
+        let applicant = Applicant { request: Arc::clone(request), right, session, now };
+        self.joins.store(&self.store, cluster, applicant).await
     }
 }
 
 /// What the registry keeps of a session's token. The token is random enough to need no salt.
 pub(super) fn session_hash(token: &SessionToken) -> [u8; 32] {
     Sha256::new().chain_update(b"meetpoint/v1/session-token").chain_update(token.as_bytes()).finalize().into()
-}
-
-async fn store_join(
-    tx: &mut SqliteConnection,
-    cluster: ClusterId,
-    now: UnixMs,
-    request: &AdmitRequest,
-    right: Right,
-    session: Session,
-) -> Result<(), ServiceError> {
-    let Standing { nodes: others, is_revoked } = nodes::standing(tx, cluster, &request.node).await?;
-    if is_revoked {
-        return Err(ServiceError::Removed);
-    }
-    let holders = nodes::holders(tx, cluster, &request.node, &request.name).await?;
-    let own = holders.iter().find(|holder| holder.id == request.node);
-    let is_new = own.is_none();
-    if let Right::Session(hash) = right {
-        check_session(own, request, &hash, now)?;
-    }
-    if is_new && others >= MAX_NODES {
-        return Err(ServiceError::ClusterFull);
-    }
-    if let Right::Token(id) = right {
-        let token = if is_new {
-            tokens::count_use(tx, cluster, &id).await?
-        } else {
-            tokens::find(&mut *tx, cluster, &id).await?
-        };
-        let token = token.ok_or(ServiceError::BadToken("is not known here"))?;
-        check_usable(&token, TokenScope::Node, now, is_new)?;
-        if let Some(names) = token.names.filter(|names| !names.matches(&request.name)) {
-            return Err(ServiceError::NameNotAllowed(names));
-        }
-    }
-    let other = holders.iter().find(|holder| holder.name == request.name && holder.id != request.node);
-    if let Some(other) = other {
-        free_name(tx, cluster, request, other).await?;
-    }
-    let join = Join {
-        id: &request.node,
-        name: &request.name,
-        ephemeral: request.ephemeral,
-        declared: request.declared,
-        version: &request.version,
-        profile: &request.profile,
-        session,
-    };
-    Ok(nodes::join(tx, cluster, &join, now.0).await?)
-}
-
-/// A session is one key's under one name: a token that allows some names only must not lead to others.
-fn check_session(
-    own: Option<&Holder>,
-    request: &AdmitRequest,
-    hash: &[u8; 32],
-    now: UnixMs,
-) -> Result<(), ServiceError> {
-    let own = own.filter(|own| own.name == request.name);
-    let session = own.and_then(|own| own.session).filter(|session| session.hash == *hash);
-    match session {
-        Some(session) if now.0 < session.expires_ms => Ok(()),
-        _ => Err(ServiceError::BadSession),
-    }
-}
-
-/// Whether a token that its bearer has proven to hold lets him in as what he comes.
-pub(super) fn check_usable(
-    token: &TokenRow,
-    scope: TokenScope,
-    now: UnixMs,
-    is_new: bool,
-) -> Result<(), ServiceError> {
-    if token.revoked_ms.is_some() {
-        return Err(ServiceError::BadToken("was revoked"));
-    }
-    if token.expires_ms.is_some_and(|expires_ms| expires_ms <= now.0) {
-        return Err(ServiceError::BadToken("has expired"));
-    }
-    if token.scope != scope {
-        return Err(ServiceError::TokenScope(token.scope));
-    }
-    if is_new && token.max_uses.is_some_and(|max_uses| token.uses >= max_uses) {
-        return Err(ServiceError::BadToken("is used up"));
-    }
-    Ok(())
-}
-
-/// Makes sure that nobody else has the name. An ephemeral node that is not present has no claim:
-/// its key is gone with its process.
-async fn free_name(
-    tx: &mut SqliteConnection,
-    cluster: ClusterId,
-    request: &AdmitRequest,
-    holder: &Holder,
-) -> Result<(), ServiceError> {
-    let is_present = request.name_holder == Some(holder.id);
-    if is_present || !holder.ephemeral {
-        return Err(ServiceError::NameTaken);
-    }
-    nodes::delete(tx, cluster, &holder.id).await?;
-    Ok(())
 }

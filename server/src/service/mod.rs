@@ -8,7 +8,9 @@ mod cluster_secrets;
 mod clusters;
 mod error;
 mod foreign;
+mod joins;
 mod notes;
+mod registered;
 mod registry;
 mod relay;
 mod revocations;
@@ -99,6 +101,7 @@ pub(crate) struct Service {
     /// Told when a node was removed.
     pub(crate) removed: Notify,
     pub(crate) defences: Defences,
+    joins: joins::Joins,
     notes: notes::Notes,
     token_keys: token_keys::TokenKeys,
     events: Hub,
@@ -118,6 +121,7 @@ impl Service {
             seeds_changed: Notify::new(),
             removed: Notify::new(),
             defences: Defences::default(),
+            joins: joins::Joins::default(),
             notes: notes::Notes::default(),
             token_keys: token_keys::TokenKeys::default(),
             events: Hub::new(),

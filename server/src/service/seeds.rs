@@ -16,8 +16,8 @@ use meetpoint_proto::{
 use serde_json::json;
 use sqlx::SqliteConnection;
 
-use super::admit::check_usable;
 use super::audit::{Action, Actor, record};
+use super::registered::check_usable;
 use super::{Cluster, Service, ServiceError, UnixMs};
 use crate::config::MAX_SEEDS;
 use crate::defence::Defence;
@@ -270,13 +270,12 @@ impl Service {
                 let edit = |seeds: &mut Seeds| register(kind, seeds, signed, (&ips, source), guarded, now);
                 let ((seed, is_new), news) = apply(tx, id, kind, now, edit).await?;
                 act.record(tx, now, &name, &news).await?;
-                let row = if is_new {
-                    tokens::count_use(tx, id, &token).await?
-                } else {
-                    tokens::find(&mut *tx, id, &token).await?
-                };
+                let row = tokens::find(&mut *tx, id, &token).await?;
                 let row = row.ok_or(ServiceError::BadToken("is not known here"))?;
                 check_usable(&row, TokenScope::Seed, now, is_new)?;
+                if is_new {
+                    tokens::count_uses(tx, id, &token, 1).await?;
+                }
                 // Names of seeds and of nodes are of one kind.
                 let name = seed.addr.name.as_str().parse::<NodeName>();
                 let fits = |names: &NamePattern| name.is_ok_and(|name| names.matches(&name));

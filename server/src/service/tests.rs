@@ -40,7 +40,7 @@ pub(super) async fn token(service: &Service, expires_ms: Option<i64>, max_uses: 
     service.create_token(NOW, &Actor::SERVER, CLUSTER, new, Fingerprint::from_bytes([3; 32])).await.unwrap().1
 }
 
-fn request(key: u8, name: &str, token: &JoinToken) -> AdmitRequest {
+pub(super) fn request(key: u8, name: &str, token: &JoinToken) -> AdmitRequest {
     let key = SigningKey::from_bytes(&[key; 32]);
     let hello = Hello {
         protocol: PROTOCOL_VERSION,

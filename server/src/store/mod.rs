@@ -27,8 +27,8 @@ use sqlx::{ConnectOptions, Connection, SqliteConnection, SqlitePool};
 use thiserror::Error;
 use tokio_util::task::TaskTracker;
 
-pub(crate) use writer::Ended;
 use writer::Writer;
+pub(crate) use writer::{Ended, Job};
 
 /// The registry's file in the data directory.
 pub(crate) const FILE: &str = "meetpoint.db";
@@ -142,6 +142,11 @@ impl Store {
         E: From<StoreError> + std::fmt::Display + Send + 'static,
     {
         self.writer.post(work)
+    }
+
+    /// Queues a use case that takes care of its answer itself.
+    pub(crate) fn enqueue(&self, job: Box<dyn Job>) -> Result<(), StoreError> {
+        self.writer.enqueue(job)
     }
 
     /// For reads.

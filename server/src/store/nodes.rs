@@ -3,8 +3,10 @@
 use std::net::SocketAddr;
 
 use data_encoding::HEXLOWER;
+use meetpoint_broker::AdmitRequest;
 use meetpoint_proto::wire::Profile;
 use meetpoint_proto::{Evidence, NetworkClass, NetworkType, NodeId, NodeName};
+use serde::Serialize;
 use serde_json::{Value, json};
 use sqlx::{SqliteConnection, SqliteExecutor};
 
@@ -78,15 +80,43 @@ fn json<T: serde::de::DeserializeOwned>(column: &'static str, text: &str) -> Res
 }
 
 /// What a join writes.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub(crate) struct Join<'a> {
-    pub(crate) id: &'a NodeId,
-    pub(crate) name: &'a NodeName,
-    pub(crate) ephemeral: bool,
-    pub(crate) declared: Option<NetworkType>,
-    pub(crate) version: &'a str,
-    pub(crate) profile: &'a Profile,
-    pub(crate) session: Session,
+    /// In hexadecimal.
+    id: String,
+    name: &'a str,
+    ephemeral: i64,
+    declared: Option<&'static str>,
+    version: &'a str,
+    /// A list as JSON.
+    capabilities: String,
+    datacenter: Option<&'a str>,
+    rack: Option<&'a str>,
+    /// A map as JSON.
+    metadata: String,
+    session_hash: String,
+    session_expires_ms: i64,
+    now_ms: i64,
+}
+
+impl<'a> Join<'a> {
+    pub(crate) fn new(request: &'a AdmitRequest, session: &Session, now_ms: i64) -> Result<Self, StoreError> {
+        let Profile { capabilities, datacenter, rack, metadata } = &request.profile;
+        Ok(Self {
+            id: HEXLOWER.encode(request.node.as_bytes()),
+            name: request.name.as_str(),
+            ephemeral: request.ephemeral.into(),
+            declared: request.declared.map(NetworkType::as_str),
+            version: &request.version,
+            capabilities: text_of("nodes.capabilities", capabilities)?,
+            datacenter: datacenter.as_deref(),
+            rack: rack.as_deref(),
+            metadata: text_of("nodes.metadata", metadata)?,
+            session_hash: HEXLOWER.encode(&session.hash),
+            session_expires_ms: session.expires_ms,
+            now_ms,
+        })
+    }
 }
 
 /// A session that a node may come back to.
@@ -157,52 +187,61 @@ pub(crate) async fn count(db: impl SqliteExecutor<'_>, cluster: ClusterId) -> Re
     Ok(count)
 }
 
-/// What has to be known of a cluster before a node joins it.
-#[derive(Debug, Clone, Copy)]
+/// What has to be known of a cluster before nodes join it.
+#[derive(Debug, Default)]
 pub(crate) struct Standing {
     /// How many nodes it has.
     pub(crate) nodes: i64,
-    /// The node was removed from it and may not come back.
-    pub(crate) is_revoked: bool,
+    /// Those of the nodes in question that were removed from it and may not come back.
+    pub(crate) revoked: Vec<NodeId>,
 }
 
-/// See [`Standing`].
+/// See [`Standing`]. `wanted` is the list that [`wanted`] makes.
 pub(crate) async fn standing(
     db: &mut SqliteConnection,
     cluster: ClusterId,
-    id: &NodeId,
+    wanted: &str,
 ) -> Result<Standing, StoreError> {
-    let id = id.as_bytes().as_slice();
     let row = sqlx::query!(
-        r#"SELECT nodes, EXISTS (SELECT 1 FROM revocations r WHERE r.cluster_id = ?1 AND r.node_id = ?2)
-               AS "is_revoked: bool"
+        r#"SELECT nodes, (SELECT json_group_array(lower(hex(r.node_id)))
+               FROM json_each(?2) AS wanted CROSS JOIN revocations r
+               WHERE r.cluster_id = ?1 AND r.node_id = unhex(wanted.value ->> 0)) AS "revoked!: String"
            FROM node_counts WHERE cluster_id = ?1"#,
         cluster.0,
-        id
+        wanted
     )
     .fetch_one(db)
     .await?;
-    Ok(Standing { nodes: row.nodes, is_revoked: row.is_revoked })
+    let revoked: Vec<String> = json("revocations.node_id", &row.revoked)?;
+    let key =
+        |hex: &String| bytes("revocations.node_id", HEXLOWER.decode(hex.as_bytes()).unwrap_or_default());
+    let revoked = revoked.iter().map(|hex| key(hex).map(NodeId::from_bytes)).collect::<Result<_, _>>()?;
+    Ok(Standing { nodes: row.nodes, revoked })
 }
 
-/// Who has this key, and who has this name: one node, two, or none.
+/// Keys with the names they ask for, as the queries take them.
+pub(crate) fn wanted<'a>(joins: impl Iterator<Item = (&'a NodeId, &'a NodeName)>) -> String {
+    let pair = |(id, name): (&NodeId, &NodeName)| json!([HEXLOWER.encode(id.as_bytes()), name.as_str()]);
+    Value::Array(joins.map(pair).collect()).to_string()
+}
+
+/// Who has one of these keys or names. A node may be there twice.
 pub(crate) async fn holders(
     db: &mut SqliteConnection,
     cluster: ClusterId,
-    id: &NodeId,
-    name: &NodeName,
+    wanted: &str,
 ) -> Result<Vec<Holder>, StoreError> {
-    let (id, name) = (id.as_bytes().as_slice(), name.as_str());
     // One look-up by each index: SQLite would go through the whole cluster for an OR.
     let rows = sqlx::query!(
-        "SELECT node_id, name, ephemeral, session_hash, session_expires_ms FROM nodes
-         WHERE cluster_id = ?1 AND node_id = ?2
-         UNION ALL
-         SELECT node_id, name, ephemeral, session_hash, session_expires_ms FROM nodes
-         WHERE cluster_id = ?1 AND name = ?3 AND node_id <> ?2",
+        r#"SELECT node_id AS "node_id!", name AS "name!", ephemeral AS "ephemeral!", session_hash, session_expires_ms
+           FROM json_each(?2) AS wanted CROSS JOIN nodes
+           WHERE cluster_id = ?1 AND node_id = unhex(wanted.value ->> 0)
+           UNION ALL
+           SELECT node_id, name, ephemeral, session_hash, session_expires_ms
+           FROM json_each(?2) AS wanted CROSS JOIN nodes
+           WHERE cluster_id = ?1 AND name = wanted.value ->> 1 AND node_id <> unhex(wanted.value ->> 0)"#,
         cluster.0,
-        id,
-        name
+        wanted
     )
     .fetch_all(db)
     .await?;
@@ -224,23 +263,22 @@ pub(crate) async fn holders(
     Ok(holders)
 }
 
-/// Stores a join. The class of an earlier stay is dropped: it is found out anew.
+/// Stores joins, one after the other, by one statement. The class of an earlier stay is dropped: it is found out anew.
 pub(crate) async fn join(
     db: &mut SqliteConnection,
     cluster: ClusterId,
-    join: &Join<'_>,
-    now_ms: i64,
+    joins: &[Join<'_>],
 ) -> Result<(), StoreError> {
-    let (id, name) = (join.id.as_bytes().as_slice(), join.name.as_str());
-    let declared = join.declared.map(NetworkType::as_str);
-    let Profile { capabilities, datacenter, rack, metadata } = join.profile;
-    let capabilities = text_of("nodes.capabilities", capabilities)?;
-    let metadata = text_of("nodes.metadata", metadata)?;
-    let session_hash = join.session.hash.as_slice();
+    let joins = text_of("nodes", &joins)?;
+    // SQLite takes ON for a join's unless there is a WHERE.
     sqlx::query!(
         "INSERT INTO nodes (cluster_id, node_id, name, ephemeral, declared, version, first_seen_ms, last_seen_ms,
          capabilities, datacenter, rack, metadata, session_hash, session_expires_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+         SELECT ?1, unhex(value ->> 'id'), value ->> 'name', value ->> 'ephemeral', value ->> 'declared',
+             value ->> 'version', value ->> 'now_ms', value ->> 'now_ms', value ->> 'capabilities',
+             value ->> 'datacenter', value ->> 'rack', value ->> 'metadata', unhex(value ->> 'session_hash'),
+             value ->> 'session_expires_ms'
+         FROM json_each(?2) WHERE true ORDER BY key
          ON CONFLICT (cluster_id, node_id) DO UPDATE
          SET name = excluded.name, ephemeral = excluded.ephemeral, declared = excluded.declared,
              version = excluded.version, last_seen_ms = excluded.last_seen_ms,
@@ -249,25 +287,14 @@ pub(crate) async fn join(
              session_expires_ms = excluded.session_expires_ms,
              class = NULL, evidence = NULL, observed = NULL",
         cluster.0,
-        id,
-        name,
-        join.ephemeral,
-        declared,
-        join.version,
-        now_ms,
-        capabilities,
-        datacenter,
-        rack,
-        metadata,
-        session_hash,
-        join.session.expires_ms
+        joins
     )
     .execute(db)
     .await?;
     Ok(())
 }
 
-fn text_of<T: serde::Serialize>(column: &'static str, value: &T) -> Result<String, StoreError> {
+fn text_of<T: Serialize>(column: &'static str, value: &T) -> Result<String, StoreError> {
     serde_json::to_string(value).map_err(|_| StoreError::Corrupt(column))
 }
 

@@ -131,24 +131,23 @@ pub(crate) async fn insert(
     Ok(())
 }
 
-/// Counts a use, and gives the token as it was before. Whoever then refuses it undoes this with his use case.
-pub(crate) async fn count_use(
+/// Counts uses.
+pub(crate) async fn count_uses(
     db: &mut SqliteConnection,
     cluster: ClusterId,
     id: &TokenId,
-) -> Result<Option<TokenRow>, StoreError> {
+    uses: i64,
+) -> Result<(), StoreError> {
     let id = id.as_bytes().as_slice();
-    let row = sqlx::query_as!(
-        Raw,
-        r#"UPDATE join_tokens SET uses = uses + 1 WHERE cluster_id = ? AND token_id = ?
-           RETURNING token_id AS "token_id!", public_key AS "public_key!", label AS "label!", scope AS "scope!",
-               name_pattern, created_ms AS "created_ms!", expires_ms, max_uses, uses - 1 AS "uses!", revoked_ms"#,
+    sqlx::query!(
+        "UPDATE join_tokens SET uses = uses + ? WHERE cluster_id = ? AND token_id = ?",
+        uses,
         cluster.0,
         id
     )
-    .fetch_optional(db)
+    .execute(db)
     .await?;
-    row.map(TokenRow::try_from).transpose()
+    Ok(())
 }
 
 /// Revokes one; a token that is revoked already keeps its time. False if there is none.

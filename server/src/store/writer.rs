@@ -27,7 +27,7 @@ const QUEUE: usize = 4096;
 type Work<T, E> = Result<T, E>;
 
 /// A use case with its answer's way back.
-trait Job: Send {
+pub(crate) trait Job: Send {
     /// Runs; true if its effects are to be kept.
     fn run<'c>(&'c mut self, tx: &'c mut SqliteConnection) -> BoxFuture<'c, bool>;
     /// Sends the answer: its own, or the batch's failure.
@@ -102,7 +102,7 @@ impl Writer {
         self.enqueue(Box::new(task)).is_ok()
     }
 
-    fn enqueue(&self, job: Box<dyn Job>) -> Result<(), StoreError> {
+    pub(super) fn enqueue(&self, job: Box<dyn Job>) -> Result<(), StoreError> {
         self.queue.try_send(job).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => StoreError::Busy,
             mpsc::error::TrySendError::Closed(_) => StoreError::Closed,

@@ -6,6 +6,7 @@
 //! answered. UDP has no part in it: the cluster is effectively PRIVATE.
 
 mod board;
+mod disk;
 mod node;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -20,8 +21,10 @@ use meetpoint_proto::JoinToken;
 use tokio::task::JoinSet;
 
 use self::board::Board;
+use self::disk::Disk;
 use self::node::{Node, Server};
 use super::BenchError;
+use super::histogram::Histogram;
 use super::meter::{Meter, machine};
 use super::table::list;
 use super::workload::{Figure, figure};
@@ -85,17 +88,24 @@ async fn measure(args: &JoinsArgs) -> Result<(), BenchError> {
 
     let before = host.memory()?;
     let cpu = host.meter.cpu()?;
+    // Ten thousand keys take a good part of a second: they are made before the first node is due.
+    let fleet: Vec<Node> = (0..args.nodes)
+        .map(|number| {
+            let source = Ipv4Addr::from_bits(FIRST_SOURCE.to_bits() + number);
+            Node::new(number, source, Arc::clone(&server))
+        })
+        .collect();
+    let disk = Disk::watch(&host.data.0);
     let begun = Instant::now();
-    for number in 0..args.nodes {
+    for (number, node) in (0..).zip(fleet) {
         let due = begun + Duration::from_secs_f64(f64::from(number) / args.rate);
-        let source = Ipv4Addr::from_bits(FIRST_SOURCE.to_bits() + number);
-        nodes.spawn(Node::new(number, source, Arc::clone(&server)).run(due, Arc::clone(&board)));
+        nodes.spawn(node.run(due, Arc::clone(&board)));
     }
     all_present(&board, args.nodes, begun + PATIENCE).await?;
     let elapsed = begun.elapsed();
-    let joined = board.take();
+    let (joined, syncs) = (board.take(), disk.seen()?);
     let cost = host.meter.cpu()? - cpu;
-    say("first joins", &joins(&joined, elapsed, cost, args));
+    say("first joins", &joins(&joined, &syncs, elapsed, cost, args));
 
     let cpu = host.meter.cpu()?;
     tokio::time::sleep(hold).await;
@@ -116,9 +126,16 @@ fn say(what: &str, figures: &[Figure]) {
     println!("\n{what}\n{}", list(figures));
 }
 
-fn joins(board: &board::Seen, elapsed: Duration, cost: Duration, args: &JoinsArgs) -> Vec<Figure> {
+fn joins(
+    board: &board::Seen,
+    syncs: &Histogram,
+    elapsed: Duration,
+    cost: Duration,
+    args: &JoinsArgs,
+) -> Vec<Figure> {
     let nodes = f64::from(args.nodes);
-    let millis = |share: f64| board.joins.quantile(share, 0).unwrap_or(PATIENCE).as_secs_f64() * 1e3;
+    let of = |seen: &Histogram, share| seen.quantile(share, 0).unwrap_or(PATIENCE).as_secs_f64() * 1e3;
+    let millis = |share: f64| of(&board.joins, share);
     vec![
         figure("joins", nodes, 0),
         figure("joins/s asked for", args.rate, 0),
@@ -128,6 +145,8 @@ fn joins(board: &board::Seen, elapsed: Duration, cost: Duration, args: &JoinsArg
         figure("p99.9 ms", millis(0.999), 1),
         figure("server CPU us each", cost.as_secs_f64() * 1e6 / nodes, 0),
         figure("connections lost meanwhile", board.lost as f64, 0),
+        figure("the disk's own sync, p50 ms", of(syncs, 0.5), 1),
+        figure("the disk's slowest sync ms", of(syncs, 1.0), 1),
     ]
 }
 
