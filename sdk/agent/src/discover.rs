@@ -173,6 +173,11 @@ impl Discovery {
         mapping.is_some() && (filtering.is_some() || self.server.alternate_port.is_none())
     }
 
+    /// What the first socket has shown of the mapping.
+    pub(crate) fn mapping_found(&self) -> Option<Mapping> {
+        self.found.mapping
+    }
+
     /// At most four tests run at once, so looking at each is no scan to speak of.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self.phase {
