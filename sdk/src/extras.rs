@@ -179,3 +179,48 @@ async fn read(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const MANY: u16 = 256;
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    fn ports(extras: &Extras) -> Vec<u16> {
+        let table = extras.read();
+        table.sockets.values().map(|extra| extra.socket.local_addr().unwrap().port()).collect()
+    }
+
+    /// A closed socket's port is free, and its reader is gone.
+    async fn left(extras: &Extras, tasks: &TaskTracker, ports: &[u16], kept: usize) {
+        assert_eq!(extras.read().sockets.len(), kept);
+        let ended = async {
+            while tasks.len() > kept {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, ended).await.expect("the readers end");
+        let is_free = |port: &&u16| std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, **port)).is_ok();
+        assert_eq!(ports.iter().filter(is_free).count(), ports.len() - kept);
+    }
+
+    #[tokio::test]
+    async fn what_is_closed_leaves_neither_socket_nor_reader() {
+        let (stun, _stun) = mpsc::channel(1);
+        let (extras, _quic) = Extras::new(Arc::new(Egress::new(false)), stun);
+        let tasks = TaskTracker::new();
+        assert_eq!(extras.open(0, MANY, false, &tasks), MANY);
+        let ports = ports(&extras);
+        let remote = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        extras.carry(remote, Some(7));
+        extras.close_others(&[7]);
+        left(&extras, &tasks, &ports, 1).await;
+        assert!(extras.carries.load(Ordering::Relaxed));
+        extras.close_others(&[]);
+        left(&extras, &tasks, &ports, 0).await;
+        assert!(!extras.carries.load(Ordering::Relaxed));
+    }
+}

@@ -7,6 +7,7 @@ use ed25519_dalek::SigningKey;
 use meetpoint_agent::{Input, PathKind};
 use meetpoint_proto::{Filtering, Mapping};
 use meetpoint_tests::sim::gate::{GateKind, Ports};
+use meetpoint_tests::sim::nats::Nat;
 use meetpoint_tests::sim::oracle;
 use meetpoint_tests::sim::world::{ServerPlace, Weather, World};
 
@@ -14,6 +15,10 @@ use meetpoint_tests::sim::world::{ServerPlace, Weather, World};
 const ONE_WAY: Duration = Duration::from_millis(20);
 const TO_SERVER: Duration = Duration::from_millis(42);
 const REQUEST: u32 = 1;
+/// Where times are told: between a node and the server, and between two nodes.
+const ROUND_TRIP: Duration = Duration::from_millis(50);
+/// From a node to the server, from there to another, and all the way back.
+const RELAYED: Duration = Duration::from_millis(100);
 
 const SYMMETRIC: GateKind =
     GateKind::new(Mapping::AddressAndPortDependent, Filtering::AddressAndPortDependent, Ports::Random);
@@ -85,6 +90,132 @@ fn two_symmetric_nodes_are_relayed() {
     finish(&world);
 }
 
+/// Two nodes behind these, all of whose round trips are equal.
+fn equal_world(pair: [Nat; 2]) -> World {
+    let quarter = ROUND_TRIP / 4;
+    let weather = Weather { one_way: [quarter; 2], jitter: Duration::ZERO, loss_permille: 0, json: true };
+    let mut world = World::with_relay(5, ServerPlace::Internet, weather);
+    world.server_one_way = quarter;
+    world.set_cluster_admitting_relayed();
+    for (at, nat) in pair.into_iter().enumerate() {
+        let site = world.add_site_behind(&nat.gates());
+        world.block_udp(site, nat.is_blocked());
+        let number = at as u8;
+        let ip = if nat == Nat::Open { [20, 0, 10 + number, 7] } else { [10, 0, 1 + number, 2] };
+        world.add_node(site, IpAddr::from(ip), 24, SigningKey::from_bytes(&[number + 1; 32]));
+    }
+    world
+}
+
+/// From the connect call: until there is a path, and until the first data is at the peer that was sent then.
+fn first_bytes(world: &mut World) -> [Duration; 2] {
+    let asked = world.now();
+    let path = connect(world);
+    world.send_data(0);
+    let end = world.now() + Duration::from_secs(1);
+    assert!(world.run_until(end, |world| world.nodes[1].has_data), "data is lost");
+    [path, world.now() - asked]
+}
+
+/// Whoever is likely to be relayed has an allocation before he meets anybody. Then a relayed path is there after one and
+/// a half relayed round trips: half a one until both are introduced, one for a check and its answer. It carries data
+/// from then on; QUIC needs another one for its handshake before the application's first byte leaves.
+#[test]
+fn a_relayed_path_takes_one_and_a_half_round_trips() {
+    use Nat::{
+        AddressRestricted, Block, BlockOnce, EarlyInbound, FullCone, Open, PortRestricted, Random,
+        Sequential, UdpBlocked,
+    };
+    let kinds = [
+        Open,
+        FullCone,
+        AddressRestricted,
+        PortRestricted,
+        EarlyInbound,
+        Random,
+        Sequential,
+        Block,
+        BlockOnce,
+        UdpBlocked,
+    ];
+    let blocked = kinds.into_iter().flat_map(|kind| [[UdpBlocked, kind], [kind, UdpBlocked]]);
+    let symmetric = [Random, Sequential, Block, BlockOnce].into_iter();
+    let symmetric = symmetric.flat_map(|kind| [[Random, kind], [kind, Random]]);
+    let used_up = [[BlockOnce, BlockOnce], [BlockOnce, Block], [Sequential, BlockOnce]];
+    let mut late = Vec::new();
+    for pair in blocked.chain(symmetric).chain(used_up) {
+        let mut world = equal_world(pair);
+        world.run_until(Duration::from_secs(15), |_| false);
+        let [path, data] = first_bytes(&mut world);
+        let names = pair.map(Nat::short);
+        println!("{names:?}: path after {path:?}, first data there after {data:?}");
+        if path > RELAYED * 3 / 2 || data > RELAYED * 2 {
+            late.push((names, path, data));
+        }
+        // Where nothing helps nothing is tried.
+        let guesses = world.nodes.iter().map(|node| node.agent.counters().guesses_sent).sum::<u64>();
+        assert_eq!(guesses, 0, "{names:?}");
+        finish(&world);
+    }
+    assert!(late.is_empty(), "{late:#?}");
+}
+
+/// Nobody is warm: nodes that were to meet directly, and can't; and nodes that have just joined.
+#[test]
+fn a_cold_relay_takes_longer() {
+    let mut world = equal_world([Nat::PortRestricted; 2]);
+    world.run_until(Duration::from_secs(15), |_| false);
+    world.block_between(true);
+    assert_eq!(world.relayed_addresses(), 0);
+    let [path, data] = first_bytes(&mut world);
+    println!("no allocations: path after {path:?}, first data there after {data:?}");
+    assert!(path <= ROUND_TRIP * 5, "{path:?}");
+    finish(&world);
+    for pair in [[Nat::Random; 2], [Nat::UdpBlocked, Nat::Open], [Nat::UdpBlocked; 2]] {
+        let mut world = equal_world(pair);
+        let joined = |world: &World| world.nodes.iter().all(|node| node.effective.is_some());
+        assert!(world.run_until(Duration::from_secs(5), joined), "they do not join");
+        let [path, data] = first_bytes(&mut world);
+        let names = pair.map(Nat::short);
+        println!("{names:?} just joined: path after {path:?}, first data there after {data:?}");
+        // Three of them until UDP is taken for blocked, one each for TCP, the challenge, the allocation, and to tell of it,
+        // and two to be sure.
+        assert!(path <= ROUND_TRIP * 10, "{names:?}: {path:?}");
+        finish(&world);
+    }
+}
+
+/// An allocation is held by those who are likely to need it, for as long as they are.
+#[test]
+fn only_who_is_likely_to_be_relayed_holds_an_address() {
+    for (nat, held) in [
+        (Nat::Open, 0),
+        (Nat::FullCone, 0),
+        (Nat::PortRestricted, 0),
+        (Nat::DoubleNat, 0),
+        (Nat::Sequential, 1),
+        (Nat::Block, 1),
+        (Nat::Random, 1),
+        (Nat::UdpBlocked, 1),
+    ] {
+        let mut world = equal_world([nat, Nat::FullCone]);
+        for minutes in [1, 30] {
+            world.run_until(Duration::from_secs(60 * minutes), |_| false);
+            assert_eq!(world.relayed_addresses(), held, "{nat:?} after {minutes} min");
+        }
+        // It goes to another network, which keeps nobody out.
+        let site = world.add_site(Some(RESTRICTED));
+        world.move_node(0, site, [10, 0, 9, 2].into());
+        // What was allocated from where it was before ends by itself after ten minutes.
+        let end = world.now() + Duration::from_secs(11 * 60);
+        assert!(
+            world.run_until(end, |world| world.relayed_addresses() == 0),
+            "{nat:?}: it is not given back"
+        );
+        finish(&world);
+    }
+}
+
 /// A link that is only relayed is upgraded as soon as a network changes.
 #[test]
 fn a_better_network_makes_it_direct() {
@@ -152,6 +283,93 @@ fn loss_is_survived() {
                 kinds(&world)
             );
         }
+        finish(&world);
+    }
+}
+
+/// What is opened to be met is closed again, whether somebody was met by it or not; but for the one that is used.
+#[test]
+fn sockets_of_guesses_are_closed_again() {
+    for (seed, wins) in [(1, true), (2, true), (3, false), (4, false)] {
+        let pair = if seed % 2 == 0 { [RESTRICTED, SYMMETRIC] } else { [SYMMETRIC, RESTRICTED] };
+        let spreads = usize::from(seed % 2 == 0);
+        let mut world = world(seed, 0, pair);
+        world.run_until(Duration::from_secs(10), |_| false);
+        world.block_between(!wins);
+        connect(&mut world);
+        let many = |world: &World| world.extra_sockets(spreads) >= 512;
+        let end = world.now() + Duration::from_secs(1);
+        assert!(world.run_until(end, many), "{seed}: nothing is tried");
+        if wins {
+            wait_for(&mut world, 10, PathKind::Direct);
+        }
+        // A ticket lasts ten seconds, and the next attempt comes later than the sockets are closed.
+        let end = world.now() + Duration::from_secs(20);
+        let few = |world: &World| world.extra_sockets(spreads) <= usize::from(wins);
+        assert!(world.run_until(end, few), "{seed}: {} are open", world.extra_sockets(spreads));
+        exchange(&mut world);
+        for node in 0..2 {
+            let peer = world.nodes[1 - node].id;
+            world.input(node, Input::Release { peer });
+        }
+        let end = world.now() + Duration::from_secs(30);
+        let none = |world: &World| (0..2).all(|node| world.extra_sockets(node) == 0);
+        assert!(world.run_until(end, none), "{seed}: {} are left", world.extra_sockets(spreads));
+        finish(&world);
+    }
+}
+
+/// The longest silence at each node while both send all the time.
+fn longest_gaps(world: &mut World, duration: Duration) -> [Duration; 2] {
+    const STEP: Duration = Duration::from_millis(20);
+    let (end, mut gaps, mut last) = (world.now() + duration, [Duration::ZERO; 2], [world.now(); 2]);
+    while world.now() < end {
+        for node in 0..2 {
+            world.send_data(node);
+        }
+        let next = world.now() + STEP;
+        world.run_until(next, |_| false);
+        for node in 0..2 {
+            gaps[node] = gaps[node].max(world.now() - last[node]);
+            if std::mem::take(&mut world.nodes[node].has_data) {
+                last[node] = world.now();
+            }
+        }
+    }
+    gaps
+}
+
+/// A node that joins anew has another user's credential. Its allocation is replaced by one of the new session, and what is
+/// relayed goes on; the old credential may end.
+#[test]
+fn a_fresh_session_replaces_the_allocation() {
+    const LIFE_S: u64 = 900;
+    for (pair, most_ms) in [
+        ([Nat::Random, Nat::Random], 200),
+        ([Nat::Random, Nat::Sequential], 200),
+        ([Nat::UdpBlocked, Nat::Random], 200),
+        // Both legs are the relay's, which parts the two with the session that ends; there is nothing to make before
+        // that breaks.
+        ([Nat::UdpBlocked, Nat::UdpBlocked], 8_000),
+    ] {
+        let names = pair.map(Nat::short);
+        let mut world = equal_world(pair);
+        world.membership_s = LIFE_S;
+        world.run_until(Duration::from_secs(15), |_| false);
+        connect(&mut world);
+        wait_for(&mut world, 5, PathKind::Relayed);
+        let idle = longest_gaps(&mut world, Duration::from_secs(1));
+        assert!(idle.iter().all(|gap| *gap <= RELAYED * 2), "{names:?}: {idle:?}");
+        world.cut_control(0);
+        let gaps = longest_gaps(&mut world, Duration::from_secs(30));
+        println!("{names:?}: gaps of {gaps:?}, {} addresses", world.relayed_addresses());
+        assert!(gaps.iter().all(|gap| *gap <= Duration::from_millis(most_ms)), "{names:?}: {gaps:?}");
+        // Until long after the credential of before has ended.
+        let is_lost = |world: &World| kinds(world) != [Some(PathKind::Relayed); 2];
+        let end = world.now() + Duration::from_secs(3 * LIFE_S);
+        assert!(!world.run_until(end, is_lost), "{names:?}: lost at {:?}", world.now());
+        exchange(&mut world);
+        assert_eq!(world.relayed_addresses(), 2, "{names:?}");
         finish(&world);
     }
 }

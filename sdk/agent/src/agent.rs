@@ -283,6 +283,9 @@ impl Agent {
     }
 
     fn set_discovery_timer(&mut self, now: Instant) {
+        if let Some(mapping) = self.discovery.as_ref().and_then(Discovery::mapping_found) {
+            self.mapping_found(now, mapping);
+        }
         let mut deadline = self.discovery.as_ref().and_then(Discovery::deadline);
         if let Some(done) = self.discovery.take_if(|discovery| discovery.is_done()) {
             let again = !done.is_complete() && self.discoveries < MAX_DISCOVERIES;
@@ -315,6 +318,7 @@ impl Agent {
         for number in self.requests.unanswered() {
             self.send_request(number);
         }
+        self.replace_relays(now);
     }
 
     /// Does what the cluster's network allows, and stops what it does not.
@@ -412,7 +416,7 @@ impl Agent {
         let (true, Some(reach)) = (self.control.is_member(), &self.reach) else { return };
         let host = self.network.candidates(reach);
         let mapped = if reach.private_only { Vec::new() } else { self.mapped.clone() };
-        let told = [host, self.relays.candidates(), mapped];
+        let told = [host, self.relay_candidates(), mapped];
         if self.told_candidates.as_ref() != Some(&told) {
             let [host, relay, mapped] = told.clone();
             self.env.send(ClientMessage::Candidates { host, relay, mapped });

@@ -105,6 +105,8 @@ pub(crate) struct Membership {
     pub(crate) local: IpAddr,
     /// Where it reached the server.
     pub(crate) server: IpAddr,
+    /// From hello to challenge: a round trip of the control connection, and what the server took for it.
+    pub(crate) round_trip: Option<Duration>,
     /// Never there if the cluster is effectively PRIVATE or the node is sealed.
     pub(crate) stun: Option<StunAccess>,
     /// How long its certificate and its STUN credential hold.
@@ -280,7 +282,7 @@ impl Control {
             return;
         }
         let (local, server) = (addr::unmap(local).ip(), addr::unmap(server).ip());
-        let handshake = Box::new(Handshake::open(env, local, server, self.servers.resume()));
+        let handshake = Box::new(Handshake::open(env, now, local, server, self.servers.resume()));
         self.state = State::Handshake { give_up: now + HANDSHAKE_TIMEOUT, handshake };
     }
 
@@ -370,7 +372,7 @@ impl Control {
                 ServerMessage::Challenge { nonce, cluster_key, server_key },
             ) => {
                 let pinned = self.pinned;
-                match handshake.challenged(env, pinned, &nonce, cluster_key, server_key) {
+                match handshake.challenged(env, now, pinned, &nonce, cluster_key, server_key) {
                     Ok(()) => Step::Quiet,
                     Err(refusal) => self.distrust(env, now, refusal),
                 }

@@ -9,6 +9,9 @@
 //! The answers that a filter has kept out came early: where they have moved the mappings towards their
 //! senders, and no other, the NAT is not symmetric but one that early packets confuse.
 //!
+//! A block's ports may serve several destinations each, or one. Two mappings of sixteen rarely share a port either way, so
+//! after the verdict further sockets are mapped, one after the other, until two share one, or should have by far.
+//!
 //! Verdicts are only about what the server's addresses allow to tell; the rest stays `None`.
 
 use std::collections::BTreeMap;
@@ -37,6 +40,11 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Sockets besides the first that show how ports are chosen: with four destinations sixteen mappings in a row, of
 /// which all but the ends of a block can be told.
 const MORE_SOCKETS: usize = 3;
+/// A block is looked at until so many of its ports should have come twice by chance, if they may: that none has happens
+/// once in 150 times then. For a block of 1,024 ports that takes thirty sockets, and an eighth of the block.
+const EXPECTED_REPEATS: usize = 5;
+/// Sockets for that besides the first. A block that is too large for them is large enough.
+const MOST_SOCKETS: usize = 44;
 /// All mappings of one socket, in the order in which the NAT is asked for them.
 const DESTINATIONS: [Test; 4] = [Test::Baseline, Test::ToOtherIp, Test::ToOtherBoth, Test::ToOtherPort];
 
@@ -117,6 +125,12 @@ pub(crate) struct Discovery {
     found: NatBehavior,
     /// External ports in the order in which they were given.
     ports: Vec<u16>,
+    /// Pairs of mappings of two sockets to two destinations.
+    pairs: usize,
+    /// The two of some pair had the same port.
+    has_repeats: bool,
+    /// What was said so far.
+    told: Option<NatBehavior>,
 }
 
 impl Discovery {
@@ -138,6 +152,9 @@ impl Discovery {
             rtt: None,
             found: NatBehavior::default(),
             ports: Vec::new(),
+            pairs: 0,
+            has_repeats: false,
+            told: None,
         }
     }
 
@@ -154,6 +171,11 @@ impl Discovery {
     pub(crate) fn is_complete(&self) -> bool {
         let NatBehavior { mapping, filtering, .. } = self.found;
         mapping.is_some() && (filtering.is_some() || self.server.alternate_port.is_none())
+    }
+
+    /// What the first socket has shown of the mapping.
+    pub(crate) fn mapping_found(&self) -> Option<Mapping> {
+        self.found.mapping
     }
 
     /// At most four tests run at once, so looking at each is no scan to speak of.
@@ -354,6 +376,7 @@ impl Discovery {
                 .filter(|_| is_fixed)
                 .map(|outcome| matches!(outcome, Outcome::Mapped(_))),
             early_inbound: self.early_inbound().filter(|_| is_fixed),
+            port_reuse: None,
         };
         match mapping {
             Some(Mapping::AddressDependent | Mapping::AddressAndPortDependent) => self.next_socket(env, now),
@@ -369,8 +392,16 @@ impl Discovery {
                 ports.push(mapped.port());
             }
         }
+        let destinations = self.destinations().len();
+        self.pairs += ports.len() * self.ports.len() * destinations.saturating_sub(1) / destinations.max(1);
+        self.has_repeats |= ports.iter().any(|port| self.ports.contains(port));
         self.ports.append(&mut ports);
-        if self.more_sockets >= MORE_SOCKETS {
+        if self.more_sockets == MORE_SOCKETS {
+            self.tell(env);
+        }
+        let is_in_doubt =
+            || matches!(self.allocator(), Some(Allocator::Block { .. })) && self.reuse().is_none();
+        if self.more_sockets >= MORE_SOCKETS && (self.more_sockets >= MOST_SOCKETS || !is_in_doubt()) {
             return self.conclude(env);
         }
         self.more_sockets += 1;
@@ -380,13 +411,33 @@ impl Discovery {
     }
 
     fn conclude(&mut self, env: &mut Env) {
-        let mut behavior = self.found;
-        if !self.ports.is_empty() {
-            behavior.allocator = allocator::of(&self.ports);
-        }
-        env.send(ClientMessage::Behavior { behavior });
-        env.event(Event::Behavior(behavior));
+        self.tell(env);
         self.stop(env);
+    }
+
+    /// Says what is known by now, if that is news.
+    fn tell(&mut self, env: &mut Env) {
+        let allocator = self.allocator();
+        let is_block = matches!(allocator, Some(Allocator::Block { .. }));
+        let port_reuse = self.reuse().filter(|_| is_block);
+        let behavior = NatBehavior { allocator, port_reuse, ..self.found };
+        if self.told.replace(behavior) != Some(behavior) {
+            env.send(ClientMessage::Behavior { behavior });
+            env.event(Event::Behavior(behavior));
+        }
+    }
+
+    fn allocator(&self) -> Option<Allocator> {
+        if self.ports.is_empty() { self.found.allocator } else { allocator::of(&self.ports) }
+    }
+
+    /// Whether a port serves several destinations: of one socket's mappings to several that tells nothing where the
+    /// NAT looks at a part of the destination only, so those of different sockets are compared. Two of them towards one
+    /// destination never share a port.
+    fn reuse(&self) -> Option<bool> {
+        let (first, last) = (self.ports.iter().min()?, self.ports.iter().max()?);
+        let is_enough = self.pairs >= EXPECTED_REPEATS * (usize::from(last - first) + 1);
+        if self.has_repeats { Some(true) } else { is_enough.then_some(false) }
     }
 
     pub(crate) fn stop(&mut self, env: &mut Env) {

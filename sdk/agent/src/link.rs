@@ -60,6 +60,9 @@ pub(crate) struct TicketKeys {
 #[derive(Debug)]
 struct Route {
     kind: PathKind,
+    /// It goes by a relay of either side: twice the work for the relay, which also parts the two when one of them begins
+    /// another session.
+    is_double: bool,
     smoothed: Duration,
     newest: Duration,
     unanswered: u32,
@@ -69,8 +72,8 @@ struct Route {
 
 impl Route {
     /// What decides before round trips do.
-    fn rank(&self) -> (bool, PathKind) {
-        (self.unanswered >= DOUBTFUL_UNANSWERED, self.kind)
+    fn rank(&self) -> (bool, PathKind, bool) {
+        (self.unanswered >= DOUBTFUL_UNANSWERED, self.kind, self.is_double)
     }
 }
 
@@ -263,10 +266,17 @@ impl Link {
         }
         self.proven = Some(answer.ticket);
         let rtt = answer.rtt;
+        let is_double = matches!(answer.way.leg, Leg::Relay(_)) && self.relays.contains(&answer.way.remote);
         let route = self.routes.entry(answer.way);
-        let route =
-            route.or_insert(Route { kind, smoothed: rtt, newest: rtt, unanswered: 0, is_ready: false });
-        route.kind = kind;
+        let route = route.or_insert(Route {
+            kind,
+            is_double,
+            smoothed: rtt,
+            newest: rtt,
+            unanswered: 0,
+            is_ready: false,
+        });
+        (route.kind, route.is_double) = (kind, is_double);
         route.is_ready |= answer.is_ready;
         let weight = 1u32 << RTT_SHIFT;
         route.smoothed = (route.smoothed * (weight - 1) + rtt) / weight;

@@ -184,14 +184,16 @@ impl Agent {
 
     /// Where the peer of a running ticket may be met as well: at a relay that was allocated meanwhile.
     pub(crate) fn more_candidates(&mut self, now: Instant, ticket: TicketId, candidates: &[Candidate]) {
-        let active = self.punches.get(&ticket).filter(|punch| punch.is_active).map(|punch| punch.peer);
-        let (Some(peer), Some(reach)) = (active, self.reach.clone()) else { return };
+        let punch = self.punches.get(&ticket).map(|punch| (punch.peer, punch.is_active));
+        let (Some((peer, is_active)), Some(reach)) = (punch, self.reach.clone()) else { return };
         let mut named = Vec::new();
         for candidate in candidates.iter().take(MAX_RELAY_CANDIDATES) {
             let to = addr::unmap(candidate.addr);
-            if let Some(link) = self.links.get_mut(&peer)
-                && candidate.kind == CandidateKind::Relay
-            {
+            // Nothing but relayed addresses becomes known late, and the passive side of a ticket takes nothing else.
+            if candidate.kind != CandidateKind::Relay {
+                continue;
+            }
+            if let Some(link) = self.links.get_mut(&peer) {
                 link.add_relay(to);
             }
             named.push(to);
@@ -199,11 +201,15 @@ impl Agent {
             self.env.counters.candidates_refused += u64::from(!may_probe);
             if let Some(punch) = self.punches.get_mut(&ticket) {
                 punch.name(to);
-                punch.add_late(now, &[Way::main(to)][usize::from(!may_probe)..]);
+                if may_probe {
+                    punch.add_relayed(now, Way::main(to));
+                }
             }
         }
         self.run_ticket(now, ticket);
-        self.add_relay_ways(now, ticket, &named, None);
+        if is_active {
+            self.add_relay_ways(now, ticket, &named, None);
+        }
     }
 
     /// Sends what is due of a ticket, or ends it.
@@ -311,6 +317,10 @@ impl Agent {
             self.env.counters.checks_refused += 1;
             return;
         };
+        if self.is_retiring(way.leg) {
+            // Silence makes the peer leave it.
+            return;
+        }
         let Some(link) = self.links.get_mut(&peer) else { return };
         if !link.is_new(check.id()) {
             self.env.counters.checks_repeated += 1;
@@ -657,7 +667,7 @@ impl Agent {
         self.give_up(now, |link| link.leg_lost(id));
     }
 
-    fn give_up(&mut self, now: Instant, mut what: impl FnMut(&mut Link) -> Change) {
+    pub(crate) fn give_up(&mut self, now: Instant, mut what: impl FnMut(&mut Link) -> Change) {
         for peer in self.links.keys().copied().collect::<Vec<NodeId>>() {
             let Some(link) = self.links.get_mut(&peer) else { continue };
             let change = what(link);

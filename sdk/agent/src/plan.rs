@@ -69,6 +69,9 @@ pub enum Forbidden {
     /// One NAT chooses any port for each destination, and the other another one for each too: some four thousand
     /// million pairs of ports.
     RandomAndSymmetric,
+    /// One NAT has a block of ports, each of which serves one destination: they are used up before two of them meet, and
+    /// nothing else gets out meanwhile.
+    TooFewPorts,
 }
 
 impl fmt::Display for Forbidden {
@@ -76,6 +79,10 @@ impl fmt::Display for Forbidden {
         f.write_str(match self {
             Self::RandomAndSymmetric => {
                 "both NATs are symmetric and at least one of them gives out random ports: no port can be guessed"
+            }
+            Self::TooFewPorts => {
+                "both NATs are symmetric and one has a block of ports, each for one destination only: they are used up \
+                 before a guess hits"
             }
         })
     }
@@ -125,7 +132,11 @@ pub fn plan(own: Option<&NatBehavior>, peer: Option<&NatBehavior>) -> Plan {
     if meets_by_checks(own, mine, peer, theirs) {
         return Plan::Checks;
     }
+    let is_used_up = own.port_reuse == Some(false) || peer.port_reuse == Some(false);
     match (mine, theirs) {
+        (Face::Sequence, Face::Block) | (Face::Block, Face::Sequence | Face::Block) if is_used_up => {
+            Plan::Relay(Forbidden::TooFewPorts)
+        }
         (Face::Fixed, Face::Fixed) => Plan::Checks,
         (Face::Fixed, Face::Sequence) => Plan::Guess { ports: PROBES_SEQUENCE },
         (Face::Fixed, Face::Block | Face::Random) => Plan::Guess { ports: PROBES },
@@ -219,6 +230,22 @@ mod tests {
                 assert_eq!(letter, expect, "{mine} towards {theirs}: {plan}");
             }
         }
+    }
+
+    /// Many flows would use up the ports of a block; the few that one side needs towards a fixed one do not.
+    #[test]
+    fn a_block_that_is_used_up_is_not_guessed_in() {
+        let once = NatBehavior { port_reuse: Some(false), ..behavior("block") };
+        for word in ["seq", "block"] {
+            for (mine, theirs) in [(once, behavior(word)), (behavior(word), once)] {
+                assert_eq!(plan(Some(&mine), Some(&theirs)), Plan::Relay(Forbidden::TooFewPorts), "{word}");
+            }
+        }
+        let port = behavior("port");
+        assert_eq!(plan(Some(&once), Some(&port)), Plan::Spread { sockets: SOCKETS_BLOCK });
+        assert_eq!(plan(Some(&port), Some(&once)), Plan::Guess { ports: PROBES });
+        let random = behavior("random");
+        assert_eq!(plan(Some(&once), Some(&random)), Plan::Relay(Forbidden::RandomAndSymmetric));
     }
 
     #[test]

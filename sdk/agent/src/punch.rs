@@ -22,6 +22,9 @@ use crate::plan::Plan;
 /// Distances between the checks to one target: quick while both sides open their NATs, then as
 /// often as a lossy link needs; the last one repeats until the ticket expires.
 const GAPS_MS: [u64; 7] = [20, 30, 50, 100, 200, 400, 800];
+/// The same towards a relayed address. The packet by which its owner opens it leaves at the same moment and arrives
+/// there at the same, a little sooner or later, so the second check follows as soon as that may be over.
+const RELAY_GAPS_MS: [u64; 8] = [5, 15, 30, 50, 100, 200, 400, 800];
 /// Between the first checks to two candidates of one ticket (RFC 8445, section 14.2 allows 5 ms).
 const STAGGER: Duration = Duration::from_millis(5);
 /// Candidates taken of one introduction.
@@ -46,6 +49,8 @@ const SETTLE: Duration = Duration::from_millis(500);
 struct Target {
     sent: u32,
     verified: bool,
+    /// The peer was allocated it by a relay.
+    is_relay: bool,
 }
 
 /// See the module.
@@ -183,9 +188,18 @@ impl Punch {
         }
     }
 
-    /// True while nothing was sent under the ticket, and nobody was named to send to.
+    /// Where the peer was allocated an address by a relay, which is no place that its own packets come from: a side that
+    /// is to send nothing to the peer may send there.
+    pub(crate) fn add_relayed(&mut self, now: Instant, way: Way) {
+        self.add_late(now, &[way]);
+        if let Some(target) = self.targets.get_mut(&way) {
+            target.is_relay = true;
+        }
+    }
+
+    /// True while nothing was sent under the ticket to where the peer itself is, and no such place was named.
     pub(crate) fn is_passive(&self) -> bool {
-        self.targets.is_empty()
+        !self.is_active && self.targets.values().all(|target| target.is_relay)
     }
 
     /// True once a direct path was verified.
@@ -225,7 +239,8 @@ impl Punch {
     pub(crate) fn sent(&mut self, now: Instant, to: Way) {
         self.sent += 1;
         let Some(target) = self.targets.get_mut(&to) else { return };
-        let gap = GAPS_MS[(target.sent as usize).min(GAPS_MS.len() - 1)];
+        let gaps = if target.is_relay { &RELAY_GAPS_MS[..] } else { &GAPS_MS[..] };
+        let gap = gaps[(target.sent as usize).min(gaps.len() - 1)];
         target.sent += 1;
         if target.sent < MAX_CHECKS_PER_TARGET && self.sent < self.most_checks() {
             self.due.set(to, Some(now + Duration::from_millis(gap)));

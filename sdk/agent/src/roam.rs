@@ -68,7 +68,7 @@ impl Agent {
     }
 
     /// Asks for an introduction, unless one is asked for already.
-    fn ask_anew(&mut self, now: Instant, peer: NodeId) {
+    pub(crate) fn ask_anew(&mut self, now: Instant, peer: NodeId) {
         if self.requests.is_full() || !self.requests.of_agent(peer).is_empty() {
             return;
         }

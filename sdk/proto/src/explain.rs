@@ -86,6 +86,8 @@ pub enum Prospect {
     Guess,
     /// Directly, if both guess: both are mapped anew for each destination, and to ports that can be foretold.
     GuessBoth,
+    /// By a relay: both are mapped anew for each destination, and one of them runs out of ports before a guess hits.
+    TooFewPorts,
     /// By a relay: both are mapped anew for each destination, and at least one to any port.
     Relay,
     /// By a relay over TCP: no UDP gets through on one side.
@@ -108,7 +110,10 @@ pub fn prospect(a: &Party<'_>, b: &Party<'_>) -> Prospect {
     let [Some(a), Some(b)] = behaviors.map(|behavior| behavior.mapping) else { return Prospect::Unknown };
     match (is_stable(a), is_stable(b)) {
         (true, true) => Prospect::Direct,
-        (false, false) if behaviors.iter().all(is_foreseeable) => Prospect::GuessBoth,
+        (false, false) if behaviors.iter().all(is_foreseeable) => {
+            let is_used_up = |behavior: &NatBehavior| behavior.port_reuse == Some(false);
+            if behaviors.iter().any(is_used_up) { Prospect::TooFewPorts } else { Prospect::GuessBoth }
+        }
         (false, false) => Prospect::Relay,
         (true, false) => by_filter(behaviors[0]),
         (false, true) => by_filter(behaviors[1]),
@@ -239,6 +244,10 @@ fn reason(evidence: &Evidence<'_>, failed: usize) -> Option<&'static str> {
             "both come from another port for each destination, but from ports that can be foretold, so both have to \
              guess",
         ),
+        Prospect::TooFewPorts => Some(
+            "both come from another port for each destination, and the NAT of one has a block of few ports, each for one \
+             destination only, which would be used up before a guess hits; that takes a relay",
+        ),
         Prospect::Relay => Some(
             "both come from another port for each destination, so neither can know where to send; that takes a relay",
         ),
@@ -263,7 +272,14 @@ mod tests {
 
     const fn behavior(mapping: Mapping, filtering: Filtering) -> Option<NatBehavior> {
         let (mapping, filtering) = (Some(mapping), Some(filtering));
-        Some(NatBehavior { mapping, filtering, allocator: None, hairpin: None, early_inbound: None })
+        Some(NatBehavior {
+            mapping,
+            filtering,
+            allocator: None,
+            hairpin: None,
+            early_inbound: None,
+            port_reuse: None,
+        })
     }
 
     const OPEN: Option<NatBehavior> = behavior(Mapping::None, Filtering::EndpointIndependent);
@@ -301,11 +317,16 @@ mod tests {
         let sequence = symmetric(Allocator::Sequential { delta: 1, newest: 4_000 });
         let block = symmetric(Allocator::Block { first: 4_000, last: 4_900 });
         let random = symmetric(Allocator::Random);
+        let once = block.map(|known| NatBehavior { port_reuse: Some(false), ..known });
         for (a, b, expect) in [
             (PORT, random, Guess),
             (ADDRESS, random, Direct),
             (sequence, block, Prospect::GuessBoth),
             (block, block, Prospect::GuessBoth),
+            (block, once, Prospect::TooFewPorts),
+            (once, sequence, Prospect::TooFewPorts),
+            (once, random, Relay),
+            (once, PORT, Guess),
             (random, sequence, Relay),
             (random, random, Relay),
         ] {

@@ -209,4 +209,8 @@ pub struct NatBehavior {
     /// sender. `None`: not told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub early_inbound: Option<bool>,
+    /// A port of its block serves several destinations at once; if not, the block is soon used up. `None`: there is no
+    /// block, or it was not told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_reuse: Option<bool>,
 }

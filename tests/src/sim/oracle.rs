@@ -20,6 +20,8 @@ pub enum Verdict {
     Birthday,
     /// By many flows on both sides within small blocks of ports, likely.
     Block,
+    /// Not worth trying: of many flows within blocks of ports most get no port at all.
+    UsedUp,
     /// Perhaps, by luck that nobody promises.
     Unclear,
     /// Not directly.
@@ -43,7 +45,7 @@ pub fn verdict(a: GateKind, b: GateKind) -> Verdict {
         (false, false) => match (a.ports, b.ports) {
             (Sequential(_), Sequential(_)) => Verdict::Predictable,
             (Block { reused: false, .. }, other) | (other, Block { reused: false, .. }) if few(other) => {
-                Verdict::Unclear
+                Verdict::UsedUp
             }
             (one, other) if few(one) && few(other) => Verdict::Block,
             (Random, _) | (_, Random) => Verdict::Relay,

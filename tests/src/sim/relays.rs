@@ -10,7 +10,7 @@ use meetpoint_proto::stun::is_stun;
 use meetpoint_proto::{ClusterNetwork, EffectiveNetwork};
 use meetpoint_turn::{ListenerId, RelayConfig, RelayId, RelayIp, StreamListener, Transport};
 
-use super::wires::{SERVER, SERVER_ONE_WAY, STUN_PORTS};
+use super::wires::{SERVER, STUN_PORTS};
 use super::world::{Arrival, DATA, World};
 
 /// Behind those of the datagrams.
@@ -72,7 +72,7 @@ impl World {
             }
             Out::TransmitRelayed { from, to, payload, .. } => {
                 if let Some(from) = self.relaying.sockets.get(&from).copied() {
-                    self.cross(SERVER_ONE_WAY, from, to, payload.to_vec());
+                    self.cross(self.server_one_way, from, to, payload.to_vec());
                 }
             }
             other => self.violations.push(format!("a lone shard says {other:?}")),
@@ -216,6 +216,12 @@ impl World {
     /// What the nodes send each other directly does not arrive; what a server relays does.
     pub fn block_between(&mut self, is_blocked: bool) {
         self.relaying.is_apart = is_blocked;
+    }
+
+    /// How many addresses the server lends at this moment.
+    #[must_use]
+    pub fn relayed_addresses(&self) -> usize {
+        self.relaying.sockets.len()
     }
 
     /// The cluster keeps nodes that can only be relayed.

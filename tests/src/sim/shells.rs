@@ -17,7 +17,9 @@ use super::relays::{relay_config, stream_listeners};
 use super::wires::{SERVER, STUN_PORTS, listeners};
 use super::world::{Arrival, BIRTH_UNIX_S, Connection, FIRST_PROBE_PORT, ServerPlace, World};
 
-const CERTIFICATE_LIFE_S: u64 = 30 * 86_400;
+pub(super) const CERTIFICATE_LIFE_S: u64 = 30 * 86_400;
+/// A relay's credential holds for so long at most.
+const CREDENTIAL_LIFE_S: u64 = 86_400;
 
 /// What the registry keeps of the join tokens, which come one after the other. Keys are made once:
 /// deriving them anew for each case would take a tenth of its time.
@@ -169,9 +171,10 @@ impl World {
                     self.stun.handle(self.start + self.now, input);
                     self.drain_stun();
                 }
-                Out::Renew { conn, .. } => {
-                    let not_after_unix_s = BIRTH_UNIX_S + self.now.as_secs() + CERTIFICATE_LIFE_S;
-                    let input = meetpoint_broker::Input::Renewed { conn, not_after_unix_s, credential: None };
+                Out::Renew { conn, session, .. } => {
+                    let not_after_unix_s = BIRTH_UNIX_S + self.now.as_secs() + self.membership_s;
+                    let credential = Some(self.credential(&session));
+                    let input = meetpoint_broker::Input::Renewed { conn, not_after_unix_s, credential };
                     self.broker.handle(self.start + self.now, input);
                 }
                 Out::Event(meetpoint_broker::Event::Introduced { sessions: [a, b], .. }) => {
@@ -221,7 +224,7 @@ impl World {
         let input = if is_good {
             meetpoint_broker::Input::Admitted {
                 conn,
-                not_after_unix_s: unix_s + CERTIFICATE_LIFE_S,
+                not_after_unix_s: unix_s + self.membership_s,
                 credential: Some(self.credential(&session)),
                 session_token: None,
             }
@@ -232,7 +235,7 @@ impl World {
     }
 
     fn credential(&self, session: &SessionId) -> StunCredential {
-        let expires_unix_s = BIRTH_UNIX_S + self.now.as_secs() + 86_400;
+        let expires_unix_s = BIRTH_UNIX_S + self.now.as_secs() + CREDENTIAL_LIFE_S.min(self.membership_s);
         let (username, password) = self.secrets.mint(&meetpoint_turn::node_user(session), expires_unix_s);
         StunCredential { username, password }
     }

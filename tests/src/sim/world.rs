@@ -23,7 +23,7 @@ use meetpoint_turn::{ListenerId, Secret, Secrets, StunServer as StunMachine};
 use super::dice::Dice;
 use super::gate::{Gate, GateKind};
 use super::relays::{Relaying, relay_access};
-use super::shells::{MAX_TOKENS, cluster, join_token, stun_machine};
+use super::shells::{CERTIFICATE_LIFE_S, MAX_TOKENS, cluster, join_token, stun_machine};
 use super::wires::SERVER_ONE_WAY;
 
 const CONTROL_PORT: u16 = 8080;
@@ -222,6 +222,8 @@ pub struct World {
     pub violations: Vec<String>,
     pub(super) relaying: Relaying,
     relays: bool,
+    /// How long a membership lasts from when it was made or renewed, in seconds.
+    pub membership_s: u64,
 }
 
 fn secret(number: u32) -> Secret {
@@ -269,6 +271,7 @@ impl World {
             violations: Vec::new(),
             relaying: Relaying::default(),
             relays,
+            membership_s: CERTIFICATE_LIFE_S,
         };
         let unix_ms = BIRTH_UNIX_S * 1000;
         let at = world.start;
@@ -481,6 +484,12 @@ impl World {
     pub fn send_data(&mut self, node: usize) {
         let Some(way) = self.nodes[node].paths.values().next().map(|path| path.way) else { return };
         self.send_by(node, way);
+    }
+
+    /// How many sockets a node has besides its main one and the one for tests.
+    #[must_use]
+    pub fn extra_sockets(&self, node: usize) -> usize {
+        self.nodes[node].extras.len()
     }
 
     /// Virtual time since the world began.

@@ -22,11 +22,14 @@ pub(super) struct Handshake {
     hello: Hello,
     /// Those that hello names, in its order: the application may give others meanwhile.
     secrets: Vec<ClusterSecret>,
+    opened: Instant,
     challenge: Option<Challenged>,
 }
 
 #[derive(Debug)]
 struct Challenged {
+    /// How long the server took, and the way to it and back.
+    round_trip: Duration,
     transcript: Transcript,
     cluster_key: PublicKey,
     /// Who signs the welcome, if the server is not the cluster's home.
@@ -35,17 +38,24 @@ struct Challenged {
 
 impl Handshake {
     /// Says hello, from this address to that server; shows the session to come back to.
-    pub(super) fn open(env: &mut Env, local: IpAddr, server: IpAddr, resume: Option<SessionToken>) -> Self {
+    pub(super) fn open(
+        env: &mut Env,
+        now: Instant,
+        local: IpAddr,
+        server: IpAddr,
+        resume: Option<SessionToken>,
+    ) -> Self {
         let hello = hello(env, local, resume);
         env.send(ClientMessage::Hello(Box::new(hello.clone())));
         let secrets = secrets(env).to_vec();
-        Self { local, server, hello, secrets, challenge: None }
+        Self { local, server, hello, secrets, opened: now, challenge: None }
     }
 
     /// Proves the node, to a server that shows the right cluster key.
     pub(super) fn challenged(
         &mut self,
         env: &mut Env,
+        now: Instant,
         pinned: Option<PublicKey>,
         nonce: &Nonce,
         cluster_key: PublicKey,
@@ -59,6 +69,7 @@ impl Handshake {
             return Err(Refusal::new(Code::BadSignature).detail(detail));
         }
         let transcript = Transcript::new(&self.hello, nonce, &cluster_key);
+        let round_trip = now.saturating_duration_since(self.opened);
         let proof = if let Some(server_key) = &server_key {
             if pinned.is_none() || self.hello.certificate.is_none() {
                 let detail = "the server is not the cluster's home, and the node has no membership to show";
@@ -67,11 +78,12 @@ impl Handshake {
             // A visitor shows its certificate and its key, and no right to become a member.
             let transcript = transcript.served_by(server_key);
             let node = transcript.sign(Domain::Node, &env.config.key);
-            self.challenge = Some(Challenged { transcript, cluster_key, server_key: Some(*server_key) });
+            self.challenge =
+                Some(Challenged { round_trip, transcript, cluster_key, server_key: Some(*server_key) });
             Proof { node, admission: None, secrets: Vec::new() }
         } else {
             let proof = self.prove(env, &transcript);
-            self.challenge = Some(Challenged { transcript, cluster_key, server_key: None });
+            self.challenge = Some(Challenged { round_trip, transcript, cluster_key, server_key: None });
             proof
         };
         env.send(ClientMessage::Proof(proof));
@@ -101,7 +113,7 @@ impl Handshake {
         now: Instant,
         welcome: Welcome,
     ) -> Result<(Membership, Duration), Refusal> {
-        let Some(Challenged { transcript, cluster_key, server_key }) = &self.challenge else {
+        let Some(Challenged { round_trip, transcript, cluster_key, server_key }) = &self.challenge else {
             return Err(Refusal::new(Code::OutOfOrder));
         };
         let signer = server_key.as_ref().unwrap_or(cluster_key);
@@ -130,6 +142,7 @@ impl Handshake {
             clock,
             local: self.local,
             server: self.server,
+            round_trip: Some(*round_trip),
             stun: welcome.stun.filter(|_| is_public && !env.sealed()),
             certificate: welcome.certificate,
             revoked: welcome.revoked,

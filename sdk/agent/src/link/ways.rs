@@ -5,12 +5,25 @@ use std::collections::BTreeSet;
 use meetpoint_proto::TicketId;
 
 use super::Link;
-use crate::api::Way;
+use crate::api::{AllocationId, Leg, Way};
 
 impl Link {
     /// The way in use.
     pub(crate) fn current(&self) -> Option<Way> {
         self.current
+    }
+
+    /// Some way leads by this allocation.
+    pub(crate) fn uses_leg(&self, id: AllocationId) -> bool {
+        self.routes.keys().any(|way| way.leg == Leg::Relay(id))
+    }
+
+    /// There is a way by this allocation, and none else that could take its place.
+    pub(crate) fn depends_on(&self, id: AllocationId) -> bool {
+        let is_other = |(way, route): (&Way, &super::Route)| {
+            way.leg != Leg::Relay(id) && route.is_ready && route.unanswered < super::DOUBTFUL_UNANSWERED
+        };
+        self.uses_leg(id) && !self.routes.iter().any(is_other)
     }
 
     /// The verified ways, and the ticket under which to check them.

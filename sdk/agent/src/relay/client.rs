@@ -194,6 +194,12 @@ impl Client {
         self.news.pop_front()
     }
 
+    /// True if this username stands for the same user, whenever it expires.
+    pub(crate) fn is_of(&self, username: &str) -> bool {
+        let user = |name: &str| name.split_once(':').map(|(_, user)| user.to_owned());
+        user(&self.access.username) == user(username)
+    }
+
     /// Later requests name this user, who must be the same but for the expiry (RFC 8656, section 5).
     pub(crate) fn renew(&mut self, username: &str, password: &str) {
         self.credential = self.credential.as_ref().map(|known| known.of_user(username, password));

@@ -1,29 +1,31 @@
 //! The node's allocations on the server's relay: when there is one, by which socket, and what goes by it.
 //!
-//! An allocation is asked for with the first reason to need one (a connect call, an introduction), beside the punch
-//! and without waiting for it, and given back a while after the last. The server lends ports, so nodes that meet
-//! nobody hold none.
+//! Who is likely to be relayed has an allocation before anybody is to be met, and keeps it: a node behind a symmetric
+//! NAT, one that UDP does not reach, one without IPv4. A pair with one such node has relayed addresses in its very
+//! introduction, and channels are asked for with the first checks; so it is met by the relay within one and a half
+//! relayed round trips of the connect call: half a one to be introduced, one for a check and its answer. For all
+//! others an allocation is asked for with the first reason to need one (a connect call, an introduction), beside the
+//! punch and without waiting for it, and given back a while after the last: the server lends ports.
 //!
-//! Where UDP does not reach the server (no answer to the observation's Binding for [`UDP_PATIENCE`]), the
-//! allocation is made over TCP, or over TLS where TCP's port is closed too. Such a node can be met at no other
-//! place, so it keeps its allocation.
+//! Where UDP does not reach the server (no answer to the observation's Binding for a few round trips), the allocation
+//! is made over TCP, or over TLS where TCP's port is closed too.
 //!
 //! An allocation outlives the control connection: it ends with its own credential, not with the session. A
-//! fresh credential of the same session goes on with it. One of another session does not; then the old
-//! allocation is kept for as long as something uses it, since no second one can be had by the same socket.
+//! fresh credential of the same session goes on with it. One of another session does not: see [`replace`].
 //!
 //! Deliberately absent: which path is used (the link's), and the bytes of QUIC, which the shell puts into channels
 //! by itself.
 
 mod client;
+mod replace;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use meetpoint_proto::EffectiveNetwork;
 use meetpoint_proto::addr::{self, AddressClass};
 use meetpoint_proto::wire::StunAccess;
+use meetpoint_proto::{EffectiveNetwork, Mapping};
 use meetpoint_stun::is_channel_data;
 
 use crate::agent::{Agent, Timer, stun_servers};
@@ -35,15 +37,21 @@ use client::{Access, Client, News};
 const MAX_ALLOCATIONS: usize = 4;
 /// How long an allocation is kept after it was last needed: the next connect call finds it there.
 const LINGER: Duration = Duration::from_secs(60);
-/// How long the Binding may stay unanswered until the server is tried by a stream. A lost datagram has been
-/// repeated twice by then.
-pub(crate) const UDP_PATIENCE: Duration = Duration::from_millis(500);
+/// How many of the control connection's round trips the Binding may stay unanswered until the server is tried by a
+/// stream: its answer takes one. If it was only lost, the stream is there for nothing, and goes soon.
+const UDP_PATIENCE_TRIPS: u32 = 3;
+/// At least and at most so long. A lost datagram has been repeated twice by the latter.
+const UDP_PATIENCE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
 /// TLS starts so much later than TCP, which is cheaper and almost always there.
 const TLS_DELAY: Duration = Duration::from_millis(250);
 /// A stream that is not open by then will not be.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// After streams that could not be opened.
 const RETRY_STREAMS: Duration = Duration::from_secs(15);
+
+/// Channels asked for before it is known who answers, for each list of candidates: a peer's mapping, and its relayed
+/// addresses of either family.
+const EARLY_CHANNELS: usize = 3;
 
 /// What is known of UDP towards the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -79,15 +87,17 @@ pub(crate) struct Relays {
     opening: Vec<Opening>,
     /// When to try TLS as well.
     tls_at: Option<Instant>,
+    /// Those that are given up, and until when they still take what comes.
+    retiring: BTreeMap<AllocationId, Instant>,
+    /// When to go on with replacing.
+    replace_at: Option<Instant>,
+    /// When peers were last asked to meet the node at new addresses.
+    asked_at: Option<Instant>,
+    /// The node's NAT shows another address to each destination, as far as was found out.
+    is_symmetric: bool,
 }
 
 impl Relays {
-    /// The relayed addresses to offer.
-    pub(crate) fn candidates(&self) -> Vec<SocketAddr> {
-        let usable = self.clients.values().filter(|client| client.is_granted());
-        usable.flat_map(Client::relayed).collect()
-    }
-
     fn deadline(&self) -> Option<Instant> {
         let clients = self.clients.values().map(Client::deadline);
         let udp = match self.udp {
@@ -95,11 +105,8 @@ impl Relays {
             Udp::Unknown | Udp::Works | Udp::Silent => None,
         };
         let opening = self.opening.iter().map(|opening| Some(opening.until));
-        clients.chain([self.review, self.retry, udp, self.tls_at]).chain(opening).flatten().min()
-    }
-
-    fn is_there(&self) -> bool {
-        !self.opening.is_empty() || self.clients.values().any(|client| !client.is_ending())
+        let own = [self.review, self.retry, udp, self.tls_at, self.replace_at];
+        clients.chain(own).chain(opening).flatten().min()
     }
 
     fn find(&self, socket: Socket, source: SocketAddr) -> Vec<AllocationId> {
@@ -123,7 +130,8 @@ impl Relays {
     /// The ways by which a peer's candidate can be met.
     pub(crate) fn ways(&self, remote: SocketAddr) -> impl Iterator<Item = Way> + '_ {
         let is_public = addr::classify(remote.ip()) == AddressClass::Public;
-        let reaching = self.clients.values().filter(move |client| is_public && client.reaches(remote));
+        let usable = self.clients.values().filter(|client| !self.retiring.contains_key(&client.id));
+        let reaching = usable.filter(move |client| is_public && client.reaches(remote));
         reaching.map(move |client| Way { leg: Leg::Relay(client.id), remote })
     }
 }
@@ -134,7 +142,7 @@ impl Agent {
         if self.relay_access().is_none() {
             return;
         }
-        if !self.relays.is_there() && self.relays.retry.is_none_or(|at| at <= now) {
+        if !self.has_relay() && self.relays.retry.is_none_or(|at| at <= now) {
             self.relays.retry = None;
             self.allocate(now);
         }
@@ -159,7 +167,7 @@ impl Agent {
         if self.relays.clients.len() >= MAX_ALLOCATIONS {
             return;
         }
-        if self.relays.udp == Udp::Silent {
+        if self.relays.udp == Udp::Silent || self.is_socket_taken() {
             return self.open_streams(now);
         }
         let (Some(membership), Some(access)) = (&self.membership, self.relay_access()) else { return };
@@ -183,7 +191,10 @@ impl Agent {
     /// The server was asked by UDP, and is expected to answer.
     pub(crate) fn await_udp(&mut self, now: Instant) {
         if self.relay_access().is_some() && self.relays.udp != Udp::Silent {
-            self.relays.udp = Udp::Waiting { until: now + UDP_PATIENCE };
+            let trips = self.membership.as_ref().and_then(|membership| membership.round_trip);
+            let patience = trips.map_or(UDP_PATIENCE.1, |trip| trip * UDP_PATIENCE_TRIPS);
+            let until = now + patience.clamp(UDP_PATIENCE.0, UDP_PATIENCE.1);
+            self.relays.udp = Udp::Waiting { until };
             self.set_relay_timer();
         }
     }
@@ -196,11 +207,22 @@ impl Agent {
                 self.env.push(Output::CloseStream { stream: opening.stream });
             }
             self.relays.tls_at = None;
-            if self.needs_relay() {
-                self.want_relay(now);
-            }
+        }
+        if before != Udp::Works && self.needs_relay() {
+            self.want_relay(now);
         }
         self.set_relay_timer();
+    }
+
+    /// What the discovery found, once or again.
+    pub(crate) fn mapping_found(&mut self, now: Instant, mapping: Mapping) {
+        let is_symmetric = match mapping {
+            Mapping::AddressDependent | Mapping::AddressAndPortDependent => true,
+            Mapping::None | Mapping::EndpointIndependent => false,
+        };
+        if !std::mem::replace(&mut self.relays.is_symmetric, is_symmetric) && is_symmetric {
+            self.want_relay(now);
+        }
     }
 
     fn open_streams(&mut self, now: Instant) {
@@ -251,7 +273,7 @@ impl Agent {
             if let Some(port) = self.relay_access().and_then(|access| access.tls) {
                 self.open_stream(now, port, true);
             }
-        } else if was_opening && !self.relays.is_there() {
+        } else if was_opening && !self.has_relay() {
             self.relays.retry = Some(now + RETRY_STREAMS);
         }
         for client in self.relays.clients.values_mut() {
@@ -290,6 +312,9 @@ impl Agent {
             self.review_relays(now);
         }
         self.relay_news(now);
+        if self.relays.replace_at.take_if(|at| *at <= now).is_some() {
+            self.replace_relays(now);
+        }
     }
 
     /// What is not granted by UDP will not be; the server is tried by a stream instead.
@@ -305,6 +330,7 @@ impl Agent {
     fn review_relays(&mut self, now: Instant) {
         if self.needs_relay() {
             self.relays.review = Some(now + LINGER);
+            self.replace_relays(now);
         } else {
             self.end_relays(now);
         }
@@ -312,7 +338,12 @@ impl Agent {
 
     fn needs_relay(&self) -> bool {
         let is_used = self.links.values().any(|link| link.uses_relay());
-        is_used || !self.punches.is_empty() || !self.requests.is_empty() || self.relays.udp == Udp::Silent
+        is_used || !self.punches.is_empty() || !self.requests.is_empty() || self.is_likely_relayed()
+    }
+
+    /// Most of those that the node will meet are met by a relay, or by a relay first.
+    fn is_likely_relayed(&self) -> bool {
+        self.relays.udp == Udp::Silent || self.relays.is_symmetric || !self.network.has_uplink(false)
     }
 
     /// Gives all allocations back.
@@ -324,6 +355,8 @@ impl Agent {
             self.env.push(Output::CloseStream { stream: opening.stream });
         }
         (self.relays.retry, self.relays.review, self.relays.tls_at) = (None, None, None);
+        (self.relays.replace_at, self.relays.asked_at) = (None, None);
+        self.relays.retiring.clear();
         self.relay_news(now);
         for id in self.relays.clients.keys().copied().collect::<Vec<AllocationId>>() {
             self.leg_lost(now, id);
@@ -346,9 +379,8 @@ impl Agent {
     pub(crate) fn renew_relays(&mut self) {
         let Some(access) = self.relay_access() else { return };
         let (username, password) = (access.username.clone(), access.password.clone());
-        let user = |name: &str| name.split_once(':').map(|(_, user)| user.to_owned());
         for client in self.relays.clients.values_mut() {
-            if user(&client.access().username) == user(&username) {
+            if client.is_of(&username) {
                 client.renew(&username, &password);
             }
         }
@@ -366,7 +398,9 @@ impl Agent {
             return false;
         }
         for id in self.relays.find(socket, source) {
-            let carried = self.relays.clients.get(&id).and_then(|client| client.read_channel(frame));
+            // Another one has begun to number its channels anew.
+            let client = self.relays.clients.get(&id).filter(|client| !client.is_ending());
+            let carried = client.and_then(|client| client.read_channel(frame));
             if let Some((remote, data)) = carried {
                 self.relayed(now, Way { leg: Leg::Relay(id), remote }, data);
                 return true;
@@ -473,6 +507,17 @@ impl Agent {
             let named = punch.named();
             self.add_relay_ways(now, ticket, &named, Some(id));
         }
+        self.relays.asked_at = None;
+        self.replace_relays(now);
+    }
+
+    /// The relayed addresses to offer: those of before only while there are no others.
+    pub(crate) fn relay_candidates(&self) -> Vec<SocketAddr> {
+        let outgoing = self.outgoing();
+        let granted = || self.relays.clients.values().filter(|client| client.is_granted());
+        let lasting: Vec<SocketAddr> =
+            granted().filter(|client| !outgoing.contains(&client.id)).flat_map(Client::relayed).collect();
+        if lasting.is_empty() { granted().flat_map(Client::relayed).collect() } else { lasting }
     }
 
     /// Lets the peer's candidates in, and checks them by way of the relay.
@@ -486,14 +531,22 @@ impl Agent {
         let fits = |way: &Way| only.is_none_or(|id| way.leg == Leg::Relay(id));
         let ways: Vec<Way> =
             remotes.iter().flat_map(|remote| self.relays.ways(*remote)).filter(fits).collect();
-        for client in self.relays.clients.values_mut() {
+        let of_client = |client: &Client| -> Vec<SocketAddr> {
             let its = ways.iter().filter(|way| way.leg == Leg::Relay(client.id));
-            let its: Vec<SocketAddr> = its.map(|way| way.remote).collect();
+            its.map(|way| way.remote).collect()
+        };
+        for client in self.relays.clients.values_mut() {
+            let its = of_client(client);
             client.permit(&mut self.env, now, &its);
         }
         if let Some(punch) = self.punches.get_mut(&ticket).filter(|_| !ways.is_empty()) {
             punch.add_late(now, &ways);
             self.run_ticket(now, ticket);
+        }
+        // Behind the checks, so that the channel is there when the first of them is answered.
+        for client in self.relays.clients.values_mut() {
+            let its = of_client(client);
+            its.into_iter().take(EARLY_CHANNELS).for_each(|remote| client.bind(&mut self.env, now, remote));
         }
         self.set_relay_timer();
     }

@@ -12,7 +12,8 @@
 //! A lab removes itself when dropped, with every process still running inside it. What a killed process leaves behind
 //! carries that process's id in its name and is swept away by the next lab.
 //!
-//! The lab does not emulate latency or loss, and knows nothing of Meetpoint: it runs any program.
+//! Between the public addresses of two sites lies one hop: what has no time to live left for it does not arrive. The lab
+//! does not emulate latency or loss, and knows nothing of Meetpoint: it runs any program.
 
 mod host;
 mod ipv6;

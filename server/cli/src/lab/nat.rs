@@ -120,6 +120,10 @@ impl NatKind {
         format!(
             r#"table ip nat_lab {{
                 {declarations}
+                chain from_afar {{
+                    type filter hook prerouting priority raw;
+                    {FAR_AWAY}
+                }}
                 chain to_router {{
                     type filter hook input priority filter; policy drop;
                     ct state established,related accept
@@ -215,6 +219,11 @@ struct Recipe {
     /// How a new outgoing flow is translated.
     translate: String,
 }
+
+/// Between any two sites of an internet lie routers, and this lab's public network has none. What would have died at one of
+/// them, because it had one hop left to live when it got there, dies before the kernel that it must not reach takes
+/// note of it.
+const FAR_AWAY: &str = r#"iifname "wan" ip ttl 1 drop"#;
 
 const OUTGOING_UDP: &str = r#"oifname "wan" meta l4proto udp"#;
 

@@ -177,7 +177,7 @@ const fn word(prospect: Prospect) -> &'static str {
     match prospect {
         Prospect::Direct => "directly",
         Prospect::Guess | Prospect::GuessBoth => "directly, if ports are guessed",
-        Prospect::Relay | Prospect::NoUdp => "by a relay",
+        Prospect::TooFewPorts | Prospect::Relay | Prospect::NoUdp => "by a relay",
         Prospect::Unknown => "unknown",
     }
 }

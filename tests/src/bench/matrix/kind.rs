@@ -112,8 +112,7 @@ pub fn prospect(one: Kind, other: Kind) -> Prospect {
 
 fn of_nats(one: NatKind, other: NatKind) -> Prospect {
     use NatKind::{
-        AddressRestricted, FullCone, Open, PortRestrictedEarlyInbound, SymmetricBlock, SymmetricRandom,
-        SymmetricSequential, UdpBlocked,
+        AddressRestricted, FullCone, Open, SymmetricBlock, SymmetricRandom, SymmetricSequential, UdpBlocked,
     };
     let is_symmetric = |kind| matches!(kind, SymmetricBlock | SymmetricRandom | SymmetricSequential);
     // Lets in any port of an address that was sent to.
@@ -122,11 +121,6 @@ fn of_nats(one: NatKind, other: NatKind) -> Prospect {
         (UdpBlocked, _) | (_, UdpBlocked) => Prospect::Relay,
         (one, other) if !is_symmetric(one) && !is_symmetric(other) => Prospect::Direct,
         (one, other) if lets_ports_in(one) || lets_ports_in(other) => Prospect::Direct,
-        // A guess that comes first moves the mapping that is guessed for; nothing in this lab is near enough to both
-        // for a packet that opens the one and does not reach the other.
-        (PortRestrictedEarlyInbound, other) | (other, PortRestrictedEarlyInbound) if is_symmetric(other) => {
-            Prospect::Likely
-        }
         (SymmetricSequential, SymmetricSequential) => Prospect::Direct,
         (SymmetricSequential, other) | (other, SymmetricSequential) if !is_symmetric(other) => {
             Prospect::Direct

@@ -76,6 +76,18 @@ fn summary(meetings: &[Meeting], round_trip: Duration) -> String {
         }
         text.push('\n');
     }
+    let is_relayed = |meeting: &&Meeting| meeting.direct_ms.is_none();
+    let relayed: Vec<f64> =
+        meetings.iter().filter(is_relayed).filter_map(|meeting| meeting.first_ms).collect();
+    if let (Some(median), Some(most)) = (quantile(&relayed, 0.5), quantile(&relayed, 0.99)) {
+        let _ = writeln!(
+            text,
+            "* relayed: {}, median {median:.0} ms{}, p99 {most:.0} ms{}; a relayed round trip is two R",
+            relayed.len(),
+            in_trips(median, round_trip),
+            in_trips(most, round_trip)
+        );
+    }
     text
 }
 
