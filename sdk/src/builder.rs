@@ -24,7 +24,7 @@ use crate::key::{KeyError, NodeKey};
 use crate::mux::{BindAddrs, BindError, Mux, StunDatagram};
 use crate::node::{Node, Started};
 use crate::paths::PathTable;
-use crate::quic::{Admitted, Quic};
+use crate::quic::{ACCEPT_QUEUE, Admitted, Quic};
 use crate::servers::{self, Given, Obstacles, Pool, Server, ServerError};
 use crate::shared::Shared;
 use crate::sources::{MAX_SOURCES, SeedSource, Sources};
@@ -312,10 +312,9 @@ impl Builder {
             unknown.extend(sources.failures());
             return Err(StartError::NoServer { last: unknown.join("; ") });
         }
-        let (started, parts) = self.assemble(&servers, sources, egress)?;
+        let (started, driver) = self.assemble(&servers, sources, egress)?;
         let (mut stage, cancel) = (started.stage.clone(), started.cancel.clone());
         let node = Node::new(started);
-        let driver = Driver::new(parts);
         tokio::spawn(driver.run());
         // From here on dropping the node ends the driver.
         let decided = stage.wait_for(|stage| match stage {
@@ -343,7 +342,7 @@ impl Builder {
         servers: &[Server],
         sources: Sources,
         egress: Arc<Egress>,
-    ) -> Result<(Started, Parts), StartError> {
+    ) -> Result<(Started, Driver), StartError> {
         let name = self.name.parse().map_err(StartError::Name)?;
         let cluster = self.cluster.parse().map_err(StartError::Cluster)?;
         let token = self.token.as_deref().map(str::parse::<JoinToken>).transpose()?;
@@ -384,6 +383,7 @@ impl Builder {
         let obstacles = Obstacles::new(servers, !self.sources.is_empty());
         let (stage, stages) = watch::channel(Stage::Starting(obstacles.clone()));
         let cancel = CancellationToken::new();
+        let (accepting, accepted) = mpsc::channel(ACCEPT_QUEUE);
         let parts = Parts {
             agent: Agent::with_servers(config, servers.iter().map(|server| server.rank).collect(), seed),
             mux: Arc::clone(&mux),
@@ -400,6 +400,7 @@ impl Builder {
             cancel: cancel.clone(),
             id: key.id(),
             cluster: self.cluster.clone(),
+            quic: quic.clone(),
         };
         let started = Started {
             id: key.id(),
@@ -409,11 +410,11 @@ impl Builder {
             commands,
             quic,
             mux,
-            acceptor,
+            accepted,
             stage: stages,
             cancel,
         };
-        Ok((started, parts))
+        Ok((started, Driver::new(parts, acceptor, accepting)))
     }
 }
 

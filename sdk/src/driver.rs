@@ -15,6 +15,7 @@ use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+mod meet;
 mod probe;
 
 use crate::control::{self, Channel, ControlEvent};
@@ -23,11 +24,12 @@ use crate::event::{Classification, Event, Peer};
 use crate::interfaces::{self, Gateway};
 use crate::mux::{Mux, StunDatagram};
 use crate::portmap::PortMap;
-use crate::quic::Admitted;
+use crate::quic::{Accepted, Acceptor, Admitted, Quic};
 use crate::relay::{self, StreamEvent};
 use crate::servers::{Obstacle, Obstacles, Pool};
 use crate::shared::{PeerUse, Shared};
 use crate::sources::{Sources, Told};
+use meet::Meet;
 use probe::{Probe, ProbeDatagram};
 
 /// Control events waiting for the driver; each is at most 64 KiB.
@@ -87,6 +89,7 @@ pub(crate) struct Parts {
     /// This node and its cluster, for events.
     pub(crate) id: NodeId,
     pub(crate) cluster: String,
+    pub(crate) quic: Quic,
 }
 
 /// The source address towards the server, and the machine's default router.
@@ -115,11 +118,13 @@ pub(crate) struct Driver {
     connects: HashMap<u32, ConnectReply>,
     /// `None` once what the router has mapped is being taken back.
     portmap: Option<PortMap>,
+    meet: Meet,
     ended: bool,
 }
 
 impl Driver {
-    pub(crate) fn new(parts: Parts) -> Self {
+    /// Peers' connections go to `accepting`, but for those that are the node's own business.
+    pub(crate) fn new(parts: Parts, acceptor: Acceptor, accepting: mpsc::Sender<Accepted>) -> Self {
         let (control_events, control) = mpsc::channel(CONTROL_QUEUE);
         let (probe_datagrams, probed) = mpsc::channel(STUN_BATCH);
         let (knocks, knocked) = mpsc::channel(KNOCK_QUEUE);
@@ -128,6 +133,7 @@ impl Driver {
         let port = parts.mux.local_addrs().find(SocketAddr::is_ipv4).map_or(0, |addr| addr.port());
         let (portmap, task) = PortMap::new(port, Arc::clone(&parts.egress));
         tasks.spawn(task);
+        let meet = Meet::new(acceptor, accepting, parts.cancel.child_token(), &tasks);
         Self {
             parts,
             tasks,
@@ -147,6 +153,7 @@ impl Driver {
             probed,
             connects: HashMap::new(),
             portmap: Some(portmap),
+            meet,
             ended: false,
         }
     }
@@ -159,7 +166,7 @@ impl Driver {
         self.parts.agent.handle_timeout(Instant::now());
         self.perform();
         while !self.ended {
-            let due = self.parts.agent.poll_timeout();
+            let due = [self.parts.agent.poll_timeout(), self.meet.poll_timeout()].into_iter().flatten().min();
             let alarm = async {
                 match due {
                     Some(at) => sleep_until(at.into()).await,
@@ -199,14 +206,20 @@ impl Driver {
                 mapped = mapped(&mut self.portmap) => {
                     self.feed(Input::Mapped { addrs: mapped.into_iter().collect() });
                 }
+                event = self.meet.next() => self.met(event),
                 () = watch.changed() => self.look_around(),
-                () = alarm => self.parts.agent.handle_timeout(Instant::now()),
+                () = alarm => {
+                    let now = Instant::now();
+                    self.parts.agent.handle_timeout(now);
+                    self.meet.handle_timeout(now);
+                }
             }
             self.perform();
         }
         self.channel = None;
         self.probe = None;
         self.portmap = None;
+        self.meet.end();
         self.parts.shared.end();
         // What was queued on the control channel still goes out; nobody hears what comes in any more.
         self.control.close();
@@ -385,6 +398,9 @@ impl Driver {
                 Output::Channel { way, channel } => self.parts.mux.paths().set_channel(way, channel),
                 Output::Path { peer, path } => self.path(peer, path),
                 Output::Hear { peer, way } => self.hear(peer, way),
+                Output::OpenIntroducer { peer } => self.open_introducer(peer),
+                Output::CloseIntroducer { peer } => self.meet.close_introducer(&peer),
+                Output::ToIntroducer { peer, message } => self.tell_introducer(peer, message),
                 Output::ConnectEnded { request, result } => self.connect_ended(request, result),
                 Output::Membership(membership) => self.parts.shared.set_membership(*membership),
                 Output::Event(event) => self.publish(event),

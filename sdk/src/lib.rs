@@ -32,6 +32,7 @@
 //! * `servers`, `srv`: the rendezvous servers that a node knows; `tls`, `dial`, `ws`, `control`: the control channel to one.
 //! * `driver`: the task that owns the agent (`meetpoint-agent`, which decides) and does what it says;
 //!   `shared`: what the application may ask without waiting for it.
+//! * `meet`, `introducer`: introductions by peers while the server is away, as a guest and as the one who introduces.
 //! * `http`: one request, for lists and routers.
 //! * `sources`: where a node hears of servers; and announcing one.
 //! * `explain`: why a peer is met as it is, from what the node knows.
@@ -51,7 +52,10 @@ mod explain;
 mod extras;
 mod http;
 mod interfaces;
+#[cfg_attr(not(feature = "rendezvous"), path = "introducer/none.rs")]
+mod introducer;
 mod key;
+mod meet;
 mod mux;
 mod netcheck;
 mod node;

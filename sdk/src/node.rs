@@ -17,7 +17,7 @@ use crate::connection::{Connection, PathInfo, PathKind};
 use crate::driver::{Command, Stage};
 use crate::event::{Classification, Events, Peer};
 use crate::mux::{Mux, SocketStats};
-use crate::quic::{Acceptor, ConnectError as QuicError, Quic};
+use crate::quic::{Accepted, ConnectError as QuicError, Quic};
 use crate::shared::{PeerUse, Shared};
 
 /// How long leaving waits for the server's goodbye.
@@ -34,7 +34,7 @@ pub struct Node {
     next_request: AtomicU32,
     quic: Quic,
     mux: Arc<Mux>,
-    acceptor: Mutex<Acceptor>,
+    accepted: Mutex<mpsc::Receiver<Accepted>>,
     stage: watch::Receiver<Stage>,
     cancel: CancellationToken,
     _ends_with_node: DropGuard,
@@ -108,7 +108,7 @@ pub(crate) struct Started {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) quic: Quic,
     pub(crate) mux: Arc<Mux>,
-    pub(crate) acceptor: Acceptor,
+    pub(crate) accepted: mpsc::Receiver<Accepted>,
     pub(crate) stage: watch::Receiver<Stage>,
     pub(crate) cancel: CancellationToken,
 }
@@ -120,7 +120,7 @@ impl Node {
     }
 
     pub(crate) fn new(started: Started) -> Self {
-        let Started { id, name, cluster, shared, commands, quic, mux, acceptor, stage, cancel } = started;
+        let Started { id, name, cluster, shared, commands, quic, mux, accepted, stage, cancel } = started;
         Self {
             id,
             name,
@@ -130,7 +130,7 @@ impl Node {
             next_request: AtomicU32::new(1),
             quic,
             mux,
-            acceptor: Mutex::new(acceptor),
+            accepted: Mutex::new(accepted),
             stage,
             _ends_with_node: cancel.clone().drop_guard(),
             cancel,
@@ -271,10 +271,10 @@ impl Node {
 
     /// The next connection of a peer; `None` once the node has ended. Cancelling loses nothing.
     pub async fn accept(&self) -> Option<Connection> {
-        let mut acceptor = self.acceptor.lock().await;
+        let mut accepted = self.accepted.lock().await;
         loop {
             let (peer, quic) = tokio::select! {
-                accepted = acceptor.accept() => accepted?,
+                accepted = accepted.recv() => accepted?,
                 () = self.cancel.cancelled() => return None,
             };
             let in_use = self.shared.use_peer(peer);

@@ -16,14 +16,15 @@ use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use meetpoint_proto::NodeId;
-use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
+use meetpoint_proto::{NodeId, meet};
+use quinn::crypto::rustls::{HandshakeData, NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use quinn::{
     ClientConfig, Connection, ConnectionError, Endpoint, EndpointConfig, Incoming, ServerConfig,
     TokioRuntime, TransportConfig, TransportErrorCode, ValidationTokenConfig, VarInt,
 };
 use rustls::sign::CertifiedKey;
 use thiserror::Error;
+use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 
@@ -78,6 +79,12 @@ pub(crate) const CLOSE_DONE: VarInt = VarInt::from_u32(0);
 
 /// Close code: the key is right, the address it came from is another peer's.
 const CLOSE_WRONG_PATH: VarInt = VarInt::from_u32(1);
+
+/// Close code: nobody has taken the connection, and too many wait.
+const CLOSE_BUSY: VarInt = VarInt::from_u32(2);
+
+/// Connections that wait for the application to take them.
+pub(crate) const ACCEPT_QUEUE: usize = 64;
 
 /// The keys that may connect to this node: those it was introduced to.
 #[derive(Debug, Default)]
@@ -217,10 +224,19 @@ impl Quic {
     ///
     /// Success means that the peer has proved its key; see [`is_refusal`] for what may follow.
     pub(crate) async fn connect(&self, peer: &NodeId, rtt: Duration) -> Result<Connection, ConnectError> {
+        self.connect_for(peer, rtt, ALPN).await
+    }
+
+    async fn connect_for(
+        &self,
+        peer: &NodeId,
+        rtt: Duration,
+        protocol: &[u8],
+    ) -> Result<Connection, ConnectError> {
         if self.paths.route_to(peer).is_none() {
             return Err(ConnectError::NoPath);
         }
-        let config = self.client_config(peer, rtt).map_err(|error| {
+        let config = self.client_config(peer, rtt, protocol).map_err(|error| {
             // The same settings served the endpoint's start, so this is a bug made visible.
             tracing::error!(%error, "no client configuration");
             ConnectError::Closing
@@ -233,6 +249,15 @@ impl Quic {
         Ok(timeout(HANDSHAKE_TIMEOUT, connecting).await.map_err(|_elapsed| ConnectError::TimedOut)??)
     }
 
+    /// The same, to a peer that may introduce this node to others.
+    pub(crate) async fn connect_to_introducer(
+        &self,
+        peer: &NodeId,
+        rtt: Duration,
+    ) -> Result<Connection, ConnectError> {
+        self.connect_for(peer, rtt, meet::ALPN).await
+    }
+
     /// Ends all connections, and waits until their peers have been told.
     pub(crate) async fn close(&self, reason: &str) {
         self.endpoint.close(CLOSE_DONE, reason.as_bytes());
@@ -240,15 +265,45 @@ impl Quic {
     }
 
     /// One per connection, because the pinned key and the path's round trip are part of it.
-    fn client_config(&self, peer: &NodeId, rtt: Duration) -> Result<ClientConfig, EndpointError> {
+    fn client_config(
+        &self,
+        peer: &NodeId,
+        rtt: Duration,
+        protocol: &[u8],
+    ) -> Result<ClientConfig, EndpointError> {
         let mut tls = raw_key::client_config(&self.identity, *peer)?;
-        tls.alpn_protocols = vec![ALPN.to_vec()];
+        tls.alpn_protocols = vec![protocol.to_vec()];
         let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
         let mut transport = transport_config();
         transport.initial_rtt(rtt.clamp(MIN_INITIAL_RTT, MAX_INITIAL_RTT));
         config.transport_config(Arc::new(transport));
         Ok(config)
     }
+}
+
+/// A peer's connection.
+pub(crate) type Accepted = (NodeId, Connection);
+
+/// Takes all that comes, and parts what is for the application from what is for this node's own use: an application that
+/// takes no connections has a node that introduces its peers all the same.
+pub(crate) async fn accept_all(
+    mut acceptor: Acceptor,
+    application: mpsc::Sender<Accepted>,
+    guests: mpsc::Sender<Accepted>,
+) {
+    while let Some((peer, connection)) = acceptor.accept().await {
+        let taker = if is_guests(&connection) { &guests } else { &application };
+        if let Err(error) = taker.try_send((peer, connection)) {
+            let (_, connection) = error.into_inner();
+            connection.close(CLOSE_BUSY, b"this node does not take connections so fast");
+        }
+    }
+}
+
+/// True if the peer wants to be introduced to others.
+fn is_guests(connection: &Connection) -> bool {
+    let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
+    data.is_some_and(|data| data.protocol.as_deref() == Some(meet::ALPN))
 }
 
 /// Takes peers' connections.
@@ -325,6 +380,9 @@ fn server_config(
 ) -> Result<ServerConfig, EndpointError> {
     let mut tls = raw_key::server_config(identity, admitted)?;
     tls.alpn_protocols = vec![ALPN.to_vec()];
+    if cfg!(feature = "rendezvous") {
+        tls.alpn_protocols.push(meet::ALPN.to_vec());
+    }
     let mut config = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
     let mut tokens = ValidationTokenConfig::default();
     // Checks have validated every address that gets this far.

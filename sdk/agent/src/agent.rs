@@ -24,6 +24,7 @@ use crate::observe::Observer;
 use crate::pace::Pacer;
 use crate::punch::Punch;
 use crate::relay::Relays;
+use crate::rendezvous::Rendezvous;
 use crate::requests::{Purpose, Requests};
 use crate::roam::Doubt;
 use crate::stun::{Class, Datagram, Method};
@@ -60,6 +61,7 @@ pub(crate) enum Timer {
     Extras,
     Upgrade(NodeId),
     Relay,
+    Introducers,
 }
 
 /// A node's decisions. See the [crate] for the model.
@@ -102,6 +104,7 @@ pub struct Agent {
     pub(crate) source: Option<IpAddr>,
     /// Removed peers, and when the last certificate of each ends, in seconds since 1970.
     pub(crate) revoked: BTreeMap<NodeId, u64>,
+    pub(crate) rendezvous: Rendezvous,
     pub(crate) timers: Timers<Timer>,
 }
 
@@ -160,6 +163,7 @@ impl Agent {
             doubts: BTreeMap::new(),
             source: None,
             revoked: BTreeMap::new(),
+            rendezvous: Rendezvous::default(),
             timers: Timers::new(),
         }
     }
@@ -212,6 +216,8 @@ impl Agent {
             Input::Connect { request, peer, wait } => self.connect(now, request, peer, wait),
             Input::CancelConnect { request } => self.cancel_connect(request),
             Input::Release { peer } => self.release(now, peer),
+            Input::Introducer { peer, open } => self.introducer_opened(now, peer, open),
+            Input::FromIntroducer { peer, message } => self.introducer_said(now, peer, message),
             Input::Secrets(secrets) => self.env.config.secrets = secrets,
             Input::Leave => {
                 self.end_relays(now);
@@ -254,6 +260,7 @@ impl Agent {
                 Timer::Extras => self.close_extras(now),
                 Timer::Upgrade(peer) => self.upgrade(now, peer),
                 Timer::Relay => self.run_relays(now),
+                Timer::Introducers => self.look_for_introducers(now),
             }
         }
     }
@@ -300,7 +307,10 @@ impl Agent {
             Step::Quiet => {}
             Step::Joined(membership) => self.joined(now, *membership),
             Step::Renewed(renewal) => self.renewed(now, *renewal),
-            Step::Lost => self.stop_stun(),
+            Step::Lost => {
+                self.stop_stun();
+                self.server_lost(now);
+            }
             Step::Deliver(message) => self.deliver(now, message),
         }
     }
@@ -331,6 +341,7 @@ impl Agent {
             alternates: servers.iter().filter_map(|server| server.alternate).collect(),
         });
         self.membership = Some(membership);
+        self.end_introducers();
         self.restrict(now);
         self.review_mapping();
         self.tell_candidates();
@@ -387,6 +398,7 @@ impl Agent {
         let has_lost_some = self.network.has_more_than(&network);
         self.network = network;
         if has_lost_some {
+            self.rendezvous.moved();
             // Some way may have led there.
             for peer in self.links.keys().copied().collect::<Vec<NodeId>>() {
                 self.doubt(now, peer);
@@ -472,6 +484,7 @@ impl Agent {
     fn deliver(&mut self, now: Instant, message: ServerMessage) {
         match message {
             ServerMessage::Classified { class, evidence, observed, relayed } => {
+                self.rendezvous.classified(class, evidence, observed);
                 self.env.event(Event::Classified { class, evidence, observed, relayed });
             }
             ServerMessage::Cluster { effective, stun } => self.cluster_changed(now, effective, stun),
@@ -508,6 +521,7 @@ impl Agent {
             if self.present.len() < MAX_PRESENT && self.present.insert(peer.id) {
                 self.requests.arrived(now, &peer.id, &name);
             }
+            self.rendezvous.peer_classified(peer.id, peer.class);
             if let Some(link) = self.links.get_mut(&peer.id) {
                 link.present = peer.name == link.name.as_str();
             }
@@ -608,17 +622,28 @@ impl Agent {
     pub(crate) fn drop_request(&mut self, number: u32) -> Option<Purpose> {
         let request = self.requests.take(number)?;
         self.timers.set(Timer::Request(number), None);
-        if request.ticket.is_none() && self.control.is_member() {
-            self.env.send(ClientMessage::CancelConnect { request: number });
+        if request.ticket.is_none() {
+            self.cancel_request(number);
         }
         Some(request.purpose)
     }
 
-    /// Sends a request, if there is a server to take it.
+    /// Has whoever was asked to introduce this node forget it.
+    pub(crate) fn cancel_request(&mut self, number: u32) {
+        if self.control.is_member() {
+            self.env.send(ClientMessage::CancelConnect { request: number });
+        } else {
+            self.withdraw_request(number);
+        }
+    }
+
+    /// Sends a request to the server; while it is away, to peers that may introduce this node instead.
     pub(crate) fn send_request(&mut self, number: u32) {
         self.timers.set(Timer::Request(number), None);
         if let (true, Some(request)) = (self.control.is_member(), self.requests.get(number)) {
             self.env.send(request.message(number));
+        } else if !self.control.is_member() {
+            self.ask_introducers(number);
         }
     }
 

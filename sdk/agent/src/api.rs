@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
+use meetpoint_proto::meet::{GuestMessage, IntroducerMessage};
 use meetpoint_proto::wire::{ClientMessage, PeerInfo, Profile, Refusal, ServerMessage};
 use meetpoint_proto::{
     ClusterName, ClusterNetwork, ClusterSecret, EffectiveNetwork, Evidence, JoinToken, Membership,
@@ -243,6 +244,20 @@ pub enum Input<'a> {
         /// Who.
         peer: NodeId,
     },
+    /// The connection that [`Output::OpenIntroducer`] asked for is open; or it could not be opened, or has ended.
+    Introducer {
+        /// To whom.
+        peer: NodeId,
+        /// It is open.
+        open: bool,
+    },
+    /// A peer that may introduce this node said something.
+    FromIntroducer {
+        /// Who.
+        peer: NodeId,
+        /// What.
+        message: IntroducerMessage,
+    },
     /// The cluster secrets to join by from now on, the newest first. The present session stays.
     Secrets(Vec<ClusterSecret>),
     /// Leave the cluster.
@@ -345,6 +360,24 @@ pub enum Output {
         peer: NodeId,
         /// By which.
         way: Way,
+    },
+    /// Open a connection to a peer that may introduce this node to others, on the path that there is
+    /// ([`meetpoint_proto::meet`]); answer with [`Input::Introducer`].
+    OpenIntroducer {
+        /// To whom.
+        peer: NodeId,
+    },
+    /// Close it. No [`Input::Introducer`] follows.
+    CloseIntroducer {
+        /// To whom.
+        peer: NodeId,
+    },
+    /// Say something on it.
+    ToIntroducer {
+        /// To whom.
+        peer: NodeId,
+        /// What.
+        message: GuestMessage,
     },
     /// A connect request has ended.
     ConnectEnded {

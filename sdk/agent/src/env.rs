@@ -150,7 +150,11 @@ pub(crate) struct ServerClock {
 
 impl ServerClock {
     pub(crate) fn unix_s(self, now: Instant) -> u64 {
-        self.unix_ms.saturating_add(millis(now.saturating_duration_since(self.at))) / 1000
+        self.unix_ms(now) / 1000
+    }
+
+    pub(crate) fn unix_ms(self, now: Instant) -> u64 {
+        self.unix_ms.saturating_add(millis(now.saturating_duration_since(self.at)))
     }
 }
 

@@ -34,6 +34,9 @@
 //! probed at once. A way is *verified* when our own check was answered under the peer's key from
 //! the very address it went to; only then it may carry data.
 //!
+//! **Meet without the server** (`rendezvous`): while it is away, peers that anybody can reach introduce those that have a
+//! path to them. A ticket is then signed by both its ends, and the one who introduces them is not trusted.
+//!
 //! **Relay** (`relay`): with the first reason to need one the agent has an allocation made on the server's
 //! relay, over UDP or a stream, and checks go by it too. So `connect` ends with the first way that works,
 //! and what can be direct becomes so later.
@@ -63,6 +66,7 @@ mod api;
 mod backoff;
 mod control;
 mod counters;
+mod defence;
 mod discover;
 mod env;
 mod guess;
@@ -77,6 +81,7 @@ mod pace;
 mod plan;
 mod punch;
 mod relay;
+mod rendezvous;
 mod requests;
 mod roam;
 mod servers;
@@ -90,5 +95,8 @@ pub use api::{
     PathKind, ServerRank, Socket, StreamId, Way,
 };
 pub use counters::Counters;
+#[cfg(feature = "attack-tests")]
+pub use defence::Defence;
 pub use netcheck::{NatCheck, NatCheckStep};
 pub use plan::{Forbidden, Plan, plan};
+pub use rendezvous::Serving;

@@ -17,6 +17,7 @@ use rand_chacha::rand_core::Rng;
 use crate::agent::{Agent, Timer};
 use crate::api::{AllocationId, BackoffConfig, Leg, Output, PathKind, Socket, Way};
 use crate::backoff::Backoff;
+use crate::defence::Defence;
 use crate::env::millis;
 use crate::link::{Change, Confirmation, Link, TicketKeys};
 use crate::punch::{MAX_CANDIDATES, Punch};
@@ -90,23 +91,29 @@ impl Agent {
     /// Checks everything about an introduction before anything of it is used.
     fn accept(&mut self, now: Instant, introduction: &Introduction) -> Result<Certificate, Refusal> {
         let peer = self.verify_peer(now, &introduction.certificate)?;
-        let is_new_link = !self.links.contains_key(&peer.node);
+        self.take_ticket(&peer.node, introduction.ticket)?;
+        Ok(peer)
+    }
+
+    /// Makes room for one more ticket with this peer, and marks it as used.
+    pub(crate) fn take_ticket(&mut self, peer: &NodeId, ticket: TicketId) -> Result<(), Refusal> {
+        let is_new_link = !self.links.contains_key(peer);
         if self.punches.len() >= MAX_PUNCHES || (is_new_link && self.links.len() >= MAX_LINKS) {
             return Err(Refusal::new(Code::TooManyIntroductions));
         }
-        if !self.used_tickets.insert(introduction.ticket) {
+        if !self.used_tickets.insert(ticket) {
             return Err(Refusal::new(Code::NoPath).detail("this ticket was used before"));
         }
-        self.used_order.push_back(introduction.ticket);
+        self.used_order.push_back(ticket);
         if self.used_order.len() > MAX_USED
             && let Some(oldest) = self.used_order.pop_front()
         {
             self.used_tickets.remove(&oldest);
         }
-        Ok(peer)
+        Ok(())
     }
 
-    fn verify_peer(&self, now: Instant, text: &CertificateText) -> Result<Certificate, Refusal> {
+    pub(crate) fn verify_peer(&self, now: Instant, text: &CertificateText) -> Result<Certificate, Refusal> {
         let refused = |detail: &dyn std::fmt::Display| Refusal::new(Code::BadCertificate).detail(detail);
         let Some(membership) = &self.membership else { return Err(refused(&"not a member")) };
         let peer = Certificate::verify(text, &membership.cluster_key, membership.clock.unix_s(now))
@@ -123,7 +130,7 @@ impl Agent {
         Ok(peer)
     }
 
-    fn start_ticket(&mut self, now: Instant, introduction: &Introduction, peer: &Certificate) {
+    pub(crate) fn start_ticket(&mut self, now: Instant, introduction: &Introduction, peer: &Certificate) {
         let ticket = introduction.ticket;
         for number in self.requests.strays(&introduction.requests, peer) {
             let refusal = Refusal::new(Code::BadCertificate).detail("the server introduced another node");
@@ -322,7 +329,7 @@ impl Agent {
             return;
         }
         let Some(link) = self.links.get_mut(&peer) else { return };
-        if !link.is_new(check.id()) {
+        if !link.is_new(check.id()) && self.rendezvous.defences.stand(Defence::NewCheck) {
             self.env.counters.checks_repeated += 1;
             return;
         }
@@ -404,7 +411,9 @@ impl Agent {
             self.env.counters.unsolicited += 1;
             return;
         };
-        self.outstanding.checks.remove(&answer.id());
+        if self.rendezvous.defences.stand(Defence::NewAnswer) {
+            self.outstanding.checks.remove(&answer.id());
+        }
         self.bind_channel(now, way);
         let since = self.ticket_verified(now, &sent);
         let is_ready = self.carries_data(way);
@@ -465,12 +474,12 @@ impl Agent {
     fn finish_requests(&mut self, peer: NodeId) {
         let Some(link) = self.links.get_mut(&peer).filter(|link| link.is_open()) else { return };
         let is_direct = link.kind() == Some(PathKind::Direct);
+        let mut open = Vec::new();
         for number in self.requests.for_peer(&peer, &link.name, is_direct) {
             let request = self.requests.get(number);
             link.held |= request.is_some_and(|request| request.purpose != Purpose::Roam(peer));
-            let is_on_server = request.is_some_and(|request| request.ticket.is_none());
-            if is_on_server && self.control.is_member() {
-                self.env.send(ClientMessage::CancelConnect { request: number });
+            if request.is_some_and(|request| request.ticket.is_none()) {
+                open.push(number);
             }
             self.timers.set(Timer::Request(number), None);
             match self.requests.take(number).map(|request| request.purpose) {
@@ -483,6 +492,9 @@ impl Agent {
         if self.repairs.remove(&peer).is_some() {
             link.held = true;
             self.timers.set(Timer::Repair(peer), None);
+        }
+        for number in open {
+            self.cancel_request(number);
         }
     }
 

@@ -46,6 +46,11 @@ impl Request {
         self.peer == name.as_str() || self.peer.parse() == Ok(*node)
     }
 
+    /// The peer's name or id, as the application has it.
+    pub(crate) fn peer(&self) -> &str {
+        &self.peer
+    }
+
     pub(crate) fn message(&self, number: u32) -> ClientMessage {
         ClientMessage::Connect { request: number, peer: self.peer.clone(), wait: self.wait }
     }

@@ -8,12 +8,12 @@ use ed25519_dalek::SigningKey;
 use meetpoint_proto::id::{DialBackNonce, Mac, SecretId, SessionToken, TokenId};
 use meetpoint_proto::join::Transcript;
 use meetpoint_proto::wire::{
-    CandidateKind, ClientMessage, DecodeError, Profile, RevocationText, ServerMessage, StunServer,
-    TicketOutcome,
+    CandidateKind, CertificateText, ClientMessage, DecodeError, Profile, RevocationText, ServerMessage,
+    StunServer, TicketOutcome,
 };
 use meetpoint_proto::{
-    ClusterName, ClusterNetwork, Code, EffectiveNetwork, Evidence, NatBehavior, NetworkClass, NetworkType,
-    NodeId, NodeName, PublicKey, SessionId, Signature, TicketId,
+    Certificate, ClusterName, ClusterNetwork, Code, EffectiveNetwork, Evidence, NatBehavior, NetworkClass,
+    NetworkType, NodeId, NodeName, PublicKey, SessionId, Signature, TicketId,
 };
 
 /// One control connection, numbered by the shell. Never reused.
@@ -89,6 +89,19 @@ pub enum Input {
         session: SessionId,
         /// Where it came from: the node's mapping.
         source: SocketAddr,
+    },
+    /// Takes the place of [`Input::Opened`] and of the whole join where a node introduces its peers: who this
+    /// is was shown by the connection itself, and the shell has verified the certificate. Such a member is asked
+    /// nothing and told of nothing but introductions.
+    Proven {
+        /// The connection's number.
+        conn: ConnId,
+        /// Where the member's datagrams come from.
+        source: SocketAddr,
+        /// Who it is.
+        member: Box<Certificate>,
+        /// The same, as others are shown it.
+        certificate: Box<CertificateText>,
     },
     /// The clock on the wall, once at the start and about every second.
     Wall {

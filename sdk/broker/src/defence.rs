@@ -10,6 +10,10 @@ pub enum Defence {
     OwnLeave,
     /// Who says that a node was met unsolicited is drawn by the broker.
     DrawnWitness,
+    /// Who is introduced by a peer shows a certificate of the cluster that holds.
+    GuestCertificate,
+    /// A half is passed on if its addresses are those of the guest that it is from.
+    OwnAddresses,
 }
 
 /// The defences of a broker.

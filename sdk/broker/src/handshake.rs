@@ -1,6 +1,5 @@
 //! From hello to welcome.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -22,7 +21,7 @@ use crate::api::{
 };
 use crate::defence::Defence;
 use crate::judge::{Claims, Ruling};
-use crate::state::{Cluster, Joining, Phase, PingState, Quiet, Session, Timer, Witnesses};
+use crate::state::{Cluster, Joining, Phase, Quiet, Session, Timer};
 use crate::{Broker, millis};
 
 impl Broker {
@@ -356,37 +355,12 @@ fn certificate(
 }
 
 fn new_session(now: Instant, joining: Joining, certificate: CertificateText, quiet: Quiet) -> Session {
+    let member = (joining.cluster, joining.hello.node_id, joining.name);
     Session {
-        id: joining.session,
-        cluster: joining.cluster,
-        node: joining.hello.node_id,
-        name: joining.name,
         ephemeral: joining.hello.ephemeral,
         declared: joining.hello.declared,
         node_addr: joining.hello.node_addr,
         capabilities: joining.capabilities,
-        local_ip: joining.hello.local_ip,
-        certificate,
-        renewing: false,
-        since: now,
-        announced: false,
-        class: None,
-        discovery: None,
-        probation: None,
-        is_open: false,
-        dial_back: None,
-        last_dial_back: None,
-        has_hurried: false,
-        observed: VecDeque::new(),
-        quiet,
-        witnesses: Witnesses::default(),
-        hosts: Vec::new(),
-        relays: Vec::new(),
-        mapped: Vec::new(),
-        behavior: None,
-        ping: PingState::default(),
-        requests: BTreeMap::new(),
-        asked: BTreeSet::new(),
-        targeted: BTreeSet::new(),
+        ..Session::new(now, joining.session, member, certificate, joining.hello.local_ip, quiet)
     }
 }

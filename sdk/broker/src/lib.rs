@@ -24,8 +24,10 @@
 mod api;
 mod defence;
 mod discovery;
+mod guest;
 mod handshake;
 mod introduce;
+mod introducer;
 mod judge;
 mod limits;
 mod membership;
@@ -46,6 +48,7 @@ pub use api::{
 };
 #[cfg(feature = "attack-tests")]
 pub use defence::Defence;
+pub use introducer::{Introducer, IntroducerConfig, IntroducerCounters, IntroducerInput, IntroducerOutput};
 pub use limits::Limits;
 
 use meetpoint_proto::wire::{ClientMessage, Refusal, ServerMessage};
@@ -126,6 +129,9 @@ impl Broker {
             }
             Input::Credential { conn, credential } => self.credential(now, conn, credential),
             Input::Observed { session, source } => self.observed(now, session, addr::unmap(source)),
+            Input::Proven { conn, source, member, certificate } => {
+                self.proven(now, conn, addr::unmap(source), *member, *certificate);
+            }
             Input::Wall { unix_ms } => self.wall = Some((now, unix_ms)),
             Input::Relay(access) => self.relay = Arc::new(access),
             Input::Cluster(config) => self.set_cluster(now, config),

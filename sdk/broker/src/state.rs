@@ -194,6 +194,50 @@ pub(crate) struct Request {
 }
 
 impl Session {
+    /// A stay that has just begun: nothing is known but who it is.
+    pub(crate) fn new(
+        now: Instant,
+        id: SessionId,
+        (cluster, node, name): (ClusterName, NodeId, NodeName),
+        certificate: CertificateText,
+        local_ip: IpAddr,
+        quiet: Quiet,
+    ) -> Self {
+        Self {
+            id,
+            cluster,
+            node,
+            name,
+            ephemeral: false,
+            declared: None,
+            node_addr: None,
+            capabilities: Vec::new(),
+            local_ip,
+            certificate,
+            renewing: false,
+            since: now,
+            announced: false,
+            class: None,
+            discovery: None,
+            probation: None,
+            is_open: false,
+            dial_back: None,
+            last_dial_back: None,
+            has_hurried: false,
+            observed: VecDeque::new(),
+            quiet,
+            witnesses: Witnesses::default(),
+            hosts: Vec::new(),
+            relays: Vec::new(),
+            mapped: Vec::new(),
+            behavior: None,
+            ping: PingState::default(),
+            requests: BTreeMap::new(),
+            asked: BTreeSet::new(),
+            targeted: BTreeSet::new(),
+        }
+    }
+
     pub(crate) fn peer_info(&self) -> PeerInfo {
         PeerInfo {
             id: self.node,

@@ -150,6 +150,10 @@ byte_id!(
     TicketKey, 32, false
 );
 byte_id!(
+    /// An X25519 public key, made for one introduction.
+    AgreementKey, 32, true
+);
+byte_id!(
     /// A dial-back's payload: whoever can repeat it has received it.
     DialBackNonce, 16, false
 );

@@ -10,6 +10,7 @@
 //! * [`seed`][]: `name@host:port`.
 //! * [`token`], [`secret`], [`join`], [`certificate`]: how a node proves who it is and that it may join.
 //! * [`vouch`][]: what a seed signs.
+//! * [`meet`][]: how a node introduces its peers while the server is away.
 //! * [`wire`][]: the control channel's messages; the only types here that derive serde.
 //! * [`explain`][]: why two nodes meet as they do, in a sentence.
 //! * [`timers`][]: deadlines in order, for the pure machines.
@@ -23,6 +24,7 @@ pub mod code;
 pub mod explain;
 pub mod id;
 pub mod join;
+pub mod meet;
 pub mod name;
 pub mod network;
 pub mod rules;

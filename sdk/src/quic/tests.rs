@@ -1,6 +1,8 @@
 //! Two or more nodes on real sockets of the loopback interface.
 
+use std::collections::VecDeque;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use quinn::{RecvStream, SendStream};
@@ -395,4 +397,57 @@ async fn the_socket_says_what_it_cannot() {
     let error =
         Mux::bind(BindAddrs { v4: taken, v6: None }, &id, Arc::default(), Arc::default()).unwrap_err();
     assert!(error.to_string().contains("choose another port"), "{error}");
+}
+
+/// Who carries datagrams from `from` to `to` and sends each again: at once, and after all that follow it for a while.
+fn replayer(from: Arc<UdpSocket>, to: Arc<UdpSocket>, remote: SocketAddr, replayed: Arc<AtomicU64>) {
+    const KEPT: usize = 64;
+    tokio::spawn(async move {
+        let mut buffer = [0; 2048];
+        let mut kept = VecDeque::new();
+        while let Ok(len) = from.recv(&mut buffer).await {
+            let _ = to.send_to(&buffer[..len], remote).await;
+            let _ = to.send_to(&buffer[..len], remote).await;
+            kept.push_back(buffer[..len].to_vec());
+            if kept.len() > KEPT
+                && let Some(old) = kept.pop_front()
+            {
+                let _ = to.send_to(&old, remote).await;
+            }
+            replayed.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+}
+
+/// Whoever carries the datagrams of a connection, a relay for one, can repeat them and gains nothing by it: each of QUIC's
+/// packets has a number that counts once (RFC 9000, section 12.3).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_replayed_is_delivered_once() {
+    const SENT: u32 = 200;
+    let (a, mut b) = (Node::new(1), Node::new(2));
+    introduce(&a, &b);
+    let sockets =
+        [UdpSocket::bind("127.0.0.1:0").await.unwrap(), UdpSocket::bind("127.0.0.1:0").await.unwrap()];
+    let [of_b, of_a] = sockets.map(Arc::new);
+    let replayed = Arc::new(AtomicU64::new(0));
+    replayer(Arc::clone(&of_b), Arc::clone(&of_a), b.addr(), Arc::clone(&replayed));
+    replayer(Arc::clone(&of_a), Arc::clone(&of_b), a.addr(), Arc::clone(&replayed));
+    a.path(b.id, of_b.local_addr().unwrap());
+    b.path(a.id, of_a.local_addr().unwrap());
+    let (ab, ba) = connect(&a, &mut b).await;
+    for number in 0..SENT {
+        ab.send_datagram(number.to_be_bytes().to_vec().into()).unwrap();
+    }
+    echo_between(&ab, &ba, &pattern(256 << 10), |_| ()).await;
+    let mut delivered = Vec::new();
+    while let Ok(Ok(datagram)) = timeout(Duration::from_millis(100), ba.read_datagram()).await {
+        delivered.push(datagram);
+    }
+    let distinct: HashSet<_> = delivered.iter().collect();
+    assert!(
+        !delivered.is_empty() && distinct.len() == delivered.len(),
+        "{} twice",
+        delivered.len() - distinct.len()
+    );
+    assert!(replayed.load(Ordering::Relaxed) > u64::from(SENT));
 }

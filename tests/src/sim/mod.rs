@@ -13,6 +13,7 @@ pub mod case;
 pub mod dice;
 pub mod gate;
 pub mod life;
+pub mod meets;
 pub mod nats;
 pub mod oracle;
 mod relays;

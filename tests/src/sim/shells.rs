@@ -49,6 +49,9 @@ impl World {
                 @ (Output::OpenStream { .. } | Output::CloseStream { .. } | Output::Channel { .. }) => {
                     self.relay_command(index, output);
                 }
+                output @ (Output::OpenIntroducer { .. }
+                | Output::CloseIntroducer { .. }
+                | Output::ToIntroducer { .. }) => self.meet_command(index, output),
                 Output::Transmit { socket, to, payload, ttl } => {
                     self.transmit(index, socket, to, payload, ttl);
                 }
@@ -120,6 +123,10 @@ impl World {
         // SYN, SYN-ACK, and the request behind the ACK.
         let one_way = self.control_one_way(index);
         let source = SocketAddr::new(seen, 33_333);
+        if self.meets.is_server_dead {
+            self.conns.insert(conn, Connection { node: index, to_server: self.now, to_node: self.now });
+            return self.push(one_way * 2, Arrival::ClosedAtNode { conn });
+        }
         self.push(one_way, Arrival::ControlAccepted { conn, source });
         self.push(one_way * 2, Arrival::ControlOpened { node: index, conn });
         let open = self.now + one_way * 2;

@@ -22,6 +22,7 @@ use meetpoint_turn::{ListenerId, Secret, Secrets, StunServer as StunMachine};
 
 use super::dice::Dice;
 use super::gate::{Gate, GateKind};
+use super::meets::{Meets, Word};
 use super::relays::{Relaying, relay_access};
 use super::shells::{CERTIFICATE_LIFE_S, MAX_TOKENS, cluster, join_token, stun_machine};
 use super::wires::SERVER_ONE_WAY;
@@ -84,6 +85,7 @@ pub(super) enum Arrival {
     AtRelay { from: SocketAddr, to: SocketAddr, payload: Vec<u8> },
     StreamOpened { node: usize, stream: StreamId },
     Frame { node: usize, stream: StreamId, payload: Vec<u8> },
+    Word(Word),
 }
 
 #[derive(Debug)]
@@ -224,6 +226,10 @@ pub struct World {
     relays: bool,
     /// How long a membership lasts from when it was made or renewed, in seconds.
     pub membership_s: u64,
+    /// Nodes that introduce others.
+    pub meets: Meets,
+    /// Who listens on the line hears here what reaches the server and the nodes: whence, and what.
+    pub tap: Option<Vec<(SocketAddr, Vec<u8>)>>,
 }
 
 fn secret(number: u32) -> Secret {
@@ -272,6 +278,8 @@ impl World {
             relaying: Relaying::default(),
             relays,
             membership_s: CERTIFICATE_LIFE_S,
+            meets: Meets::default(),
+            tap: None,
         };
         let unix_ms = BIRTH_UNIX_S * 1000;
         let at = world.start;
@@ -539,6 +547,23 @@ impl World {
         }
     }
 
+    /// Somebody gives a node, or the server, a datagram under any source.
+    pub fn inject(&mut self, node: Option<usize>, source: SocketAddr, payload: &[u8]) {
+        match node {
+            Some(node) => self.input(node, Input::Datagram { socket: Socket::Main, source, payload }),
+            None => {
+                let arrival = Arrival::AtServer { listener: 0, from: source, payload: payload.to_vec() };
+                self.push(Duration::ZERO, arrival);
+            }
+        }
+    }
+
+    /// How many datagrams the server's relay has refused, since nobody has an allocation where they came from.
+    #[must_use]
+    pub fn without_allocation(&self) -> u64 {
+        self.stun.counters().relay.dropped.no_allocation
+    }
+
     /// A site's gates restart: they forget all their mappings.
     pub fn restart_gate(&mut self, site: usize) {
         self.sites[site].gates.iter_mut().for_each(Gate::restart);
@@ -546,7 +571,9 @@ impl World {
 
     fn next_at(&self) -> Option<Duration> {
         let deadlines = self.nodes.iter().map(|node| node.agent.poll_timeout());
-        let deadlines = deadlines.chain([self.broker.poll_timeout(), self.stun.poll_timeout()]);
+        let introducers = self.meets.machines.values().map(meetpoint_broker::Introducer::poll_timeout);
+        let deadlines =
+            deadlines.chain(introducers).chain([self.broker.poll_timeout(), self.stun.poll_timeout()]);
         let deadline = deadlines.flatten().min().map(|at| at.saturating_duration_since(self.start));
         let arrival = self.queue.first_key_value().map(|((at, _), _)| *at);
         [deadline, arrival].into_iter().flatten().min()
@@ -567,6 +594,7 @@ impl World {
             self.stun.handle_timeout(at);
             self.drain_stun();
         }
+        self.introducers_due(at);
         for node in 0..self.nodes.len() {
             if is_due(self.nodes[node].agent.poll_timeout()) {
                 self.nodes[node].agent.handle_timeout(at);
@@ -585,7 +613,11 @@ impl World {
                 }
             }
             Arrival::AtHost { site, from, to, payload } => self.at_host(site, from, to, &payload),
+            Arrival::Word(word) => self.word(word),
+            // Nobody is there.
+            Arrival::AtServer { .. } | Arrival::ToServer { .. } if self.meets.is_server_dead => {}
             Arrival::AtServer { listener, from, payload } => {
+                self.tap.iter_mut().for_each(|tap| tap.push((from, payload.clone())));
                 self.note(1, from, &payload);
                 let listener = ListenerId(listener);
                 let input = meetpoint_turn::Input::Datagram { listener, source: from, payload: &payload };
@@ -657,6 +689,7 @@ impl World {
             Some((index, node.socket_at(to.port()).filter(|_| is_here)?))
         });
         let Some((index, socket)) = found else { return };
+        self.tap.iter_mut().for_each(|tap| tap.push((from, payload.to_vec())));
         let node = &mut self.nodes[index];
         if !node.may_send.is_empty() {
             node.may_send.insert(from);

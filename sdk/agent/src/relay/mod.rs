@@ -30,6 +30,7 @@ use meetpoint_stun::is_channel_data;
 
 use crate::agent::{Agent, Timer, stun_servers};
 use crate::api::{AllocationId, Channel, Leg, Output, Socket, StreamId, Way};
+use crate::defence::Defence;
 use crate::stun::{Class, Datagram, Method};
 use client::{Access, Client, News};
 
@@ -397,7 +398,7 @@ impl Agent {
         if !frame.first().is_some_and(|first| is_channel_data(*first)) {
             return false;
         }
-        for id in self.relays.find(socket, source) {
+        for id in self.find_relays(socket, source) {
             // Another one has begun to number its channels anew.
             let client = self.relays.clients.get(&id).filter(|client| !client.is_ending());
             let carried = client.and_then(|client| client.read_channel(frame));
@@ -410,6 +411,14 @@ impl Agent {
         true
     }
 
+    fn find_relays(&self, socket: Socket, source: SocketAddr) -> Vec<AllocationId> {
+        if self.rendezvous.defences.stand(Defence::RelaySource) {
+            self.relays.find(socket, source)
+        } else {
+            self.relays.clients.keys().copied().collect()
+        }
+    }
+
     /// A relay's answer or indication. Whoever else sends one is ignored.
     pub(crate) fn turn_message(
         &mut self,
@@ -418,7 +427,7 @@ impl Agent {
         source: SocketAddr,
         datagram: &Datagram<'_>,
     ) {
-        for id in self.relays.find(socket, source) {
+        for id in self.find_relays(socket, source) {
             let Some(client) = self.relays.clients.get_mut(&id) else { continue };
             if datagram.method() == Some(Method::Turn) {
                 if client.handle(&mut self.env, now, datagram) {

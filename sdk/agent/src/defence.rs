@@ -1,0 +1,46 @@
+//! Which defences stand. Outside of tests all of them do, and asking costs nothing.
+
+/// A defence that a test can switch off, to show the attack it is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(feature = "attack-tests"), expect(unreachable_pub, reason = "only tests name it"))]
+pub enum Defence {
+    /// The other end of a peer's introduction has signed its half.
+    SignedHalf,
+    /// A half of a peer's introduction is used once, and in its time.
+    FreshHalf,
+    /// One of the two who are introduced by a peer has asked for the other.
+    Asked,
+    /// A peer's certificate is one of the cluster's, and holds.
+    PeerCertificate,
+    /// What a peer says it sees of this node has an IP that the server has seen.
+    KnownAddress,
+    /// A check counts once.
+    NewCheck,
+    /// So does the answer to one.
+    NewAnswer,
+    /// What a relay carries comes from that relay's server.
+    RelaySource,
+    /// A peer can have a node meet others only so often.
+    MeetingBudget,
+}
+
+/// The defences of an agent.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Defences {
+    #[cfg(feature = "attack-tests")]
+    pub(crate) off: Option<Defence>,
+}
+
+impl Defences {
+    #[cfg_attr(not(feature = "attack-tests"), expect(clippy::unused_self, reason = "one signature"))]
+    pub(crate) fn stand(self, which: Defence) -> bool {
+        #[cfg(feature = "attack-tests")]
+        let stands = self.off != Some(which);
+        #[cfg(not(feature = "attack-tests"))]
+        let stands = {
+            let _ = which;
+            true
+        };
+        stands
+    }
+}

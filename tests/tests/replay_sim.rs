@@ -1,0 +1,150 @@
+//! Frames of a relay that somebody has recorded, and sends again: to a node, and to the server.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use ed25519_dalek::SigningKey;
+use meetpoint_agent::{Counters, Defence, Input, PathKind};
+use meetpoint_proto::{Filtering, Mapping};
+use meetpoint_stun::{CHANNEL_HEADER_LEN, read_channel_data};
+use meetpoint_tests::sim::gate::{GateKind, Ports};
+use meetpoint_tests::sim::world::{ServerPlace, Weather, World};
+
+const SYMMETRIC: GateKind =
+    GateKind::new(Mapping::AddressAndPortDependent, Filtering::AddressAndPortDependent, Ports::Random);
+/// Where the server relays.
+const SERVER: &str = "20.0.0.1:3478";
+/// Somewhere else on the internet.
+const MALLORY: &str = "20.0.77.7:3478";
+/// The first byte of a Binding request, and of the success response to one, is zero and one (RFC 8489, section 5).
+const REQUEST: u8 = 0;
+const SUCCESS: u8 = 1;
+
+fn addr(text: &str) -> SocketAddr {
+    text.parse().expect("an address")
+}
+
+/// Two nodes that the relay carries, with a wire tap on the line for a minute.
+struct Tapped {
+    world: World,
+    recorded: Vec<(SocketAddr, Vec<u8>)>,
+}
+
+impl Tapped {
+    fn new(off: Option<Defence>) -> Self {
+        let weather = Weather {
+            one_way: [Duration::from_millis(10); 2],
+            jitter: Duration::ZERO,
+            loss_permille: 0,
+            json: false,
+        };
+        let mut world = World::with_relay(5, ServerPlace::Internet, weather);
+        for site in 0..2_u8 {
+            world.add_site(Some(SYMMETRIC));
+            let key = SigningKey::from_bytes(&[site + 1; 32]);
+            world.add_node(usize::from(site), IpAddr::from([10, 0, 1 + site, 2]), 24, key);
+            if let Some(off) = off {
+                world.nodes[usize::from(site)].agent.set_defence_off(off);
+            }
+        }
+        run(&mut world, 10);
+        let peer = world.nodes[1].name.clone();
+        world.input(0, Input::Connect { request: 1, peer, wait: true });
+        run(&mut world, 20);
+        let kinds = world.nodes.iter().map(|node| node.paths.values().next().map(|path| path.kind));
+        assert_eq!(kinds.collect::<Vec<_>>(), [Some(PathKind::Relayed); 2]);
+        world.tap = Some(Vec::new());
+        run(&mut world, 30);
+        let recorded = world.tap.take().expect("a tap");
+        Self { world, recorded }
+    }
+
+    /// The last ChannelData from there that carries a Binding message of this class.
+    fn frame(&self, from: SocketAddr, class: u8) -> Vec<u8> {
+        let is_wanted = |(source, frame): &&(SocketAddr, Vec<u8>)| {
+            let data = read_channel_data(frame).map(|(_, data)| data);
+            *source == from && data.is_some_and(|data| data.first() == Some(&class))
+        };
+        self.recorded.iter().rev().find(is_wanted).map(|(_, frame)| frame.clone()).expect("such a frame")
+    }
+
+    /// Gives a node what was recorded, and tells what became of it: its counters before and after, and what it has sent.
+    fn replay(&mut self, source: SocketAddr, frame: &[u8]) -> (Counters, Counters, u64) {
+        // Consent goes on as it does: nothing of it falls into this moment.
+        let (node, sent) = (&self.world.nodes[0], self.world.nodes[0].sent[0]);
+        let before = *node.agent.counters();
+        self.world.inject(Some(0), source, frame);
+        let node = &self.world.nodes[0];
+        (before, *node.agent.counters(), node.sent[0] - sent)
+    }
+}
+
+fn run(world: &mut World, seconds: u64) {
+    let end = world.now() + Duration::from_secs(seconds);
+    world.run_until(end, |_| false);
+}
+
+/// Plays an attack with its defence off, when it must work, and on, when it must not.
+fn check(defence: Defence, attack: fn(&mut Tapped) -> bool) {
+    assert!(attack(&mut Tapped::new(Some(defence))), "{defence:?}: the attack is none");
+    assert!(!attack(&mut Tapped::new(None)), "{defence:?} does not hold");
+}
+
+/// A peer's check, in the frame in which the server had passed it on: whoever repeats it would have the node speak.
+#[test]
+fn a_replayed_check_is_not_answered() {
+    check(Defence::NewCheck, |tapped| {
+        let frame = tapped.frame(addr(SERVER), REQUEST);
+        let (before, after, sent) = tapped.replay(addr(SERVER), &frame);
+        let answered = after.checks_answered > before.checks_answered;
+        assert_eq!((sent > 0, after.checks_repeated > before.checks_repeated), (answered, !answered));
+        answered
+    });
+}
+
+/// The answer to a check of the node: whoever repeats it would make a dead path look alive.
+#[test]
+fn a_replayed_answer_confirms_nothing() {
+    check(Defence::NewAnswer, |tapped| {
+        let frame = tapped.frame(addr(SERVER), SUCCESS);
+        let (before, after, _) = tapped.replay(addr(SERVER), &frame);
+        after.unsolicited == before.unsolicited
+    });
+}
+
+/// The same frame under another source is not the relay's at all.
+#[test]
+fn a_frame_from_elsewhere_is_not_the_relays() {
+    check(Defence::RelaySource, |tapped| {
+        let frame = tapped.frame(addr(SERVER), REQUEST);
+        let (before, after, _) = tapped.replay(addr(MALLORY), &frame);
+        after.checks_repeated > before.checks_repeated
+    });
+}
+
+/// A node's own frame: under another source it is nobody's, and from where it came the peer has had it already.
+#[test]
+fn a_replayed_frame_to_the_server_reaches_nobody() {
+    let mut tapped = Tapped::new(None);
+    let is_frame = |(source, frame): &&(SocketAddr, Vec<u8>)| {
+        source.ip() == IpAddr::from([20, 0, 10, 1])
+            && frame.get(CHANNEL_HEADER_LEN) == Some(&REQUEST)
+            && read_channel_data(frame).is_some()
+    };
+    let (source, frame) = tapped.recorded.iter().rev().find(is_frame).cloned().expect("a frame of node 0");
+    let refused = tapped.world.without_allocation();
+    let before = *tapped.world.nodes[1].agent.counters();
+    tapped.world.inject(None, addr(MALLORY), &frame);
+    let moment = tapped.world.now() + Duration::from_millis(100);
+    tapped.world.run_until(moment, |_| false);
+    assert_eq!(tapped.world.without_allocation(), refused + 1);
+    let unchanged = *tapped.world.nodes[1].agent.counters();
+    assert_eq!(unchanged.checks_repeated, before.checks_repeated);
+
+    tapped.world.inject(None, source, &frame);
+    let moment = tapped.world.now() + Duration::from_millis(100);
+    tapped.world.run_until(moment, |_| false);
+    let after = *tapped.world.nodes[1].agent.counters();
+    assert_eq!(after.checks_repeated, before.checks_repeated + 1, "it was passed on, and told as what it is");
+    assert_eq!(tapped.world.without_allocation(), refused + 1);
+}
