@@ -161,8 +161,8 @@ impl Builder {
         self
     }
 
-    /// The servers that the SRV records `_meetpoint._tcp.DOMAIN` name, by priority and weight (RFC 2782). Looked up once,
-    /// by [`Builder::start`]. Their certificates have to be for the domain, or pinned.
+    /// The servers that the SRV records `_meetpoint._tcp.DOMAIN` name, by priority and weight (RFC 2782). Looked up by
+    /// [`Builder::start`], and again every five minutes. Their certificates have to be for the domain, or pinned.
     #[cfg(feature = "dns")]
     pub fn seeds_of(mut self, domain: impl Into<String>) -> Self {
         self.servers.push(Given::Domain(domain.into()));
@@ -298,12 +298,14 @@ impl Builder {
         if self.servers.is_empty() && self.sources.is_empty() {
             return Err(ServerError::None.into());
         }
-        if self.sources.len() > MAX_SOURCES {
+        let (mut servers, mut unknown) = servers::all(&self.servers, self.insecure_http, &egress).await?;
+        let again = servers::again(&self.servers, self.insecure_http, unknown.is_empty())?;
+        let all: Vec<_> = self.sources.iter().cloned().chain(again).collect();
+        if all.len() > MAX_SOURCES {
             return Err(ServerError::TooManySources.into());
         }
-        let (mut servers, mut unknown) = servers::all(&self.servers, self.insecure_http, &egress).await?;
-        let mut sources = Sources::start(&self.sources, &egress);
-        if servers.is_empty() {
+        let mut sources = Sources::start(&all, &egress);
+        if servers.is_empty() && !self.sources.is_empty() {
             // A node without a server to go to has nothing to begin with.
             let first = first_heard_of(&mut sources, self.insecure_http);
             servers.extend(timeout_at(deadline, first).await.ok().flatten());

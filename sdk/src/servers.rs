@@ -11,7 +11,9 @@ use meetpoint_proto::wire::Refusal;
 use thiserror::Error;
 
 use crate::egress::Egress;
-use crate::sources::{FoundSeed, MAX_SOURCES, Told};
+#[cfg(feature = "dns")]
+use crate::sources::{Again, Dns};
+use crate::sources::{FoundSeed, MAX_SOURCES, SeedSource, Told};
 use crate::tls::{Pins, Roots};
 use crate::ws::{OpenError, OpenOptions, ServerUrl, UrlError};
 
@@ -155,6 +157,31 @@ async fn look_up(
 #[allow(clippy::unused_async, reason = "as the other one")]
 async fn look_up(_: &[Given], _: bool, _: &Egress, _: &mut Vec<Server>) -> Vec<String> {
     Vec::new()
+}
+
+/// The domains among the servers are asked again for as long as the node runs: what they name at its start may be gone
+/// when it matters. If what they name now is not known, they are asked at once.
+///
+/// # Errors
+/// [`ServerError::Domain`]
+#[cfg(feature = "dns")]
+pub(crate) fn again(
+    given: &[Given],
+    insecure_http: bool,
+    is_known: bool,
+) -> Result<Vec<Arc<dyn SeedSource>>, ServerError> {
+    let source = |one: &Given| match one {
+        Given::Domain(domain) => Some(Dns::new(domain)),
+        Given::Url(_) | Given::Seed(_) => None,
+    };
+    let again = |dns: Dns| Arc::new(Again::new(dns.insecure_http(insecure_http), is_known)) as _;
+    given.iter().filter_map(source).map(|dns| dns.map(again)).collect()
+}
+
+#[cfg(not(feature = "dns"))]
+#[allow(clippy::unnecessary_wraps, reason = "as the other one")]
+pub(crate) fn again(_: &[Given], _: bool, _: bool) -> Result<Vec<Arc<dyn SeedSource>>, ServerError> {
+    Ok(Vec::new())
 }
 
 impl Server {

@@ -36,6 +36,8 @@ mod text;
 
 pub use announce::{Announcement, Announcer, AnnouncerError};
 #[cfg(feature = "dns")]
+pub(crate) use dns::Again;
+#[cfg(feature = "dns")]
 pub use dns::Dns;
 pub use file::SeedFile;
 pub use list::{Environment, FixedSeeds};

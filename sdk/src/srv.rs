@@ -1,7 +1,8 @@
 //! Seeds that a domain names by SRV records (RFC 2782): `_meetpoint._tcp.DOMAIN`.
 //!
 //! DNS proves nothing, so a server that is found this way has to be the domain's: its certificate is for the domain, or
-//! its key is one that was pinned (RFC 6125, section 6.4). The records are looked up once, at the node's start.
+//! its key is one that was pinned (RFC 6125, section 6.4). The records are looked up at the node's start, and now and then
+//! for as long as it runs (`crate::sources::Dns`).
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::net::NetError;
@@ -55,7 +56,11 @@ pub(crate) async fn look_up(
     ask(&TokioResolver::builder_tokio()?.build()?, domain, insecure_http).await
 }
 
-async fn ask(resolver: &TokioResolver, domain: &str, insecure_http: bool) -> Result<Vec<Server>, SrvError> {
+pub(crate) async fn ask(
+    resolver: &TokioResolver,
+    domain: &str,
+    insecure_http: bool,
+) -> Result<Vec<Server>, SrvError> {
     let domain = domain.trim_end_matches('.');
     let found = resolver.srv_lookup(format!("{SERVICE}.{domain}.")).await?;
     let mut servers = Vec::new();
@@ -75,56 +80,100 @@ async fn ask(resolver: &TokioResolver, domain: &str, insecure_http: bool) -> Res
     if servers.is_empty() { Err(SrvError::NoneOffered) } else { Ok(servers) }
 }
 
+/// A name server for tests.
 #[cfg(test)]
-mod tests {
+pub(crate) mod testing {
     use std::net::Ipv4Addr;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Mutex};
 
-    use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+    use hickory_resolver::TokioResolver;
+    use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
     use hickory_resolver::net::runtime::TokioRuntimeProvider;
     use hickory_resolver::proto::op::{Message, OpCode};
     use hickory_resolver::proto::rr::rdata::SRV;
-    use hickory_resolver::proto::rr::{Name, Record};
+    use hickory_resolver::proto::rr::{Name, RData, Record};
     use tokio::net::UdpSocket;
 
-    use super::*;
+    /// Priority, weight, port and target.
+    type Records = Vec<(u16, u16, u16, &'static str)>;
 
-    /// A name server that answers every question with these records; and a resolver that asks it.
-    async fn resolver(records: Vec<(u16, u16, u16, &'static str)>) -> TokioResolver {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let port = socket.local_addr().unwrap().port();
-        tokio::spawn(async move {
-            let mut buffer = [0; 1500];
-            while let Ok((len, from)) = socket.recv_from(&mut buffer).await {
-                let question = Message::from_vec(&buffer[..len]).unwrap();
-                let query = question.queries[0].clone();
-                assert_eq!(query.name().to_utf8(), "_meetpoint._tcp.example.org.");
-                let mut answer = Message::response(question.metadata.id, OpCode::Query);
-                answer.add_query(query.clone());
-                for (priority, weight, port, target) in &records {
-                    let srv = SRV::new(*priority, *weight, *port, Name::from_utf8(target).unwrap());
-                    answer.add_answer(Record::from_rdata(query.name().clone(), 60, RData::SRV(srv)));
-                }
-                socket.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
+    /// Answers every question with the same records, which may be replaced.
+    pub(crate) struct NameServer {
+        port: u16,
+        records: Arc<Mutex<Records>>,
+        asked: Arc<AtomicUsize>,
+    }
+
+    impl NameServer {
+        pub(crate) async fn start(records: Records) -> Self {
+            let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let port = socket.local_addr().unwrap().port();
+            let (records, asked) = (Arc::new(Mutex::new(records)), Arc::new(AtomicUsize::new(0)));
+            tokio::spawn(serve(socket, Arc::clone(&records), Arc::clone(&asked)));
+            Self { port, records, asked }
+        }
+
+        pub(crate) fn set(&self, records: Records) {
+            *self.records.lock().unwrap() = records;
+        }
+
+        pub(crate) fn asked(&self) -> usize {
+            self.asked.load(Ordering::Relaxed)
+        }
+    }
+
+    async fn serve(socket: UdpSocket, records: Arc<Mutex<Records>>, asked: Arc<AtomicUsize>) {
+        let mut buffer = [0; 1500];
+        while let Ok((len, from)) = socket.recv_from(&mut buffer).await {
+            asked.fetch_add(1, Ordering::Relaxed);
+            let question = Message::from_vec(&buffer[..len]).unwrap();
+            let query = question.queries[0].clone();
+            assert_eq!(query.name().to_utf8(), "_meetpoint._tcp.example.org.");
+            let mut answer = Message::response(question.metadata.id, OpCode::Query);
+            answer.add_query(query.clone());
+            for (priority, weight, port, target) in records.lock().unwrap().iter() {
+                let srv = SRV::new(*priority, *weight, *port, Name::from_utf8(target).unwrap());
+                answer.add_answer(Record::from_rdata(query.name().clone(), 60, RData::SRV(srv)));
             }
-        });
+            socket.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
+        }
+    }
+
+    /// A resolver that asks it, and remembers nothing.
+    pub(crate) fn resolver(server: &NameServer) -> TokioResolver {
         let mut connection = ConnectionConfig::udp();
-        connection.port = port;
+        connection.port = server.port;
         let server = NameServerConfig::new(Ipv4Addr::LOCALHOST.into(), true, vec![connection]);
         let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
-        TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()).build().unwrap()
+        let mut options = ResolverOpts::default();
+        options.cache_size = 0;
+        let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        builder.with_options(options).build().unwrap()
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{NameServer, resolver};
+    use super::*;
 
     #[tokio::test]
     async fn the_records_become_servers() {
-        let records =
-            vec![(10, 5, 8080, "One.example.net."), (20, 0, 443, "two.example.net."), (1, 1, 1, ".")];
-        let found = ask(&resolver(records).await, "example.org.", false).await.unwrap();
+        let names = NameServer::start(vec![
+            (10, 5, 8080, "One.example.net."),
+            (20, 0, 443, "two.example.net."),
+            (1, 1, 1, "."),
+        ])
+        .await;
+        let found = ask(&resolver(&names), "example.org.", false).await.unwrap();
         let shown: Vec<_> = found.iter().map(|server| server.url.to_string()).collect();
         assert_eq!(shown, ["https://one.example.net:8080", "https://two.example.net:443"]);
         assert_eq!(found[0].rank, ServerRank { priority: 10, weight: 5 });
         assert!(found.iter().all(|server| server.tls_name.as_deref() == Some("example.org")));
 
-        let none = ask(&resolver(vec![(0, 0, 0, ".")]).await, "example.org", false).await;
+        names.set(vec![(0, 0, 0, ".")]);
+        let none = ask(&resolver(&names), "example.org", false).await;
         assert!(matches!(none, Err(SrvError::NoneOffered)), "{none:?}");
     }
 

@@ -11,6 +11,7 @@
 //! * `stream` carries STUN and TURN over TCP and TLS to it;
 //! * `identity` is the certificate of all listeners, and is reloaded while they run;
 //! * `api_tokens` are those of the REST interface, and are replaced while it is in use;
+//! * `anybody` is TLS for connections on which the other side proves itself in another way;
 //! * `seeds` judges the seeds at the start, and asks them whether they are there;
 //! * `events` is the ring of what happened lately, and who reads along;
 //! * `limits` counts who comes how often;
@@ -21,6 +22,7 @@
 //! Deliberately absent: decisions about nodes (they are the broker's and the rules'), printing, and
 //! the handling of signals (both are the binary's).
 
+mod anybody;
 mod api_tokens;
 mod chain;
 mod clock;
@@ -44,6 +46,7 @@ mod stream;
 mod udp;
 mod warning;
 
+pub use anybody::connector as tls_with_anybody;
 pub use chain::{AuditBroken, AuditChain, AuditEntry, AuditHash, AuditHead, ParseHashError, canonical_json};
 pub use config::{
     AccessArgs, AccessLimits, ClusterArgs, ConfigError, ForeignCluster, GivenToken, LimitArgs, ListenArgs,

@@ -2,9 +2,9 @@
 
 use std::io;
 use std::net;
+use std::os::fd::AsRawFd;
 
-use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
+use nix::sys::socket::{AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, socket};
 use tokio::net::UdpSocket;
 
 /// Groups of linux/rtnetlink.h: links, and addresses and routes of both families.
@@ -19,10 +19,9 @@ pub(super) struct Changes(UdpSocket);
 
 impl Changes {
     pub(super) fn open() -> io::Result<Self> {
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        // The protocol of number 0 is NETLINK_ROUTE.
-        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
-        bind(&socket, &SocketAddrNetlink::new(0, GROUPS))?;
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
+        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, GROUPS))?;
         Ok(Self(UdpSocket::from_std(net::UdpSocket::from(socket))?))
     }
 

@@ -127,8 +127,8 @@ pub(crate) struct NodeArgs {
     /// only on this machine, or with --insecure-http, if no fingerprint is known. May be repeated.
     #[arg(long = "seed", env = "MEETPOINT_SEEDS", value_name = "NAME@HOST:PORT", value_delimiter = ',')]
     pub(crate) seeds: Vec<SeedOrUrl>,
-    /// The servers that the DNS SRV records `_meetpoint._tcp.DOMAIN` name, looked up once at the start. Their
-    /// certificates have to be for the domain, or of a known fingerprint. May be repeated.
+    /// The servers that the DNS SRV records `_meetpoint._tcp.DOMAIN` name, looked up at the start and every five minutes.
+    /// Their certificates have to be for the domain, or of a known fingerprint. May be repeated.
     #[arg(long, env = "MEETPOINT_SEEDS_OF", value_name = "DOMAIN", value_delimiter = ',')]
     pub(crate) seeds_of: Vec<String>,
     /// Where to hear of servers, from the start and as long as the node runs: `mdns`, `multicast` or

@@ -4,20 +4,15 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Method;
 use meetpoint_proto::id::Fingerprint;
 use meetpoint_proto::{Code, JoinToken};
 use meetpoint_server::{Server, StartError};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::pki_types::ServerName;
 use serde_json::json;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 use crate::client::{call, get};
 use crate::node::Node;
@@ -250,13 +245,9 @@ async fn one_port_speaks_tls_and_plain_http() {
 
 /// Connects, whatever the certificate.
 pub(crate) async fn tls(to: SocketAddr) -> tokio_rustls::client::TlsStream<TcpStream> {
-    let provider = Arc::new(ring::default_provider());
-    let verifier = Arc::new(AnyCertificate(Arc::clone(&provider)));
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let config = config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
     let stream = TcpStream::connect(to).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+    meetpoint_server::tls_with_anybody().unwrap().connect(name, stream).await.unwrap()
 }
 
 /// SHA-256 over the public key of the certificate that the server presents, taken from the
@@ -267,45 +258,6 @@ async fn tls_fingerprint(server: &Running) -> Fingerprint {
     let chain = stream.get_ref().1.peer_certificates().unwrap().to_vec();
     let certificate = rustls::server::ParsedCertificate::try_from(&chain[0]).unwrap();
     Fingerprint::from_bytes(Sha256::digest(certificate.subject_public_key_info()).into())
-}
-
-/// Checks that the server holds the certificate's key, and nothing about the certificate.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 /// The threads that serve STUN are not the runtime's, and end with it all the same.
