@@ -2,7 +2,7 @@
 #![cfg(target_os = "linux")]
 
 use std::fs;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -124,6 +124,29 @@ fn pairs_meet_as_their_nats_allow() {
     check(PortRestrictedEarlyInbound, PortRestricted, false, true);
     check(PortRestricted, PortRestrictedEarlyInbound, false, false);
     check(PortRestrictedEarlyInbound, PortRestrictedEarlyInbound, false, false);
+}
+
+/// What has one hop left to live when it comes to a router opens the NAT that it went through, and the other knows nothing
+/// of it. Any other early packet moves the mapping that is made next, away from where it is waited for.
+#[test]
+fn an_opener_opens_one_side_only() {
+    let Some(mut lab) = lab_or_skip("an_opener_opens_one_side_only") else { return };
+    let near = lab.node(PortRestricted).expect("a node");
+    let far = lab.node(PortRestrictedEarlyInbound).expect("a node");
+    let arrives = |ttl: u32| {
+        let [opener, late] = [&near, &far].map(|host| {
+            let socket = host.run_in(|| UdpSocket::bind("0.0.0.0:0")).expect("the host").expect("a socket");
+            let port = socket.local_addr().expect("an address").port();
+            (socket, SocketAddr::from((host.public_addr(), port)))
+        });
+        opener.0.set_ttl(ttl).expect("a time to live");
+        opener.0.set_read_timeout(Some(Duration::from_millis(500))).expect("a timeout");
+        opener.0.send_to(b"early", late.1).expect("sent");
+        late.0.send_to(b"late", opener.1).expect("sent");
+        opener.0.recv_from(&mut [0; 16]).is_ok()
+    };
+    assert!((0..3).all(|_| arrives(2)), "the opener came to the other side");
+    assert!(!(0..5).all(|_| arrives(64)), "early packets harm nobody here");
 }
 
 /// Hosts behind one gateway reach each other on their LAN, and look alike from outside.

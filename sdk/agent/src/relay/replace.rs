@@ -27,6 +27,9 @@ const LOOK: Duration = Duration::from_millis(200);
 const LOOK_RARELY: Duration = Duration::from_secs(10);
 /// Before peers that did not meet the node at its new addresses are asked for again.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
+/// Once they were asked for, they doubt all ways to the node for a third of a second, and begin no second doubt meanwhile:
+/// before that is over, silence would tell them nothing.
+const DOUBTED: Duration = Duration::from_secs(1);
 /// How long the old one takes what comes after the peers were asked to leave it: an introduction, and the third of a
 /// second after which a way that is in doubt is given up.
 const GRACE: Duration = Duration::from_secs(3);
@@ -100,11 +103,15 @@ impl Agent {
             return users.is_empty();
         }
         let dependent = self.peers_with(|link| link.depends_on(id));
+        let asked = self.relays.asked_at;
         if dependent.is_empty() {
+            if asked.is_some_and(|at| now < at + DOUBTED) {
+                return false;
+            }
             self.relays.retiring.insert(id, now + GRACE);
             self.give_up(now, |link| link.leg_lost(id));
             users.into_iter().for_each(|peer| self.ask_anew(now, peer));
-        } else if self.relays.asked_at.is_none_or(|at| now >= at + ASK_AGAIN) {
+        } else if asked.is_none_or(|at| now >= at + ASK_AGAIN) {
             self.relays.asked_at = Some(now);
             dependent.into_iter().for_each(|peer| self.ask_anew(now, peer));
         }
