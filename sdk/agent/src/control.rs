@@ -105,6 +105,8 @@ pub(crate) struct Membership {
     pub(crate) local: IpAddr,
     /// Where it reached the server.
     pub(crate) server: IpAddr,
+    /// From where the server saw it come.
+    pub(crate) observed: IpAddr,
     /// Never there if the cluster is effectively PRIVATE or the node is sealed.
     pub(crate) stun: Option<StunAccess>,
     /// How long its certificate and its STUN credential hold.

@@ -130,6 +130,7 @@ impl Handshake {
             clock,
             local: self.local,
             server: self.server,
+            observed: welcome.observed.ip().to_canonical(),
             stun: welcome.stun.filter(|_| is_public && !env.sealed()),
             certificate: welcome.certificate,
             revoked: welcome.revoked,
