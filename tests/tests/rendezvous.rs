@@ -20,7 +20,9 @@ fn serve(lab: &Lab, data: &std::path::Path) -> Server {
     Server::start(lab.server().command(meetpoint()), data, &args)
 }
 
-async fn echo(connection: &Connection) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+async fn echo(connection: &Connection) -> Result<Vec<u8>, Failure> {
     let (mut send, mut recv) = connection.open_bi().await?;
     send.write_all(&vec![7; ECHO_BYTES]).await?;
     send.finish()?;
@@ -28,24 +30,19 @@ async fn echo(connection: &Connection) -> Result<Vec<u8>, Box<dyn std::error::Er
 }
 
 /// Alice joins, reaches Carol, sees the server die, and asks for Bob; gives how long that took.
-async fn live_without_the_server(server: &mut Server) -> Duration {
-    let alice = meetpoint::Node::builder(&server.url())
-        .name("alice")
-        .join_token(server.join_token())
-        .start()
-        .await
-        .expect("a join");
-    let carol = alice.connect_when_present("carol").await.expect("a path to the open node");
-    assert_eq!(echo(&carol).await.expect("an echo").len(), ECHO_BYTES);
-    server.process.kill().expect("SIGKILL");
+async fn live_without_the_server(server: &mut Server) -> Result<Duration, Failure> {
+    let alice =
+        meetpoint::Node::builder(&server.url()).name("alice").join_token(server.join_token()).start().await?;
+    let carol = alice.connect_when_present("carol").await?;
+    assert_eq!(echo(&carol).await?.len(), ECHO_BYTES);
+    server.process.kill()?;
     let asked = Instant::now();
-    let bob = tokio::time::timeout(PATIENCE, alice.connect("bob")).await;
-    let bob = bob.expect("an introduction without a server").expect("a path to bob");
+    let bob = tokio::time::timeout(PATIENCE, alice.connect("bob")).await??;
     let took = asked.elapsed();
     assert_eq!(bob.path().borrow().kind, PathKind::Direct);
-    assert_eq!(echo(&bob).await.expect("an echo"), vec![7; ECHO_BYTES]);
-    assert_eq!(echo(&carol).await.expect("an echo").len(), ECHO_BYTES, "the other one is as it was");
-    took
+    assert_eq!(echo(&bob).await?, vec![7; ECHO_BYTES]);
+    assert_eq!(echo(&carol).await?.len(), ECHO_BYTES, "the other one is as it was");
+    Ok(took)
 }
 
 fn check(kinds: [NatKind; 2]) {
@@ -67,7 +64,8 @@ fn check(kinds: [NatKind; 2]) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime").block_on(live_without_the_server(&mut server))
         })
-        .expect("the lab");
+        .expect("the lab")
+        .unwrap_or_else(|error| panic!("{error}\n{}\n{}", bob.process.output(), carol.process.output()));
     println!("{kinds:?}: met {took:?} after the server was killed");
     for node in [&mut bob, &mut carol] {
         assert_eq!(node.process.terminate().expect("a clean end").code(), Some(0));

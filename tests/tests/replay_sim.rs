@@ -27,7 +27,7 @@ fn addr(text: &str) -> SocketAddr {
 /// Two nodes that the relay carries, with a wire tap on the line for a minute.
 struct Tapped {
     world: World,
-    recorded: Vec<(SocketAddr, Vec<u8>)>,
+    recorded: Vec<(Option<usize>, SocketAddr, Vec<u8>)>,
 }
 
 impl Tapped {
@@ -59,13 +59,13 @@ impl Tapped {
         Self { world, recorded }
     }
 
-    /// The last ChannelData from there that carries a Binding message of this class.
-    fn frame(&self, from: SocketAddr, class: u8) -> Vec<u8> {
-        let is_wanted = |(source, frame): &&(SocketAddr, Vec<u8>)| {
+    /// The last ChannelData that the server has passed on to node 0 with a Binding message of this class.
+    fn frame(&self, class: u8) -> Vec<u8> {
+        let is_wanted = |(to, source, frame): &&(Option<usize>, SocketAddr, Vec<u8>)| {
             let data = read_channel_data(frame).map(|(_, data)| data);
-            *source == from && data.is_some_and(|data| data.first() == Some(&class))
+            (*to, *source) == (Some(0), addr(SERVER)) && data.is_some_and(|data| data.first() == Some(&class))
         };
-        self.recorded.iter().rev().find(is_wanted).map(|(_, frame)| frame.clone()).expect("such a frame")
+        self.recorded.iter().rev().find(is_wanted).map(|(_, _, frame)| frame.clone()).expect("such a frame")
     }
 
     /// Gives a node what was recorded, and tells what became of it: its counters before and after, and what it has sent.
@@ -94,7 +94,7 @@ fn check(defence: Defence, attack: fn(&mut Tapped) -> bool) {
 #[test]
 fn a_replayed_check_is_not_answered() {
     check(Defence::NewCheck, |tapped| {
-        let frame = tapped.frame(addr(SERVER), REQUEST);
+        let frame = tapped.frame(REQUEST);
         let (before, after, sent) = tapped.replay(addr(SERVER), &frame);
         let answered = after.checks_answered > before.checks_answered;
         assert_eq!((sent > 0, after.checks_repeated > before.checks_repeated), (answered, !answered));
@@ -106,7 +106,7 @@ fn a_replayed_check_is_not_answered() {
 #[test]
 fn a_replayed_answer_confirms_nothing() {
     check(Defence::NewAnswer, |tapped| {
-        let frame = tapped.frame(addr(SERVER), SUCCESS);
+        let frame = tapped.frame(SUCCESS);
         let (before, after, _) = tapped.replay(addr(SERVER), &frame);
         after.unsolicited == before.unsolicited
     });
@@ -116,7 +116,7 @@ fn a_replayed_answer_confirms_nothing() {
 #[test]
 fn a_frame_from_elsewhere_is_not_the_relays() {
     check(Defence::RelaySource, |tapped| {
-        let frame = tapped.frame(addr(SERVER), REQUEST);
+        let frame = tapped.frame(REQUEST);
         let (before, after, _) = tapped.replay(addr(MALLORY), &frame);
         after.checks_repeated > before.checks_repeated
     });
@@ -126,12 +126,13 @@ fn a_frame_from_elsewhere_is_not_the_relays() {
 #[test]
 fn a_replayed_frame_to_the_server_reaches_nobody() {
     let mut tapped = Tapped::new(None);
-    let is_frame = |(source, frame): &&(SocketAddr, Vec<u8>)| {
-        source.ip() == IpAddr::from([20, 0, 10, 1])
+    let is_frame = |(to, source, frame): &&(Option<usize>, SocketAddr, Vec<u8>)| {
+        to.is_none()
+            && source.ip() == IpAddr::from([20, 0, 10, 1])
             && frame.get(CHANNEL_HEADER_LEN) == Some(&REQUEST)
             && read_channel_data(frame).is_some()
     };
-    let (source, frame) = tapped.recorded.iter().rev().find(is_frame).cloned().expect("a frame of node 0");
+    let (_, source, frame) = tapped.recorded.iter().rev().find(is_frame).cloned().expect("a frame of node 0");
     let refused = tapped.world.without_allocation();
     let before = *tapped.world.nodes[1].agent.counters();
     tapped.world.inject(None, addr(MALLORY), &frame);

@@ -107,6 +107,8 @@ pub(crate) struct Membership {
     pub(crate) server: IpAddr,
     /// From hello to challenge: a round trip of the control connection, and what the server took for it.
     pub(crate) round_trip: Option<Duration>,
+    /// From where the server saw it come.
+    pub(crate) observed: IpAddr,
     /// Never there if the cluster is effectively PRIVATE or the node is sealed.
     pub(crate) stun: Option<StunAccess>,
     /// How long its certificate and its STUN credential hold.

@@ -341,6 +341,7 @@ impl Agent {
         let reach = self.reach.as_ref()?;
         let observed = addr::unmap(meeting.observed);
         let is_known = self.network.has_ip(observed.ip())
+            || self.membership.as_ref().is_some_and(|membership| membership.observed == observed.ip())
             || self.rendezvous.observed.is_some_and(|known| known.ip() == observed.ip());
         let is_public = addr::classify(observed.ip()) == AddressClass::Public && observed.port() != 0;
         if !is_public || (!is_known && self.rendezvous.defences.stand(Defence::KnownAddress)) {

@@ -228,8 +228,8 @@ pub struct World {
     pub membership_s: u64,
     /// Nodes that introduce others.
     pub meets: Meets,
-    /// Who listens on the line hears here what reaches the server and the nodes: whence, and what.
-    pub tap: Option<Vec<(SocketAddr, Vec<u8>)>>,
+    /// Who listens on the line hears here what reaches the nodes, and `None`, the server: whence, and what.
+    pub tap: Option<Vec<(Option<usize>, SocketAddr, Vec<u8>)>>,
 }
 
 fn secret(number: u32) -> Secret {
@@ -617,7 +617,7 @@ impl World {
             // Nobody is there.
             Arrival::AtServer { .. } | Arrival::ToServer { .. } if self.meets.is_server_dead => {}
             Arrival::AtServer { listener, from, payload } => {
-                self.tap.iter_mut().for_each(|tap| tap.push((from, payload.clone())));
+                self.tap.iter_mut().for_each(|tap| tap.push((None, from, payload.clone())));
                 self.note(1, from, &payload);
                 let listener = ListenerId(listener);
                 let input = meetpoint_turn::Input::Datagram { listener, source: from, payload: &payload };
@@ -689,7 +689,7 @@ impl World {
             Some((index, node.socket_at(to.port()).filter(|_| is_here)?))
         });
         let Some((index, socket)) = found else { return };
-        self.tap.iter_mut().for_each(|tap| tap.push((from, payload.to_vec())));
+        self.tap.iter_mut().for_each(|tap| tap.push((Some(index), from, payload.to_vec())));
         let node = &mut self.nodes[index];
         if !node.may_send.is_empty() {
             node.may_send.insert(from);

@@ -143,6 +143,7 @@ impl Handshake {
             local: self.local,
             server: self.server,
             round_trip: Some(*round_trip),
+            observed: welcome.observed.ip().to_canonical(),
             stun: welcome.stun.filter(|_| is_public && !env.sealed()),
             certificate: welcome.certificate,
             revoked: welcome.revoked,
