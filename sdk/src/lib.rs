@@ -84,6 +84,8 @@ pub use meetpoint_proto::{
 pub use mux::SocketStats;
 pub use netcheck::nat_behavior;
 pub use node::{ConnectError, Node, PeerRef};
+#[cfg(feature = "portmap")]
+pub use portmap::{PortMapping, port_mapping};
 pub use quic::ConnectError as HandshakeError;
 pub use quinn::{ConnectionError, RecvStream, SendStream};
 pub use servers::ServerError;
