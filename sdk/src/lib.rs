@@ -34,6 +34,7 @@
 //!   `shared`: what the application may ask without waiting for it.
 //! * `http`: one request, for lists and routers.
 //! * `sources`: where a node hears of servers; and announcing one.
+//! * `datagrams`: unreliable messages of a connection, and whose they are; `webrtc`: packets for stacks of the WebRTC family.
 //! * `explain`: why a peer is met as it is, from what the node knows.
 //! * `builder`, `node`, `connection`, `event`: the public face.
 //!
@@ -42,6 +43,7 @@
 mod builder;
 mod connection;
 mod control;
+mod datagrams;
 mod demux;
 mod dial;
 mod driver;
@@ -67,6 +69,8 @@ pub mod sources;
 #[cfg(feature = "dns")]
 mod srv;
 mod tls;
+#[cfg(feature = "webrtc")]
+pub mod webrtc;
 mod ws;
 
 pub use builder::{Builder, StartError};
