@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use meetpoint_proto::NodeId;
-use quinn::{ConnectionError, ReadDatagram, RecvStream, SendDatagramError, SendStream, VarInt};
+use quinn::{ConnectionError, RecvStream, SendDatagramError, SendStream, VarInt};
 use tokio::sync::watch;
 
+use crate::datagrams::{self, Datagrams};
 use crate::shared::PeerUse;
 
 /// An encrypted connection to one peer, whose key it has proven. Cheap to clone; closed when the last
@@ -17,8 +18,10 @@ use crate::shared::PeerUse;
 /// It outlives changes of the path below it: streams go on, and [`Connection::path`] tells.
 #[derive(Debug, Clone)]
 pub struct Connection {
+    local: NodeId,
     peer: NodeId,
     quic: quinn::Connection,
+    datagrams: Arc<Datagrams>,
     path: watch::Receiver<PathInfo>,
     _in_use: Arc<PeerUse>,
 }
@@ -71,12 +74,26 @@ impl From<meetpoint_agent::Path> for PathInfo {
 
 impl Connection {
     pub(crate) fn new(
+        local: NodeId,
         peer: NodeId,
         quic: quinn::Connection,
         path: watch::Receiver<PathInfo>,
         in_use: Arc<PeerUse>,
     ) -> Self {
-        Self { peer, quic, path, _in_use: in_use }
+        let datagrams = Arc::new(Datagrams::new(quic.clone()));
+        Self { local, peer, quic, datagrams, path, _in_use: in_use }
+    }
+
+    /// What is below, for what this crate offers on top of it.
+    #[cfg(feature = "webrtc")]
+    pub(crate) fn parts(&self) -> (&quinn::Connection, &Datagrams) {
+        (&self.quic, &self.datagrams)
+    }
+
+    /// Whose end this is: the key of this node.
+    #[must_use]
+    pub fn local(&self) -> NodeId {
+        self.local
     }
 
     /// Whom it leads to.
@@ -128,18 +145,21 @@ impl Connection {
     /// # Errors
     /// If it is too large, or the connection has ended.
     pub fn send_datagram(&self, message: Bytes) -> Result<(), SendDatagramError> {
-        self.quic.send_datagram(message)
+        self.quic.send_datagram(datagrams::plain(message))
     }
 
-    /// The peer's next unreliable message.
-    pub fn read_datagram(&self) -> ReadDatagram<'_> {
-        self.quic.read_datagram()
+    /// The peer's next unreliable message. Cancelling loses nothing.
+    ///
+    /// # Errors
+    /// If the connection has ended.
+    pub async fn read_datagram(&self) -> Result<Bytes, ConnectionError> {
+        self.datagrams.read().await
     }
 
     /// The largest unreliable message, in bytes; `None` if the peer takes none.
     #[must_use]
     pub fn max_datagram_size(&self) -> Option<usize> {
-        self.quic.max_datagram_size()
+        self.quic.max_datagram_size()?.checked_sub(datagrams::MARK_LEN)
     }
 
     /// Ends it. The peer gets the code and the reason, what is still in flight may be lost.

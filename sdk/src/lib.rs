@@ -35,6 +35,7 @@
 //! * `meet`, `introducer`: introductions by peers while the server is away, as a guest and as the one who introduces.
 //! * `http`: one request, for lists and routers.
 //! * `sources`: where a node hears of servers; and announcing one.
+//! * `datagrams`: unreliable messages of a connection, and whose they are; `webrtc`: packets for stacks of the WebRTC family.
 //! * `explain`: why a peer is met as it is, from what the node knows.
 //! * `builder`, `node`, `connection`, `event`: the public face.
 //!
@@ -43,6 +44,7 @@
 mod builder;
 mod connection;
 mod control;
+mod datagrams;
 mod demux;
 mod dial;
 mod driver;
@@ -71,6 +73,8 @@ pub mod sources;
 #[cfg(feature = "dns")]
 mod srv;
 mod tls;
+#[cfg(feature = "webrtc")]
+pub mod webrtc;
 mod ws;
 
 pub use builder::{Builder, StartError};
@@ -88,6 +92,8 @@ pub use meetpoint_proto::{
 pub use mux::SocketStats;
 pub use netcheck::nat_behavior;
 pub use node::{ConnectError, Node, PeerRef};
+#[cfg(feature = "portmap")]
+pub use portmap::{PortMapping, port_mapping};
 pub use quic::ConnectError as HandshakeError;
 pub use quinn::{ConnectionError, RecvStream, SendStream};
 pub use servers::ServerError;

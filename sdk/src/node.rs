@@ -266,7 +266,7 @@ impl Node {
         in_use: Arc<PeerUse>,
     ) -> Result<Connection, ConnectError> {
         let path = self.shared.path(&peer).ok_or(QuicError::NoPath)?;
-        Ok(Connection::new(peer, quic, path, in_use))
+        Ok(Connection::new(self.id, peer, quic, path, in_use))
     }
 
     /// The next connection of a peer; `None` once the node has ended. Cancelling loses nothing.

@@ -23,7 +23,10 @@ use crate::egress::{Blocked, Egress};
 use crate::interfaces::{self, Gateway};
 
 mod pmp;
+mod probe;
 mod upnp;
+
+pub use probe::{PortMapping, port_mapping};
 
 /// What a lease is asked for: a node that dies leaves its mapping behind for so long at most.
 const LEASE: Duration = Duration::from_secs(20 * 60);

@@ -1,47 +1,25 @@
 //! What a program takes on that embeds the SDK, in crates.
+#![cfg(target_os = "linux")]
 
-use std::collections::BTreeSet;
-use std::process::Command;
+use std::path::Path;
+
+use meetpoint_tests::bench::sdk::{FEATURES, crates, source};
 
 /// By default: meeting peers, and no more.
 const MOST_BY_DEFAULT: usize = 120;
 /// With every feature.
 const MOST_WITH_ALL: usize = 190;
 
-/// The SDK and all that it is built of on this system, each version counting once.
-fn crates(features: &[&str]) -> BTreeSet<String> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
-        .args([
-            "tree",
-            "--locked",
-            "--offline",
-            "--package",
-            "meetpoint",
-            "--edges",
-            "normal",
-            "--prefix",
-            "none",
-        ])
-        .args(features)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .expect("cargo runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).expect("UTF-8");
-    // A crate that was shown before is marked.
-    text.lines().map(|line| line.trim_end_matches(" (*)").to_owned()).collect()
-}
-
 #[test]
 fn the_sdk_stays_small() {
-    let default = crates(&[]);
+    let sdk: &Path = &source();
+    let default = crates(sdk, &[]).unwrap();
     println!("{} crates by default, at most {MOST_BY_DEFAULT}", default.len());
-    for feature in ["dns", "mdns", "portmap"] {
-        let with = crates(&["--features", feature]);
+    for feature in FEATURES {
+        let with = crates(sdk, &["--features", feature]).unwrap();
         println!("{} more with {feature}", with.difference(&default).count());
     }
-    let all = crates(&["--all-features"]);
+    let all = crates(sdk, &["--all-features"]).unwrap();
     println!("{} crates with all features, at most {MOST_WITH_ALL}", all.len());
     assert!(default.len() <= MOST_BY_DEFAULT, "{default:#?}");
     assert!(all.len() <= MOST_WITH_ALL, "{all:#?}");

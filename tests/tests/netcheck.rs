@@ -35,6 +35,15 @@ fn expected(kind: NatKind) -> Value {
     json!({ "mapping": mapping, "filtering": filtering, "class": class, "refused": null })
 }
 
+/// What the lab's router of this kind lets its hosts ask for ports by: PCP, NAT-PMP, UPnP.
+fn protocols(kind: NatKind) -> [bool; 3] {
+    match kind {
+        NatKind::UpnpRouter => [false, false, true],
+        NatKind::PcpRouter => [true, true, false],
+        _ => [false; 3],
+    }
+}
+
 #[test]
 fn each_nat_is_named_as_what_it_is() {
     let Some(mut lab) = lab_or_skip("each_nat_is_named_as_what_it_is") else { return };
@@ -63,6 +72,17 @@ fn each_nat_is_named_as_what_it_is() {
             "refused": found["refused"],
         });
         assert_eq!(summary, expected(kind), "{kind:?}: {found}");
+        let ports = &found["port_mapping"];
+        assert_eq!(
+            ["pcp", "nat_pmp", "upnp"].map(|name| ports[name] == true),
+            protocols(kind),
+            "{kind:?}: {ports}"
+        );
+        let external = protocols(kind).contains(&true).then(|| public.to_string());
+        assert_eq!(
+            (ports["external"].as_str(), ports["opens"] == true),
+            (external.as_deref(), external.is_some())
+        );
         let first = &found["servers"][0];
         let passes_udp = kind != NatKind::UdpBlocked;
         let reached = ["control", "udp", "tcp", "tls"].map(|way| first[way]["ok"] == true);

@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use meetpoint_cli::lab::{Host, Lab, NatKind, SERVER_ADDRS};
+use meetpoint_cli::lab::{Host, Lab, NatKind, PCP_LEASE, SERVER_ADDRS};
 use meetpoint_tests::binary::{Node, PATIENCE, Server, meetpoint};
 use meetpoint_tests::lab::{lab_or_skip, skip};
 
@@ -80,6 +80,57 @@ fn until_reachable(node: &mut Node) {
         }
         assert!(Instant::now() < deadline, "{class}");
     }
+}
+
+/// How often a router's rules are looked at.
+const LOOK: Duration = Duration::from_millis(200);
+/// A router looks for leases that have ended now and then.
+const SWEEP: Duration = Duration::from_secs(15);
+
+/// Two nodes behind one router: the lease of the one that dies ends, that of the other is renewed before it would, and taken
+/// back when its node leaves.
+#[test]
+fn a_lease_is_renewed_while_its_node_lives() {
+    let Some(mut lab) = lab_or_skip("a_lease_is_renewed_while_its_node_lives") else { return };
+    let mut gateway = match lab.gateway(NatKind::PcpRouter) {
+        Ok(gateway) => gateway,
+        Err(error) if error.is_unavailable() => {
+            return skip("a_lease_is_renewed_while_its_node_lives", &error.to_string());
+        }
+        Err(error) => panic!("{error}"),
+    };
+    let [living, dying] = [(); 2].map(|()| lab.host_behind(&mut gateway).expect("a host"));
+    let router = lab.router(&gateway);
+    let data = tempfile::tempdir().expect("a directory");
+    let seed = format!("main@{}:8080", SERVER_ADDRS[0]);
+    let server = serve(&lab, &data.path().join("data"), &["--seed", &seed]);
+    let (url, token) = (server.url(), server.join_token());
+    let [mut alice, mut bob] = [(&living, "alice"), (&dying, "bob")].map(|(host, name)| {
+        let mut node = Node::start(host.command(meetpoint()), &url, name, Some(&token), &[]);
+        until_reachable(&mut node);
+        node
+    });
+    let is_mapped = |host: &Host| {
+        let to = format!("dnat ip to {}:", host.addr());
+        mappings(&router).iter().any(|rule| rule.contains(&to))
+    };
+    assert!(is_mapped(&living) && is_mapped(&dying));
+    bob.process.kill().expect("it dies");
+    let killed = Instant::now();
+    while is_mapped(&dying) {
+        assert!(is_mapped(&living), "lost after {:?}", killed.elapsed());
+        assert!(killed.elapsed() < PCP_LEASE + SWEEP, "a lease without an end");
+        thread::sleep(LOOK);
+    }
+    // Whatever was granted first has ended by now.
+    while killed.elapsed() < PCP_LEASE + LOOK {
+        assert!(is_mapped(&living), "lost after {:?}", killed.elapsed());
+        thread::sleep(LOOK);
+    }
+    println!("bob's ended after {:?}, alice's is there", killed.elapsed());
+    assert_eq!(alice.process.terminate().expect("a clean end").code(), Some(0));
+    alice.event("left");
+    assert_eq!(mappings(&router), Vec::<String>::new(), "taken back by who left");
 }
 
 /// A node of a PRIVATE cluster asks no router for anything.

@@ -14,7 +14,7 @@ use meetpoint_proto::stun::is_stun;
 use meetpoint_stun::message::{ALLOCATE, BINDING, CHANNEL_BIND, CREATE_PERMISSION, DATA, REFRESH, SEND};
 use meetpoint_stun::{
     Family, IntegrityKey, IntegrityKind, Message, PasswordAlgorithm, Writer, attr, long_term_key,
-    read_xor_address,
+    read_address, read_xor_address,
 };
 use rand_chacha::rand_core::Rng;
 
@@ -143,6 +143,11 @@ impl<'a> Datagram<'a> {
     pub(crate) fn error_code(&self) -> Option<u16> {
         let [_, _, hundreds, rest, ..] = self.message.attribute(attr::ERROR_CODE)? else { return None };
         Some(u16::from(hundreds & 7) * 100 + u16::from(*rest))
+    }
+
+    /// Where a server sends its client on to (RFC 8489, section 14.15).
+    pub(crate) fn alternate_server(&self) -> Option<SocketAddr> {
+        read_address(self.message.attribute(attr::ALTERNATE_SERVER)?)
     }
 
     /// What a dial-back carries.
@@ -332,6 +337,19 @@ pub(crate) mod testing {
         pub(crate) fn peer(&self) -> Option<SocketAddr> {
             self.address(attr::XOR_PEER_ADDRESS)
         }
+    }
+
+    /// What sends a client on, under a key or under none.
+    pub(crate) fn redirection(id: TransactionId, to: Option<SocketAddr>, key: Option<&Key>) -> Vec<u8> {
+        let mut writer = Writer::new(Class::Error, ALLOCATE, id.0);
+        writer.error_code(300);
+        if let Some(to) = to {
+            writer.address(attr::ALTERNATE_SERVER, to);
+        }
+        if let Some(key) = key {
+            writer.integrity(&key.0);
+        }
+        writer.finish().into()
     }
 
     /// An answer that nothing protects.

@@ -128,6 +128,11 @@ impl Router {
         Ok(router)
     }
 
+    /// Its address towards the world.
+    pub(super) fn external(&self) -> IpAddr {
+        self.external
+    }
+
     /// Has it map a port, at best of the same number.
     pub(super) async fn map(self, port: u16, lifetime: Duration) -> Result<Lease, UpnpError> {
         let lease_s = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX);

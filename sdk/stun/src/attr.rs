@@ -61,6 +61,8 @@ pub const RESPONSE_PORT: u16 = 0x0027;
 pub const PASSWORD_ALGORITHMS: u16 = 0x8002;
 /// RFC 8489, section 14.7.
 pub const FINGERPRINT: u16 = 0x8028;
+/// RFC 8489, section 14.15.
+pub const ALTERNATE_SERVER: u16 = 0x8023;
 /// RFC 5780, section 7.3.
 pub const RESPONSE_ORIGIN: u16 = 0x802B;
 /// RFC 5780, section 7.4.

@@ -64,6 +64,18 @@ pub fn read_xor_address(value: &[u8], id: TransactionId) -> Option<SocketAddr> {
     let mut mask = [0; 16];
     mask[..4].copy_from_slice(&MAGIC_COOKIE);
     mask[4..].copy_from_slice(&id.0);
+    read_masked(value, mask)
+}
+
+/// Reads the value of an attribute in the form of MAPPED-ADDRESS (RFC 8489, section 14.1), such as ALTERNATE-SERVER;
+/// nothing if it is no address.
+#[must_use]
+pub fn read_address(value: &[u8]) -> Option<SocketAddr> {
+    read_masked(value, [0; 16])
+}
+
+#[inline]
+fn read_masked(value: &[u8], mask: [u8; 16]) -> Option<SocketAddr> {
     let ([_, number, high, low], ip) = value.split_first_chunk::<4>()?;
     let port = u16::from_be_bytes([high ^ mask[0], low ^ mask[1]]);
     match Family::from_number(*number)? {

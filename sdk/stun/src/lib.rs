@@ -25,7 +25,7 @@ mod write;
 
 pub use channel::{CHANNEL_HEADER_LEN, channel_header, is_channel_data, read_channel_data};
 pub use crypto::{IntegrityKey, IntegrityKind};
-pub use family::{Family, read_xor_address};
+pub use family::{Family, read_address, read_xor_address};
 pub use long_term::{PasswordAlgorithm, digest, long_term_key};
 pub use message::{Message, TransactionId};
 pub use payload::Payload;

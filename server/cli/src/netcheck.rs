@@ -1,7 +1,7 @@
 //! `meetpoint netcheck`: what this machine's network is like, as a node would find it, without joining anything.
 //!
-//! Everything is asked of the servers that are named, and of nobody else. Whether a router maps ports on request is
-//! not looked for.
+//! Everything is asked of the servers that are named, of this machine's router (whether it would map a port; none is mapped),
+//! and of nobody else.
 
 mod report;
 mod stun;
@@ -10,9 +10,9 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use meetpoint::{Fingerprint, ServerUrl, nat_behavior, open_stream};
-use meetpoint_proto::JoinToken;
+use meetpoint::{Fingerprint, ServerUrl, nat_behavior, open_stream, port_mapping};
 use meetpoint_proto::wire::StunServer;
+use meetpoint_proto::{JoinToken, NatBehavior};
 use serde_json::Value;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
@@ -47,19 +47,9 @@ pub(crate) async fn run(args: NetcheckArgs) -> Result<(), Failure> {
         None => None,
     };
     let pin = args.fingerprint.or(of_token);
-    let mut asked = Vec::new();
-    for url in &args.rendezvous {
-        let server: ServerUrl =
-            url.parse().map_err(|error| Failure::usage(format!("--rendezvous {url}: {error}")))?;
-        asked.push(ask(url, &server, pin, &args).await?);
-    }
+    let ports = async { Ok(port_mapping().await.ok()) };
+    let ((asked, behavior), ports) = tokio::try_join!(ask_servers(&args, pin), ports)?;
     let seen = asked.iter().find_map(|asked| asked.seen);
-    let behavior = match seen {
-        Some((server, answer)) => {
-            nat_behavior(stun_server(server, &answer)).await.map_err(Failure::failed)?
-        }
-        None => None,
-    };
     let local = seen.and_then(|(server, _)| local_ip(server).ok());
     let findings = Findings {
         local: local.or_else(|| asked.iter().find_map(|asked| asked.local)),
@@ -67,6 +57,7 @@ pub(crate) async fn run(args: NetcheckArgs) -> Result<(), Failure> {
         behavior,
         has_ipv6: local_ip(SocketAddr::new(SOMEWHERE_IPV6, DEFAULT_PORT)).is_ok(),
         servers: asked.into_iter().map(|asked| asked.findings).collect(),
+        ports,
     };
     if args.json {
         println!("{}", findings.json());
@@ -74,6 +65,26 @@ pub(crate) async fn run(args: NetcheckArgs) -> Result<(), Failure> {
         println!("{}", findings.text());
     }
     if findings.any_answer() { Ok(()) } else { Err(Failure::no_server("no server answered")) }
+}
+
+/// All that servers can tell: each of itself, and the first that answers by UDP of the NAT.
+async fn ask_servers(
+    args: &NetcheckArgs,
+    pin: Option<Fingerprint>,
+) -> Result<(Vec<Asked>, Option<NatBehavior>), Failure> {
+    let mut asked = Vec::new();
+    for url in &args.rendezvous {
+        let server: ServerUrl =
+            url.parse().map_err(|error| Failure::usage(format!("--rendezvous {url}: {error}")))?;
+        asked.push(ask(url, &server, pin, args).await?);
+    }
+    let behavior = match asked.iter().find_map(|asked| asked.seen) {
+        Some((server, answer)) => {
+            nat_behavior(stun_server(server, &answer)).await.map_err(Failure::failed)?
+        }
+        None => None,
+    };
+    Ok((asked, behavior))
 }
 
 async fn ask(

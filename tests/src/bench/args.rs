@@ -13,6 +13,7 @@ use super::engine::Span;
 use super::fleet::JoinsArgs;
 use super::matrix::MatrixArgs;
 use super::meter::Meter;
+use super::sdk::SdkArgs;
 use super::turn::Credentials;
 use super::workload::{Settings, Sources, Target, Workload};
 
@@ -36,6 +37,8 @@ pub enum Command {
     Joins(JoinsArgs),
     /// Have nodes behind all kinds of NAT meet, each kind with each, and print who meets whom and how soon. Needs root.
     Matrix(MatrixArgs),
+    /// Say what a program takes on that embeds the SDK: crates, a clean build of a small node, its size. Needs cargo.
+    Sdk(SdkArgs),
     /// Send back what arrives, until killed: the least that a server can do.
     Echo {
         /// Where to listen.

@@ -10,7 +10,7 @@
 //! * [`turn_taking`]: who goes first on the processors. [`arena`]: namespaces and servers. [`compare`]: the rounds. [`table`]: what is printed.
 //!
 //! `meetpoint-bench joins` is another matter: [`fleet`] measures the rendezvous. And so is `meetpoint-bench matrix`:
-//! [`matrix`] has nodes behind all kinds of NAT meet.
+//! [`matrix`] has nodes behind all kinds of NAT meet. `meetpoint-bench sdk` ([`sdk`]) measures what embedding the SDK costs.
 //!
 //! IPv4 and UDP only, but for that. The server's time is its process's: what the kernel does for it outside of the process, in the
 //! name of who sends to it, is not in it, for no server.
@@ -25,6 +25,7 @@ pub mod histogram;
 pub mod matrix;
 pub mod meter;
 pub mod run;
+pub mod sdk;
 pub mod table;
 pub mod turn;
 pub mod turn_taking;

@@ -4,15 +4,19 @@
 //! counts only from the server, by the carrier it was asked by, and under our key; without a key only a challenge
 //! does (RFC 8489, section 9.2.5), and few of those in a row.
 //!
+//! A server may send the client on to another one (300, Try Alternate; RFC 8489, section 10). That is followed if it is
+//! said under our key, to places that the welcome names, and to each once. By a stream it is not: which one was opened to
+//! where, by which protocol and under which identity, is not this module's to decide.
+//!
 //! A node names a peer before it hears of it: that is a permission. What it uses for more than checks gets a
 //! channel, which renews the permission as well (section 12). Peers that nothing was sent to for a while are
 //! forgotten.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use meetpoint_proto::Timers;
+use meetpoint_proto::{Timers, addr};
 use meetpoint_stun::{channel_header, read_channel_data};
 
 use crate::api::{AllocationId, Socket};
@@ -30,6 +34,8 @@ const MAX_SENDS: u32 = 7;
 const STREAM_TIMEOUT: Duration = Duration::from_secs(8);
 /// Challenges answered in a row; more means that the credential is not accepted.
 const MAX_CHALLENGES: u32 = 3;
+/// Alternate servers that are followed for one allocation.
+const MAX_REDIRECTIONS: usize = 2;
 /// What is asked for. The server may grant more.
 const LIFETIME: Duration = Duration::from_secs(600);
 /// Between two renewals of a permission, which lasts 300 s (RFC 8656, section 9); a channel lasts longer.
@@ -46,8 +52,8 @@ const RETRY_SOON: Duration = Duration::from_secs(30);
 const RETRY_MISMATCH: Duration = Duration::from_secs(2);
 /// After a quota (486): other allocations of this user have to end first.
 const RETRY_QUOTA: Duration = Duration::from_secs(60);
-/// After an answer that the same request would get again, 300 (Try Alternate) included: a node's server is the
-/// one its cluster named, and it asks no other because of a datagram.
+/// After an answer that the same request would get again. Also after an alternate server's failure: to be sent there
+/// again within that time is to be ignored (RFC 8489, section 10), so that two servers play no ball with a client.
 const RETRY_LATE: Duration = Duration::from_secs(300);
 
 /// What the agent is told.
@@ -110,6 +116,8 @@ pub(crate) struct Access {
     pub(crate) server: SocketAddr,
     pub(crate) username: String,
     pub(crate) password: String,
+    /// Where it may be sent on to.
+    pub(crate) others: Vec<IpAddr>,
 }
 
 /// See the module.
@@ -122,6 +130,8 @@ pub(crate) struct Client {
     /// By family: IPv4, IPv6.
     relayed: [Option<SocketAddr>; 2],
     has_cleared: bool,
+    /// Servers that have sent it on.
+    left: Vec<SocketAddr>,
     transactions: BTreeMap<TransactionId, Transaction>,
     peers: BTreeMap<SocketAddr, Peer>,
     numbers: BTreeMap<u16, SocketAddr>,
@@ -147,6 +157,7 @@ impl Client {
             phase: Phase::Asking,
             relayed: [None; 2],
             has_cleared: false,
+            left: Vec::new(),
             transactions: BTreeMap::new(),
             peers: BTreeMap::new(),
             numbers: BTreeMap::new(),
@@ -353,6 +364,7 @@ impl Client {
                     self.ask(env, now, transaction.ask, challenges + 1);
                 }
             }
+            (Class::Error, Some(300)) if is_ours => self.sent_on(env, now, answer),
             (Class::Error, Some(code)) if is_ours => self.refused(env, now, answer.id(), code),
             // Forged, or damaged: the real answer may still come.
             _ => env.counters.unsolicited += 1,
@@ -432,6 +444,28 @@ impl Client {
         }
     }
 
+    /// The server names another one. That one challenges anew: our nonce is this one's.
+    fn sent_on(&mut self, env: &mut Env, now: Instant, answer: &Datagram<'_>) {
+        let to = answer.alternate_server().map(addr::unmap).filter(|to| self.may_follow(*to));
+        let is_allocate =
+            self.transactions.get(&answer.id()).is_some_and(|running| running.ask == Ask::Allocate);
+        let Some(to) = to.filter(|_| is_allocate) else {
+            return self.refused(env, now, answer.id(), 300);
+        };
+        self.take(answer.id());
+        self.left.push(std::mem::replace(&mut self.access.server, to));
+        self.credential = None;
+        self.ask(env, now, Ask::Allocate, 0);
+    }
+
+    /// RFC 8489, section 14.15, wants the same family; the other conditions are in the module's text.
+    fn may_follow(&self, to: SocketAddr) -> bool {
+        let is_named = self.access.others.contains(&to.ip()) && to.port() != 0;
+        let is_new = to != self.access.server && !self.left.contains(&to);
+        let is_like = to.is_ipv6() == self.access.server.is_ipv6() && !self.is_stream();
+        is_named && is_new && is_like && self.left.len() < MAX_REDIRECTIONS
+    }
+
     /// The server says no, or nothing at all (code 0).
     fn refused(&mut self, env: &mut Env, now: Instant, id: TransactionId, code: u16) {
         let Some(Transaction { ask, .. }) = self.take(id) else { return };
@@ -462,6 +496,7 @@ impl Client {
     }
 
     fn over(&mut self, retry: Duration) {
+        let retry = if self.left.is_empty() { retry } else { retry.max(RETRY_LATE) };
         if self.phase != Phase::Over {
             self.news.push_back(News::Over { retry });
         }

@@ -20,11 +20,11 @@ mod client;
 mod replace;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use meetpoint_proto::addr::{self, AddressClass};
-use meetpoint_proto::wire::StunAccess;
+use meetpoint_proto::wire::{StunAccess, StunServer};
 use meetpoint_proto::{EffectiveNetwork, Mapping};
 use meetpoint_stun::is_channel_data;
 
@@ -36,6 +36,8 @@ use client::{Access, Client, News};
 
 /// Allocations at once: one in use, and those that are ending.
 const MAX_ALLOCATIONS: usize = 4;
+/// Addresses to which a relay may send this node on.
+const MAX_ALTERNATES: usize = 8;
 /// How long an allocation is kept after it was last needed: the next connect call finds it there.
 const LINGER: Duration = Duration::from_secs(60);
 /// How many of the control connection's round trips the Binding may stay unanswered until the server is tried by a
@@ -172,13 +174,15 @@ impl Agent {
             return self.open_streams(now);
         }
         let (Some(membership), Some(access)) = (&self.membership, self.relay_access()) else { return };
-        let servers = stun_servers(membership).into_iter().map(|server| server.primary);
-        let mut servers = servers.filter(|server| self.network.has_uplink(server.is_ipv6()));
-        let Some(server) = servers.next() else { return };
+        let servers = stun_servers(membership);
+        let mut primaries = servers.iter().map(|server| server.primary);
+        let server = primaries.find(|server| self.network.has_uplink(server.is_ipv6()));
+        let Some(server) = server else { return };
         let credential = self.observers.get(&server.is_ipv6()).and_then(|observer| observer.credential());
         let credential = credential.cloned();
         let (username, password) = (access.username.clone(), access.password.clone());
-        let access = Access { socket: Socket::Main, server, username, password };
+        let others = alternates(access, &servers);
+        let access = Access { socket: Socket::Main, server, username, password, others };
         self.add_client(now, access, credential);
     }
 
@@ -260,7 +264,8 @@ impl Agent {
             return self.env.push(Output::CloseStream { stream });
         };
         let (username, password) = (access.username.clone(), access.password.clone());
-        let access = Access { socket: Socket::Stream(stream), server, username, password };
+        let others = Vec::new();
+        let access = Access { socket: Socket::Stream(stream), server, username, password, others };
         self.add_client(now, access, None);
         self.set_relay_timer();
     }
@@ -562,5 +567,50 @@ impl Agent {
 
     pub(crate) fn set_relay_timer(&mut self) {
         self.timers.set(Timer::Relay, self.relays.deadline());
+    }
+}
+
+/// Where a relay may send this node on to: addresses at which its servers answer and relay. Not those from which they prove
+/// that a mapping is reachable: the main socket sends nothing there.
+fn alternates(access: &StunAccess, servers: &[StunServer]) -> Vec<IpAddr> {
+    let relays = access.relay.iter().map(|ip| ip.to_canonical());
+    let known = relays.chain(servers.iter().map(|server| server.primary.ip()));
+    let is_silent = |ip: &IpAddr| servers.iter().any(|server| server.alternate == Some(*ip));
+    known.filter(|ip| !is_silent(ip)).take(MAX_ALTERNATES).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_a_relay_may_send_a_node_on_to() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let server = |primary: &str, alternate: Option<&str>| StunServer {
+            primary: primary.parse().unwrap(),
+            alternate: alternate.map(ip),
+            alternate_port: None,
+        };
+        let (plain, proving) = (server("20.0.0.1:3478", None), server("20.0.0.1:3478", Some("20.0.0.2")));
+        for (relay, servers, expect) in [
+            (vec![], vec![], vec![]),
+            (vec![], vec![plain], vec!["20.0.0.1"]),
+            (vec!["20.0.0.3"], vec![plain], vec!["20.0.0.3", "20.0.0.1"]),
+            (vec!["::ffff:20.0.0.3"], vec![], vec!["20.0.0.3"]),
+            // From there the server proves that the main socket can be reached.
+            (vec!["20.0.0.2", "20.0.0.3"], vec![proving], vec!["20.0.0.3", "20.0.0.1"]),
+            (vec!["20.0.0.9"; 100], vec![plain], vec!["20.0.0.9"; MAX_ALTERNATES]),
+        ] {
+            let access = StunAccess {
+                servers: servers.clone(),
+                username: String::new(),
+                password: String::new(),
+                relay: relay.iter().map(|text| ip(text)).collect(),
+                tcp: None,
+                tls: None,
+            };
+            let expect: Vec<IpAddr> = expect.into_iter().map(ip).collect();
+            assert_eq!(alternates(&access, &servers), expect, "{relay:?}");
+        }
     }
 }

@@ -11,6 +11,9 @@ use super::{LabError, wiring};
 /// How long the service may take to come up on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long a mapping by PCP holds at most: so short that a test can see it renewed.
+pub const PCP_LEASE: Duration = Duration::from_secs(24);
+
 /// What the service speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Protocol {
@@ -64,11 +67,12 @@ impl Portal {
             Protocol::Pcp => ("yes", "udp dport 1900 drop"),
         };
         tools.nft(namespace, &table(refused))?;
-        let (wan, lan) = (wiring::WAN, wiring::LAN);
+        let (wan, lan, lease_s) = (wiring::WAN, wiring::LAN, PCP_LEASE.as_secs());
         let config = format!(
             "ext_ifname={wan}\nlistening_ip={lan}\nenable_upnp=yes\nenable_natpmp={pcp}\nsecure_mode=yes\n\
              upnp_table_name=miniupnpd\nupnp_nat_table_name=miniupnpd\nupnp_forward_chain=miniupnpd\n\
              upnp_nat_chain=prerouting_miniupnpd\nupnp_nat_postrouting_chain=postrouting_miniupnpd\n\
+             min_lifetime=1\nmax_lifetime={lease_s}\n\
              uuid=6d656574-706f-696e-7400-000000000001\n\
              allow 1024-65535 10.0.0.0/8 1024-65535\ndeny 0-65535 0.0.0.0/0 0-65535\n"
         );

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use meetpoint::PortMapping;
 use meetpoint_proto::explain::{Party, Prospect, nat, prospect};
 use meetpoint_proto::rules::{self, Admission, NodeFacts, StunOutcome};
 use meetpoint_proto::{
@@ -39,6 +40,8 @@ pub(super) struct Findings {
     pub(super) behavior: Option<NatBehavior>,
     /// This machine has a way to the IPv6 internet.
     pub(super) has_ipv6: bool,
+    /// What the router answers to; `None` if that could not be asked.
+    pub(super) ports: Option<PortMapping>,
 }
 
 /// What other nodes may sit behind, from the easiest to the hardest.
@@ -103,6 +106,45 @@ impl Findings {
         PEERS.into_iter().map(how).collect()
     }
 
+    /// The router that would map a port is the one that the server sees: a node by it could be reached by anybody.
+    fn opens(&self, ports: &PortMapping) -> bool {
+        let maps = ports.pcp || ports.nat_pmp || ports.upnp;
+        maps && ports.external.is_some() && ports.external == self.mapped.map(|mapped| mapped.ip())
+    }
+
+    fn ports_json(&self) -> Value {
+        let Some(ports) = &self.ports else { return Value::Null };
+        json!({
+            "router": ports.router.map(|ip| ip.to_string()),
+            "pcp": ports.pcp,
+            "nat_pmp": ports.nat_pmp,
+            "upnp": ports.upnp,
+            "external": ports.external.map(|ip| ip.to_string()),
+            "opens": self.opens(ports),
+        })
+    }
+
+    fn ports_text(&self) -> String {
+        let Some(ports) = &self.ports else { return "unknown: the router could not be asked".to_owned() };
+        let spoken = [(ports.pcp, "PCP"), (ports.nat_pmp, "NAT-PMP"), (ports.upnp, "UPnP IGD")];
+        let spoken: Vec<&str> =
+            spoken.into_iter().filter(|(is_spoken, _)| *is_spoken).map(|(_, name)| name).collect();
+        let router = ports.router.map_or_else(String::new, |ip| format!(" {ip}"));
+        match (&spoken[..], ports.external) {
+            ([], _) if ports.router.is_none() => "mapped by no router: none is known".to_owned(),
+            ([], _) => format!("not mapped: the router{router} answers to neither PCP, NAT-PMP nor UPnP IGD"),
+            (_, Some(external)) if self.opens(ports) => format!(
+                "mapped by the router{router} ({external}) by {}: a node here can be reached by all",
+                spoken.join(", ")
+            ),
+            (_, Some(external)) => format!(
+                "mapped by the router{router} by {}, whose address {external} is not the one that is seen",
+                spoken.join(", ")
+            ),
+            (_, None) => format!("mapped by the router{router} by {}", spoken.join(", ")),
+        }
+    }
+
     /// For programs.
     pub(super) fn json(&self) -> Value {
         let behavior = self.behavior.unwrap_or_default();
@@ -118,6 +160,7 @@ impl Findings {
                 "filtering": behavior.filtering.map(Filtering::as_str),
             },
             "ipv6": self.has_ipv6,
+            "port_mapping": self.ports_json(),
             "class": class.and_then(Result::ok).map(NetworkClass::as_str),
             "refused": class.and_then(Result::err).map(|code| code.as_str()),
             "meets": meets.collect::<Vec<_>>(),
@@ -149,6 +192,7 @@ impl Findings {
             },
         );
         line("ipv6", if self.has_ipv6 { "yes" } else { "no" }.to_owned());
+        line("ports", self.ports_text());
         match self.class() {
             Some(Ok(class)) => line("class", format!("{class}, as far as STUN alone can tell")),
             Some(Err(code)) => line("class", format!("refused by this cluster: {code}; {}", code.hint())),
@@ -259,6 +303,44 @@ mod tests {
             mapped: mapped.map(|addr| addr.parse().unwrap()),
             behavior,
             has_ipv6: false,
+            ports: Some(ports(true, false, "20.0.8.1")),
+        }
+    }
+
+    /// A router that speaks NAT-PMP, or UPnP, and says that this is its address.
+    fn ports(nat_pmp: bool, upnp: bool, external: &str) -> PortMapping {
+        let mut ports = PortMapping::default();
+        (ports.router, ports.external) = (Some([10, 0, 1, 1].into()), external.parse().ok());
+        (ports.nat_pmp, ports.upnp) = (nat_pmp, upnp);
+        ports
+    }
+
+    #[test]
+    fn what_the_router_does() {
+        let none = PortMapping::default();
+        for (ports, text, opens) in [
+            (Some(none), "mapped by no router: none is known", Some(false)),
+            (
+                Some(ports(false, false, "")),
+                "not mapped: the router 10.0.1.1 answers to neither PCP, NAT-PMP nor UPnP IGD",
+                Some(false),
+            ),
+            (
+                Some(ports(true, true, "20.0.9.1")),
+                "mapped by the router 10.0.1.1 (20.0.9.1) by NAT-PMP, UPnP IGD: a node here can be reached by all",
+                Some(true),
+            ),
+            (
+                Some(ports(false, true, "100.64.0.2")),
+                "mapped by the router 10.0.1.1 by UPnP IGD, whose address 100.64.0.2 is not the one that is seen",
+                Some(false),
+            ),
+            (Some(ports(true, false, "")), "mapped by the router 10.0.1.1 by NAT-PMP", Some(false)),
+            (None, "unknown: the router could not be asked", None),
+        ] {
+            let found = Findings { ports, ..findings("DYNAMIC", "PUBLIC", Some("20.0.9.1:7000"), None) };
+            assert_eq!(found.ports_text(), text);
+            assert_eq!(found.json()["port_mapping"]["opens"].as_bool(), opens, "{text}");
         }
     }
 
@@ -289,6 +371,7 @@ server     https://20.0.0.1:8080: control 12.3 ms, udp 11.0 ms, tls not reached 
 address    10.0.1.2, seen as 20.0.9.1:7000
 nat        a symmetric NAT (mapping address-and-port-dependent, filtering address-and-port-dependent)
 ipv6       no
+ports      mapped by the router 10.0.1.1 by NAT-PMP, whose address 20.0.8.1 is not the one that is seen
 class      Private, as far as STUN alone can tell
 meets      directly: nodes behind no NAT, a full-cone NAT, an address-restricted NAT
 meets      directly, if ports are guessed: nodes behind a port-restricted NAT

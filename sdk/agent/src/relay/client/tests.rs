@@ -67,7 +67,7 @@ fn env() -> Env {
 fn access(session: u8, life_s: u64) -> Access {
     let user = node_user(&SessionId::from_bytes([session; 16]));
     let (username, password) = secrets().mint(&user, UNIX_S + life_s);
-    Access { socket: Socket::Main, server: addr(SERVER), username, password }
+    Access { socket: Socket::Main, server: addr(SERVER), username, password, others: Vec::new() }
 }
 
 struct Rig {
@@ -75,6 +75,8 @@ struct Rig {
     server: StunServer,
     now: Instant,
     source: SocketAddr,
+    /// Where the server is expected to be asked.
+    at: SocketAddr,
     /// Datagrams to the server that are still to be lost.
     lose: usize,
     /// Requests that name this peer are lost.
@@ -96,6 +98,7 @@ impl Rig {
             server,
             now,
             source,
+            at: addr(SERVER),
             lose: 0,
             lose_about: None,
             newest: Vec::new(),
@@ -115,7 +118,7 @@ impl Rig {
                 let Output::Transmit { socket: Socket::Main, to, payload, .. } = output else {
                     panic!("{output:?}")
                 };
-                assert_eq!(to, addr(SERVER));
+                assert_eq!(to, self.at);
                 let about = Datagram::parse(&payload).and_then(|datagram| datagram.peer());
                 let is_lost = self.lose > 0 || (about.is_some() && about == self.lose_about);
                 self.lose = self.lose.saturating_sub(1);
@@ -342,4 +345,114 @@ fn tables_are_bounded() {
     }
     assert_eq!((client.peers.len(), client.numbers.len()), (MAX_PEERS, MAX_PEERS));
     assert!(client.transactions.len() <= 2 * MAX_PEERS);
+}
+
+/// A client that has answered the challenge of its server and waits for its allocation.
+fn asking(rig: &mut Rig, access: Access) -> (Client, TransactionId) {
+    let mut client = rig.client(access);
+    let request = rig.request().1;
+    let challenge = rig.give(&request).remove(0);
+    rig.tell(&mut client, &challenge);
+    let request = rig.request().1;
+    (client, Datagram::parse(&request).unwrap().id())
+}
+
+impl Rig {
+    /// The next request, and where to.
+    fn request(&mut self) -> (SocketAddr, Vec<u8>) {
+        match self.env.pop() {
+            Some(Output::Transmit { to, payload, .. }) => (to, payload),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Only to where the welcome allows, and only under our key.
+#[test]
+fn whoever_is_sent_on_goes_where_he_may() {
+    const OTHER: &str = "20.0.0.9:3479";
+    let named = || vec![addr(OTHER).ip(), addr(SERVER).ip(), addr("[2a00::1]:1").ip()];
+    for (to, others, signed, expect) in [
+        (Some(OTHER), named(), true, Some(OTHER)),
+        // The same address, another port.
+        (Some("20.0.0.1:3479"), named(), true, Some("20.0.0.1:3479")),
+        (Some("[::ffff:20.0.0.9]:3479"), named(), true, Some(OTHER)),
+        // Nobody who lacks the key sends a client anywhere, nor does he end what it asks for.
+        (Some(OTHER), named(), false, None),
+        (None, named(), true, None),
+        (Some(OTHER), vec![], true, None),
+        (Some("30.0.0.1:3478"), named(), true, None),
+        (Some("127.0.0.1:3478"), named(), true, None),
+        (Some("20.0.0.9:0"), named(), true, None),
+        (Some("[2a00::1]:3478"), named(), true, None),
+        // Round in a circle.
+        (Some(SERVER), named(), true, None),
+    ] {
+        let mut rig = Rig::new(RelayLimits::default());
+        let (mut client, id) = asking(&mut rig, Access { others, ..access(1, 3600) });
+        let key = client.credential.as_ref().unwrap().key().clone();
+        let answer = stun::testing::redirection(id, to.map(addr), Some(&key).filter(|_| signed));
+        assert!(rig.tell(&mut client, &answer));
+        match expect {
+            Some(expect) => {
+                let (to, payload) = rig.request();
+                assert_eq!(to, addr(expect));
+                let asked = Datagram::parse(&payload).unwrap();
+                assert!(asked.id() != id && !asked.verify(&key), "the nonce is the other server's");
+                assert_eq!((client.access().server, client.poll_news()), (addr(expect), None));
+            }
+            None if signed => {
+                assert_eq!(client.poll_news(), Some(News::Over { retry: RETRY_LATE }), "{to:?}");
+            }
+            None => assert_eq!((client.poll_news(), rig.unsent()), (None, 0), "the real answer may come"),
+        }
+    }
+}
+
+/// Servers that send a client round end it soon, and it stays away for as long as the RFC says.
+#[test]
+fn nobody_is_sent_on_for_ever() {
+    let servers = ["20.0.0.2:3478", "20.0.0.3:3478", "20.0.0.4:3478"].map(addr);
+    let others: Vec<_> = servers.iter().map(SocketAddr::ip).collect();
+    let mut rig = Rig::new(RelayLimits::default());
+    let (mut client, mut id) = asking(&mut rig, Access { others, ..access(1, 3600) });
+    for (at, to) in servers.into_iter().enumerate() {
+        // Each server challenges with a nonce of its own; its key is that of the same user.
+        let key = client.credential.as_ref().unwrap().key().clone();
+        rig.tell(&mut client, &stun::testing::redirection(id, Some(to), Some(&key)));
+        if at == MAX_REDIRECTIONS {
+            break;
+        }
+        let (asked, request) = rig.request();
+        assert_eq!(asked, to);
+        let challenge = rig.give(&request).remove(0);
+        rig.tell(&mut client, &challenge);
+        let (asked, request) = rig.request();
+        assert_eq!(asked, to);
+        id = Datagram::parse(&request).unwrap().id();
+    }
+    assert_eq!((client.poll_news(), rig.unsent()), (Some(News::Over { retry: RETRY_LATE }), 0));
+}
+
+/// The other server grants what was asked, and from then on it is the one. One that is silent is not gone to again soon.
+#[test]
+fn the_other_server_is_the_one_from_then_on() {
+    const OTHER: &str = "20.0.0.9:3478";
+    for is_there in [true, false] {
+        let mut rig = Rig::new(RelayLimits::default());
+        let (mut client, id) = asking(&mut rig, Access { others: vec![addr(OTHER).ip()], ..access(1, 3600) });
+        let key = client.credential.as_ref().unwrap().key().clone();
+        rig.tell(&mut client, &stun::testing::redirection(id, Some(addr(OTHER)), Some(&key)));
+        rig.at = addr(OTHER);
+        rig.lose = if is_there { 0 } else { usize::MAX };
+        let mut news = rig.carry(&mut client);
+        news.extend(rig.pass(&mut client, Duration::from_secs(8)));
+        let expect = if is_there { News::Granted } else { News::Over { retry: RETRY_LATE } };
+        assert_eq!(news, [expect]);
+        if is_there {
+            rig.lose = 0;
+            client.bind(&mut rig.env, rig.now, addr("20.0.7.1:1"));
+            assert_eq!(rig.carry(&mut client), [News::Bound { remote: addr("20.0.7.1:1") }]);
+        }
+    }
 }
