@@ -67,6 +67,7 @@ pub mod sources;
 #[cfg(feature = "dns")]
 mod srv;
 mod tls;
+mod usage;
 mod ws;
 
 pub use builder::{Builder, StartError};

@@ -9,6 +9,10 @@
 //! The answers that a filter has kept out came early: where they have moved the mappings towards their
 //! senders, and no other, the NAT is not symmetric but one that early packets confuse.
 //!
+//! A hint of the server's (another node behind the same NAT is said to be symmetric) turns the order round: the mapping is
+//! looked at first, and the ports are told before the filter has had the time to be silent. The filter is then looked at
+//! from the last of the fresh ports. If the hint was wrong everything is done again in the usual order; no verdict rests on it.
+//!
 //! Verdicts are only about what the server's addresses allow to tell; the rest stays `None`.
 
 use std::collections::BTreeMap;
@@ -21,7 +25,7 @@ use meetpoint_proto::{Allocator, Filtering, Mapping, NatBehavior};
 
 use crate::allocator;
 use crate::api::{Event, Output};
-use crate::env::Env;
+use crate::env::{Env, whole_seconds};
 use crate::network::Network;
 use crate::stun::{self, Class, Datagram, TransactionId};
 
@@ -117,12 +121,15 @@ pub(crate) struct Discovery {
     found: NatBehavior,
     /// External ports in the order in which they were given.
     ports: Vec<u16>,
+    /// The NAT is said to be symmetric.
+    is_hinted: bool,
 }
 
 impl Discovery {
-    /// Asks for the socket. The server's addresses must be resolved.
-    pub(crate) fn new(env: &mut Env, now: Instant, server: StunServer) -> Self {
+    /// Asks for the socket. The server's addresses must be resolved. `hint` is what somebody else has found.
+    pub(crate) fn new(env: &mut Env, now: Instant, server: StunServer, hint: Option<NatBehavior>) -> Self {
         let mut discovery = Self::asleep(server);
+        discovery.is_hinted = hint.and_then(|hint| hint.mapping).is_some_and(is_symmetric);
         discovery.open(env, now);
         discovery
     }
@@ -138,6 +145,7 @@ impl Discovery {
             rtt: None,
             found: NatBehavior::default(),
             ports: Vec::new(),
+            is_hinted: false,
         }
     }
 
@@ -154,6 +162,11 @@ impl Discovery {
     pub(crate) fn is_complete(&self) -> bool {
         let NatBehavior { mapping, filtering, .. } = self.found;
         mapping.is_some() && (filtering.is_some() || self.server.alternate_port.is_none())
+    }
+
+    /// What it found, and of which server's address it asked first.
+    pub(crate) fn found(&self) -> (NatBehavior, SocketAddr) {
+        (self.found, self.server.primary)
     }
 
     /// At most four tests run at once, so looking at each is no scan to speak of.
@@ -173,8 +186,10 @@ impl Discovery {
             return;
         }
         if self.more_sockets > 0 {
-            self.phase = Phase::Ports;
+            let is_last = self.more_sockets == MORE_SOCKETS;
+            self.phase = if self.is_hinted && is_last { Phase::Filtering } else { Phase::Ports };
             return match port {
+                Some(_) if self.phase == Phase::Filtering => self.start(env, now, &self.filter_tests()),
                 Some(_) => self.start(env, now, &self.destinations()),
                 None => self.conclude(env),
             };
@@ -184,11 +199,16 @@ impl Discovery {
             return;
         }
         self.local_port = port;
-        self.phase = Phase::Filtering;
+        let tests = if self.is_hinted { self.destinations() } else { self.filter_tests() };
+        self.phase = if self.is_hinted { Phase::Mapping } else { Phase::Filtering };
+        self.start(env, now, &tests);
+    }
+
+    fn filter_tests(&self) -> Vec<Test> {
         let mut tests = vec![Test::Baseline];
         tests.extend(self.server.alternate.map(|_| Test::FromOtherIp));
         tests.extend(self.server.alternate_port.map(|_| Test::FromOtherPort));
-        self.start(env, now, &tests);
+        tests
     }
 
     pub(crate) fn handle_timeout(&mut self, env: &mut Env, network: &Network, now: Instant) {
@@ -251,6 +271,7 @@ impl Discovery {
         }
         self.settle(test, outcome);
         if let (Phase::Filtering, Test::Baseline, Outcome::Mapped(mapped)) = (self.phase, test, outcome)
+            && self.more_sockets == 0
             && !network.has_ip(mapped.ip())
             && addr::classify(mapped.ip()) == AddressClass::Public
         {
@@ -322,12 +343,24 @@ impl Discovery {
         }
         let baseline = self.mapped(Test::Baseline);
         match (self.phase, baseline) {
+            // The hint was right, and the last socket's filter is known now.
+            (Phase::Filtering, _) if self.more_sockets > 0 => {
+                self.found.filtering = baseline.and_then(|_| self.filtering());
+                self.phase = Phase::Ports;
+                self.start_mapping(env, now);
+                if self.running.is_empty() {
+                    self.next_socket(env, now);
+                }
+            }
+            (Phase::Mapping, Some(_))
+                if self.is_hinted && !self.mapping(network).is_some_and(is_symmetric) =>
+            {
+                self.start_over(env, now);
+            }
             (Phase::Filtering, Some(mapped)) if !network.has_ip(mapped.ip()) => {
                 self.phase = Phase::Mapping;
-                let tests: Vec<Test> =
-                    self.destinations().into_iter().filter(|test| *test != Test::Baseline).collect();
-                self.start(env, now, &tests);
-                if tests.is_empty() {
+                self.start_mapping(env, now);
+                if self.running.is_empty() {
                     self.judge(env, network, now);
                 }
             }
@@ -336,6 +369,21 @@ impl Discovery {
             (Phase::Ports, _) => self.next_socket(env, now),
             (Phase::Opening { .. } | Phase::Done, _) => {}
         }
+    }
+
+    /// Where a socket is mapped to, towards all destinations that it was not asked for yet.
+    fn start_mapping(&mut self, env: &mut Env, now: Instant) {
+        let mut tests = self.destinations();
+        tests.retain(|test| *test != Test::Baseline);
+        self.start(env, now, &tests);
+    }
+
+    /// The hint was wrong: a fresh socket, and the usual order.
+    fn start_over(&mut self, env: &mut Env, now: Instant) {
+        self.is_hinted = false;
+        self.outcomes.clear();
+        env.push(Output::CloseProbe);
+        self.open(env, now);
     }
 
     /// The first socket has told what it can.
@@ -354,6 +402,9 @@ impl Discovery {
                 .filter(|_| is_fixed)
                 .map(|outcome| matches!(outcome, Outcome::Mapped(_))),
             early_inbound: self.early_inbound().filter(|_| is_fixed),
+            lifetime_s: None,
+            double_nat: None,
+            udp_blocked: false,
         };
         match mapping {
             Some(Mapping::AddressDependent | Mapping::AddressAndPortDependent) => self.next_socket(env, now),
@@ -374,6 +425,10 @@ impl Discovery {
             return self.conclude(env);
         }
         self.more_sockets += 1;
+        if self.is_hinted && self.more_sockets == MORE_SOCKETS {
+            let allocator = allocator::of(&self.ports);
+            env.send(ClientMessage::Behavior { behavior: NatBehavior { allocator, ..self.found } });
+        }
         self.outcomes.clear();
         env.push(Output::CloseProbe);
         self.open(env, now);
@@ -384,6 +439,9 @@ impl Discovery {
         if !self.ports.is_empty() {
             behavior.allocator = allocator::of(&self.ports);
         }
+        behavior.lifetime_s = env.keepalive.lifetime().map(whole_seconds);
+        behavior.double_nat = env.double_nat;
+        self.found = behavior;
         env.send(ClientMessage::Behavior { behavior });
         env.event(Event::Behavior(behavior));
         self.stop(env);
@@ -451,6 +509,14 @@ impl Discovery {
 
     fn grace(&self) -> Duration {
         (self.rtt.unwrap_or(ASSUMED_RTT) * 3).clamp(GRACE.0, GRACE.1)
+    }
+}
+
+/// One mapping for each destination, or for each address.
+const fn is_symmetric(mapping: Mapping) -> bool {
+    match mapping {
+        Mapping::AddressDependent | Mapping::AddressAndPortDependent => true,
+        Mapping::None | Mapping::EndpointIndependent => false,
     }
 }
 

@@ -67,6 +67,8 @@ mod discover;
 mod env;
 mod guess;
 mod guessing;
+mod keepalive;
+mod lifetime;
 mod link;
 mod mapped;
 mod meet;

@@ -22,6 +22,8 @@ use crate::plan::Plan;
 /// Distances between the checks to one target: quick while both sides open their NATs, then as
 /// often as a lossy link needs; the last one repeats until the ticket expires.
 const GAPS_MS: [u64; 7] = [20, 30, 50, 100, 200, 400, 800];
+/// So many of them are for those who wait.
+const QUICK_GAPS: usize = 3;
 /// Between the first checks to two candidates of one ticket (RFC 8445, section 14.2 allows 5 ms).
 const STAGGER: Duration = Duration::from_millis(5);
 /// Candidates taken of one introduction.
@@ -60,6 +62,8 @@ pub(crate) struct Punch {
     pub(crate) is_active: bool,
     /// Nobody has asked for it.
     pub(crate) probe: bool,
+    /// The two have a path, or had one a moment ago, and no data waits for another.
+    pub(crate) is_unhurried: bool,
     expires: Instant,
     direct: Option<Instant>,
     sent: u32,
@@ -87,6 +91,7 @@ impl Punch {
             since,
             is_active: true,
             probe: false,
+            is_unhurried: false,
             // A start behind the expiry would be a ticket for nothing.
             expires: expires.max(start),
             direct: None,
@@ -225,7 +230,8 @@ impl Punch {
     pub(crate) fn sent(&mut self, now: Instant, to: Way) {
         self.sent += 1;
         let Some(target) = self.targets.get_mut(&to) else { return };
-        let gap = GAPS_MS[(target.sent as usize).min(GAPS_MS.len() - 1)];
+        let skipped = if self.is_unhurried { QUICK_GAPS } else { 0 };
+        let gap = GAPS_MS[(target.sent as usize + skipped).min(GAPS_MS.len() - 1)];
         target.sent += 1;
         if target.sent < MAX_CHECKS_PER_TARGET && self.sent < self.most_checks() {
             self.due.set(to, Some(now + Duration::from_millis(gap)));

@@ -98,7 +98,11 @@ pub enum Prospect {
 #[must_use]
 pub fn prospect(a: &Party<'_>, b: &Party<'_>) -> Prospect {
     let parties = [a, b];
-    if parties.iter().any(|party| party.class == Some(NetworkClass::Unreachable)) {
+    let is_blocked = |party: &&Party<'_>| {
+        party.class == Some(NetworkClass::Unreachable)
+            || party.behavior.is_some_and(|behavior| behavior.udp_blocked)
+    };
+    if parties.iter().any(is_blocked) {
         return Prospect::NoUdp;
     }
     if parties.iter().any(|party| party.class.is_some_and(NetworkClass::is_public_and_reachable)) {
@@ -140,7 +144,10 @@ const fn is_foreseeable(behavior: &NatBehavior) -> bool {
 /// The common word for what a node sits behind.
 #[must_use]
 pub fn nat(behavior: Option<NatBehavior>) -> &'static str {
-    let NatBehavior { mapping, filtering, allocator, .. } = behavior.unwrap_or_default();
+    let NatBehavior { mapping, filtering, allocator, udp_blocked, .. } = behavior.unwrap_or_default();
+    if udp_blocked {
+        return "a network that passes no UDP";
+    }
     match (mapping, filtering) {
         (Some(Mapping::None), Some(Filtering::EndpointIndependent)) => "no NAT",
         (Some(Mapping::None), Some(Filtering::AddressDependent | Filtering::AddressAndPortDependent)) => {
@@ -263,7 +270,16 @@ mod tests {
 
     const fn behavior(mapping: Mapping, filtering: Filtering) -> Option<NatBehavior> {
         let (mapping, filtering) = (Some(mapping), Some(filtering));
-        Some(NatBehavior { mapping, filtering, allocator: None, hairpin: None, early_inbound: None })
+        Some(NatBehavior {
+            mapping,
+            filtering,
+            allocator: None,
+            hairpin: None,
+            early_inbound: None,
+            lifetime_s: None,
+            double_nat: None,
+            udp_blocked: false,
+        })
     }
 
     const OPEN: Option<NatBehavior> = behavior(Mapping::None, Filtering::EndpointIndependent);
