@@ -11,6 +11,7 @@ use super::BenchError;
 use super::arena::{Contestant, Kind};
 use super::engine::Span;
 use super::fleet::JoinsArgs;
+use super::forgetful::ForgetfulArgs;
 use super::matrix::MatrixArgs;
 use super::meter::Meter;
 use super::turn::Credentials;
@@ -36,6 +37,8 @@ pub enum Command {
     Joins(JoinsArgs),
     /// Have nodes behind all kinds of NAT meet, each kind with each, and print who meets whom and how soon. Needs root.
     Matrix(MatrixArgs),
+    /// Leave two connected nodes idle behind NATs that forget and rebind, and print what that costs. Needs root.
+    Forgetful(ForgetfulArgs),
     /// Send back what arrives, until killed: the least that a server can do.
     Echo {
         /// Where to listen.

@@ -6,13 +6,14 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     use clap::Parser as _;
     use meetpoint_tests::bench::args::{Cli, Command};
-    use meetpoint_tests::bench::{fleet, matrix, run, wire};
+    use meetpoint_tests::bench::{fleet, forgetful, matrix, run, wire};
 
     let outcome = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Compare(args) => run::compare(&args),
         Command::Joins(args) => fleet::run(&args),
         Command::Matrix(args) => matrix::run(&args),
+        Command::Forgetful(args) => forgetful::run(&args),
         Command::Echo { listen } => wire::serve_echo(listen),
     };
     match outcome {
