@@ -29,6 +29,7 @@ use crate::relay::{self, StreamEvent};
 use crate::servers::{Obstacle, Obstacles, Pool};
 use crate::shared::{PeerUse, Shared};
 use crate::sources::{Sources, Told};
+use crate::usage::{self, Usage};
 use meet::Meet;
 use probe::{Probe, ProbeDatagram};
 
@@ -161,6 +162,9 @@ impl Driver {
     /// Runs until the node has ended.
     pub(crate) async fn run(mut self) {
         let mut watch = interfaces::Watch::new();
+        let mut usage = Usage::default();
+        let mut looks = tokio::time::interval(usage::TICK);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut stun = Vec::with_capacity(STUN_BATCH);
         // The agent opens the control channel as its first act.
         self.parts.agent.handle_timeout(Instant::now());
@@ -208,6 +212,11 @@ impl Driver {
                 }
                 event = self.meet.next() => self.met(event),
                 () = watch.changed() => self.look_around(),
+                () = self.parts.mux.paths().woken(), if !usage.is_watching() => {
+                    looks.reset();
+                    self.look_at_flows(&mut usage);
+                }
+                _ = looks.tick(), if usage.is_watching() => self.look_at_flows(&mut usage),
                 () = alarm => {
                     let now = Instant::now();
                     self.parts.agent.handle_timeout(now);
@@ -352,6 +361,17 @@ impl Driver {
                 portmap.look_again();
             }
             self.feed(Input::Rerouted { source });
+        }
+    }
+
+    /// Tells the agent to which peers data flows.
+    fn look_at_flows(&mut self, usage: &mut Usage) {
+        for (peer, told) in usage.look(&self.parts.mux.paths().flows()) {
+            match told {
+                usage::Told::Busy => self.feed(Input::Busy { peer }),
+                usage::Told::Unheard => self.feed(Input::Unheard { peer }),
+                usage::Told::Quiet => self.parts.mux.paths().unwatch(&peer),
+            }
         }
     }
 

@@ -73,6 +73,7 @@ pub mod sources;
 #[cfg(feature = "dns")]
 mod srv;
 mod tls;
+mod usage;
 #[cfg(feature = "webrtc")]
 pub mod webrtc;
 mod ws;

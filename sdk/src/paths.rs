@@ -12,13 +12,17 @@
 //!
 //! Deliberately absent: which path is best, and when to change it. That is the agent's.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use meetpoint_agent::{Channel, Leg, Socket, Way};
 use meetpoint_proto::{NodeId, addr};
 use thiserror::Error;
+use tokio::sync::Notify;
+
+use crate::usage::Flow;
 
 /// First byte of every synthetic address (RFC 4193, section 3.1).
 const SYNTHETIC_PREFIX: u8 = 0xfd;
@@ -85,7 +89,11 @@ pub(crate) enum PathError {
 
 /// The paths of all peers, shared by the driver, which writes it, and the socket, which reads it.
 #[derive(Debug, Default)]
-pub(crate) struct PathTable(RwLock<Table>);
+pub(crate) struct PathTable {
+    table: RwLock<Table>,
+    /// Data goes to a peer that nobody watches.
+    woken: Notify,
+}
 
 #[derive(Debug, Default)]
 struct Table {
@@ -103,6 +111,20 @@ struct Peer {
     route: Option<Route>,
     /// Verified ways, the newest first; each is a key of `sources`.
     remotes: VecDeque<Way>,
+    /// QUIC's sends to it, of one datagram or a batch.
+    sent: AtomicU64,
+    /// QUIC's datagrams from it.
+    received: AtomicU64,
+    /// Somebody looks at these counts now and then.
+    is_watched: AtomicBool,
+}
+
+impl Peer {
+    fn new(id: NodeId) -> Self {
+        let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
+        let is_watched = AtomicBool::new(false);
+        Self { id, route: None, remotes: VecDeque::new(), sent, received, is_watched }
+    }
 }
 
 impl PathTable {
@@ -145,7 +167,35 @@ impl PathTable {
     /// The way to the peer whose synthetic address QUIC sends to.
     pub(crate) fn route(&self, addr: SocketAddr) -> Option<Route> {
         let addr = SyntheticAddr::from_socket_addr(addr)?;
-        self.read().peers.get(&addr)?.route
+        let table = self.read();
+        let peer = table.peers.get(&addr)?;
+        peer.sent.fetch_add(1, Ordering::Relaxed);
+        if !peer.is_watched.load(Ordering::Relaxed) && !peer.is_watched.swap(true, Ordering::Relaxed) {
+            self.woken.notify_one();
+        }
+        peer.route
+    }
+
+    /// Waits until data goes to a peer that is not watched, which it is from then on.
+    pub(crate) async fn woken(&self) {
+        self.woken.notified().await;
+    }
+
+    /// What has gone to and come from those that are watched.
+    pub(crate) fn flows(&self) -> BTreeMap<NodeId, Flow> {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let table = self.read();
+        let watched = table.peers.values().filter(|peer| peer.is_watched.load(Ordering::Relaxed));
+        watched
+            .map(|peer| (peer.id, Flow { sent: read(&peer.sent), received: read(&peer.received) }))
+            .collect()
+    }
+
+    /// Ends the watch over a peer, until data goes to it again.
+    pub(crate) fn unwatch(&self, peer: &NodeId) {
+        if let Some(peer) = self.read().peers.get(&SyntheticAddr::of(peer)) {
+            peer.is_watched.store(false, Ordering::Relaxed);
+        }
     }
 
     /// A view for one batch of received datagrams.
@@ -155,11 +205,11 @@ impl PathTable {
 
     /// Every write leaves the table whole, so a poisoned lock (a panic elsewhere) harms nothing.
     fn read(&self) -> RwLockReadGuard<'_, Table> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Table> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -186,7 +236,9 @@ impl Sources<'_> {
 
     fn verified_by(&self, way: Way) -> Option<SyntheticAddr> {
         let addr = self.0.sources.get(&way).copied()?;
-        self.0.peers.get(&addr).is_some_and(|peer| peer.route.is_some()).then_some(addr)
+        let peer = self.0.peers.get(&addr).filter(|peer| peer.route.is_some())?;
+        peer.received.fetch_add(1, Ordering::Relaxed);
+        Some(addr)
     }
 }
 
@@ -233,8 +285,7 @@ impl Table {
         {
             self.withdraw(before, remote);
         }
-        let peer =
-            self.peers.entry(addr).or_insert_with(|| Peer { id: *id, route: None, remotes: VecDeque::new() });
+        let peer = self.peers.entry(addr).or_insert_with(|| Peer::new(*id));
         peer.remotes.retain(|known| *known != remote);
         peer.remotes.push_front(remote);
         for forgotten in peer.remotes.drain(REMOTES_PER_PEER.min(peer.remotes.len())..) {

@@ -87,6 +87,7 @@ fn each_nat_is_named_as_what_it_is() {
         let passes_udp = kind != NatKind::UdpBlocked;
         let reached = ["control", "udp", "tcp", "tls"].map(|way| first[way]["ok"] == true);
         assert_eq!(reached, [true, passes_udp, true, true], "{kind:?}: {first}");
+        assert_eq!(found["udp_blocked"], !passes_udp, "{kind:?}: {found}");
         let mapped = found["mapped"].as_str().unwrap_or_default();
         assert_eq!(mapped.starts_with(&format!("{public}:")), passes_udp, "{kind:?}: {found}");
     }
@@ -101,4 +102,5 @@ fn who_reaches_no_server_is_told_so() {
     assert_eq!(output.status.code(), Some(4), "{output:?}");
     let found: Value = serde_json::from_slice(&output.stdout).expect("JSON all the same");
     assert_eq!(found["servers"][0]["control"]["ok"], false, "{found}");
+    assert_eq!(found["udp_blocked"], Value::Null, "silence of everything is no verdict: {found}");
 }

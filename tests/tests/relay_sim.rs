@@ -61,6 +61,8 @@ fn exchange(world: &mut World) {
     for node in 0..2 {
         world.nodes[node].has_data = false;
         world.send_data(node);
+        let peer = world.nodes[1 - node].id;
+        world.input(node, Input::Busy { peer });
     }
     let end = world.now() + Duration::from_secs(1);
     let both = |world: &World| world.nodes.iter().all(|node| node.has_data);

@@ -76,6 +76,7 @@ fn a_stream_goes_on_by_the_other_uplink() {
     for nats in [
         [NatKind::PortRestricted, NatKind::PortRestricted, NatKind::FullCone],
         [NatKind::PortRestricted, NatKind::Remap, NatKind::PortRestricted],
+        [NatKind::SymmetricRandom, NatKind::PortRestricted, NatKind::Open],
     ] {
         let mut took = swap(&mut lab, nats);
         println!("{nats:?}: {took:?}");

@@ -8,7 +8,9 @@ use meetpoint_proto::id::DialBackNonce;
 use meetpoint_proto::wire::{
     ClientMessage, MAX_TEXT_LEN, PeerInfo, Refusal, Renewal, ServerMessage, StunAccess, StunServer,
 };
-use meetpoint_proto::{ClusterNetwork, Code, EffectiveNetwork, NodeId, NodeName, TicketId, addr};
+use meetpoint_proto::{
+    ClusterNetwork, Code, EffectiveNetwork, NatBehavior, NodeId, NodeName, TicketId, addr,
+};
 
 use crate::api::{Config, Event, Input, Output, ServerRank, Socket, Way};
 use crate::backoff::Backoff;
@@ -17,10 +19,11 @@ use crate::counters::Counters;
 use crate::discover::Discovery;
 use crate::env::Env;
 use crate::guessing::Extras;
+use crate::lifetime::Lifetime;
 use crate::link::Link;
 use crate::meet::Outstanding;
 use crate::network::{Network, Reach};
-use crate::observe::Observer;
+use crate::observe::{Observer, Seen};
 use crate::pace::Pacer;
 use crate::punch::Punch;
 use crate::relay::Relays;
@@ -53,6 +56,7 @@ pub(crate) enum Timer {
     /// By family: IPv6 or not.
     Observe(bool),
     Discover,
+    Lifetime,
     Ticket(TicketId),
     Link(NodeId),
     Request(u32),
@@ -74,7 +78,10 @@ pub struct Agent {
     pub(crate) membership: Option<Membership>,
     pub(crate) reach: Option<Reach>,
     pub(crate) observers: BTreeMap<bool, Observer>,
-    discovery: Option<Discovery>,
+    pub(crate) discovery: Option<Discovery>,
+    /// What the last complete discovery found of the network that the node is in.
+    pub(crate) behavior: Option<NatBehavior>,
+    pub(crate) lifetime: Option<Lifetime>,
     /// Discoveries started since the network was last another one.
     discoveries: u32,
     /// What the server was told last: the node's own addresses, the relayed, and the mapped ones.
@@ -141,6 +148,8 @@ impl Agent {
             reach: None,
             observers: BTreeMap::new(),
             discovery: None,
+            behavior: None,
+            lifetime: None,
             discoveries: 0,
             told_candidates: None,
             mapped: Vec::new(),
@@ -210,11 +219,15 @@ impl Agent {
                 if let Some(discovery) = &mut self.discovery {
                     discovery.opened(&mut self.env, now, port);
                     self.set_discovery_timer(now);
+                } else {
+                    self.silent_socket_opened(now, port.is_some());
                 }
             }
             Input::SocketsOpened { first, count } => self.sockets_opened(first, count),
             Input::Connect { request, peer, wait } => self.connect(now, request, peer, wait),
             Input::CancelConnect { request } => self.cancel_connect(request),
+            Input::Busy { peer } => self.busy(now, peer),
+            Input::Unheard { peer } => self.unheard(now, peer),
             Input::Release { peer } => self.release(now, peer),
             Input::Introducer { peer, open } => self.introducer_opened(now, peer, open),
             Input::FromIntroducer { peer, message } => self.introducer_said(now, peer, message),
@@ -243,6 +256,7 @@ impl Agent {
                         observer.handle_timeout(&mut self.env, now);
                         self.timers.set(timer, Some(observer.deadline()));
                     }
+                    self.review_udp(now);
                 }
                 Timer::Discover => {
                     if let Some(discovery) = &mut self.discovery {
@@ -252,6 +266,7 @@ impl Agent {
                         self.start_stun(now);
                     }
                 }
+                Timer::Lifetime => self.run_lifetime(now),
                 Timer::Ticket(ticket) => self.run_ticket(now, ticket),
                 Timer::Link(peer) => self.run_link(now, peer),
                 Timer::Request(number) => self.send_request(number),
@@ -297,6 +312,7 @@ impl Agent {
         if let Some(done) = self.discovery.take_if(|discovery| discovery.is_done()) {
             let again = !done.is_complete() && self.discoveries < MAX_DISCOVERIES;
             deadline = again.then(|| now + REDISCOVERY);
+            self.discovered(now, &done);
         }
         self.timers.set(Timer::Discover, deadline);
     }
@@ -405,6 +421,9 @@ impl Agent {
             }
         }
         self.discoveries = 0;
+        self.env.keepalive.reset();
+        self.env.double_nat = None;
+        self.behavior = None;
         self.review_mapping();
         self.extras.network_changed();
         self.tell_candidates();
@@ -416,7 +435,15 @@ impl Agent {
         }
     }
 
-    /// The mappings may have changed: has them observed now rather than at the next refresh.
+    /// The NAT may have moved the mappings: has them observed now rather than at the next refresh.
+    pub(crate) fn suspect_mappings(&mut self, now: Instant) {
+        for (ipv6, observer) in &mut self.observers {
+            observer.suspect(now);
+            self.timers.set(Timer::Observe(*ipv6), Some(observer.deadline()));
+        }
+    }
+
+    /// The network is another one: has the mappings observed now rather than at the next refresh.
     pub(crate) fn refresh_observations(&mut self, now: Instant) {
         for (ipv6, observer) in &mut self.observers {
             observer.refresh(now);
@@ -440,16 +467,24 @@ impl Agent {
     pub(crate) fn start_stun(&mut self, now: Instant) {
         self.start_observers(now);
         let Some(membership) = &self.membership else { return };
+        let hint = membership.hint;
         let servers = stun_servers(membership);
         let servers = servers.iter().filter(|server| self.network.has_uplink(server.primary.is_ipv6()));
         // NAT is IPv4's business; IPv6 is looked at where there is nothing else.
         let tells = |server: &&StunServer| server.alternate.is_some() || server.alternate_port.is_some();
         let server = servers.filter(tells).min_by_key(|server| server.primary.is_ipv6()).copied();
         if let Some(server) = server.filter(|_| self.discovery.is_none()) {
+            self.stop_lifetime();
             self.discoveries += 1;
-            self.discovery = Some(Discovery::new(&mut self.env, now, server));
+            self.discovery = Some(Discovery::new(&mut self.env, now, server, hint));
             self.set_discovery_timer(now);
         }
+    }
+
+    /// Finds out about the NAT, now that there is somebody to answer.
+    pub(crate) fn discover_anew(&mut self, now: Instant) {
+        self.discoveries = 0;
+        self.start_stun(now);
     }
 
     fn start_observers(&mut self, now: Instant) {
@@ -479,6 +514,7 @@ impl Agent {
             discovery.stop(&mut self.env);
         }
         self.timers.set(Timer::Discover, None);
+        self.stop_lifetime();
     }
 
     fn deliver(&mut self, now: Instant, message: ServerMessage) {
@@ -548,6 +584,8 @@ impl Agent {
                 if let Some(discovery) = &mut self.discovery {
                     discovery.handle(&mut self.env, &self.network, now, source, &datagram);
                     self.set_discovery_timer(now);
+                } else {
+                    self.silent_socket_heard(now, source, &datagram);
                 }
             }
             (Socket::Extra(number), class) => self.extra_datagram(now, number, source, class, &datagram),
@@ -566,12 +604,17 @@ impl Agent {
     fn observed(&mut self, now: Instant, source: SocketAddr, datagram: &Datagram<'_>) -> bool {
         let ipv6 = source.is_ipv6();
         let Some(observer) = self.observers.get_mut(&ipv6) else { return false };
-        let taken = observer.handle(&mut self.env, now, source, datagram);
+        let seen = observer.handle(&mut self.env, now, source, datagram);
         self.timers.set(Timer::Observe(ipv6), Some(observer.deadline()));
-        if taken {
+        if seen != Seen::Foreign {
             self.udp_works(now);
+            self.review_udp(now);
+            self.review_nats();
         }
-        taken
+        if seen == Seen::Moved {
+            self.rebound(now);
+        }
+        seen != Seen::Foreign
     }
 
     /// Passes a dial-back's nonce on, once, to the server that judges it.

@@ -239,6 +239,17 @@ pub enum Input<'a> {
         /// As in connect.
         request: u32,
     },
+    /// Data goes to this peer or comes from it, and not just QUIC's own keepalives: its way is to be watched closely for
+    /// some seconds. Told again while it lasts.
+    Busy {
+        /// Who.
+        peer: NodeId,
+    },
+    /// Data goes to this peer, and for longer than its answers take nothing has come back.
+    Unheard {
+        /// Who.
+        peer: NodeId,
+    },
     /// The last connection to this peer is closed: its path is given up (and [`Output::Path`] says so).
     Release {
         /// Who.

@@ -17,7 +17,7 @@ use meetpoint_proto::id::SessionToken;
 use meetpoint_proto::wire::{
     CertificateText, ClientMessage, Refusal, Renewal, RevocationText, ServerMessage, StunAccess,
 };
-use meetpoint_proto::{ClusterNetwork, Code, EffectiveNetwork, PublicKey};
+use meetpoint_proto::{ClusterNetwork, Code, EffectiveNetwork, NatBehavior, PublicKey};
 use rand_chacha::rand_core::Rng;
 
 use crate::api::{Ended, Event, Output, ServerRank};
@@ -117,6 +117,8 @@ pub(crate) struct Membership {
     pub(crate) certificate: CertificateText,
     /// Who is no member any more; not yet verified.
     pub(crate) revoked: Vec<RevocationText>,
+    /// What the server has heard of the NAT that this node is behind.
+    pub(crate) hint: Option<NatBehavior>,
     /// Not the first welcome.
     pub(crate) again: bool,
 }

@@ -33,6 +33,8 @@ pub struct Counters {
     pub tickets_failed: u64,
     /// Allocations that a relay granted.
     pub allocations: u64,
+    /// Times that the server saw the node's NAT give it another mapping.
+    pub rebound: u64,
     /// Peers to which the last path died.
     pub paths_lost: u64,
     /// Dial-backs that were passed on to the server.

@@ -12,6 +12,10 @@
 //! A block's ports may serve several destinations each, or one. Two mappings of sixteen rarely share a port either way, so
 //! after the verdict further sockets are mapped, one after the other, until two share one, or should have by far.
 //!
+//! A hint of the server's (another node behind the same NAT is said to be symmetric) turns the order round: the mapping is
+//! looked at first, and the ports are told before the filter has had the time to be silent. The filter is then looked at
+//! from the last of the fresh ports. If the hint was wrong everything is done again in the usual order; no verdict rests on it.
+//!
 //! Verdicts are only about what the server's addresses allow to tell; the rest stays `None`.
 
 use std::collections::BTreeMap;
@@ -24,7 +28,7 @@ use meetpoint_proto::{Allocator, Filtering, Mapping, NatBehavior};
 
 use crate::allocator;
 use crate::api::{Event, Output};
-use crate::env::Env;
+use crate::env::{Env, whole_seconds};
 use crate::network::Network;
 use crate::stun::{self, Class, Datagram, TransactionId};
 
@@ -131,12 +135,15 @@ pub(crate) struct Discovery {
     has_repeats: bool,
     /// What was said so far.
     told: Option<NatBehavior>,
+    /// The NAT is said to be symmetric.
+    is_hinted: bool,
 }
 
 impl Discovery {
-    /// Asks for the socket. The server's addresses must be resolved.
-    pub(crate) fn new(env: &mut Env, now: Instant, server: StunServer) -> Self {
+    /// Asks for the socket. The server's addresses must be resolved. `hint` is what somebody else has found.
+    pub(crate) fn new(env: &mut Env, now: Instant, server: StunServer, hint: Option<NatBehavior>) -> Self {
         let mut discovery = Self::asleep(server);
+        discovery.is_hinted = hint.and_then(|hint| hint.mapping).is_some_and(is_symmetric);
         discovery.open(env, now);
         discovery
     }
@@ -155,6 +162,7 @@ impl Discovery {
             pairs: 0,
             has_repeats: false,
             told: None,
+            is_hinted: false,
         }
     }
 
@@ -178,6 +186,11 @@ impl Discovery {
         self.found.mapping
     }
 
+    /// What it found, and of which server's address it asked first.
+    pub(crate) fn found(&self) -> (NatBehavior, SocketAddr) {
+        (self.found, self.server.primary)
+    }
+
     /// At most four tests run at once, so looking at each is no scan to speak of.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self.phase {
@@ -195,8 +208,10 @@ impl Discovery {
             return;
         }
         if self.more_sockets > 0 {
-            self.phase = Phase::Ports;
+            let is_last = self.more_sockets == MORE_SOCKETS;
+            self.phase = if self.is_hinted && is_last { Phase::Filtering } else { Phase::Ports };
             return match port {
+                Some(_) if self.phase == Phase::Filtering => self.start(env, now, &self.filter_tests()),
                 Some(_) => self.start(env, now, &self.destinations()),
                 None => self.conclude(env),
             };
@@ -206,11 +221,16 @@ impl Discovery {
             return;
         }
         self.local_port = port;
-        self.phase = Phase::Filtering;
+        let tests = if self.is_hinted { self.destinations() } else { self.filter_tests() };
+        self.phase = if self.is_hinted { Phase::Mapping } else { Phase::Filtering };
+        self.start(env, now, &tests);
+    }
+
+    fn filter_tests(&self) -> Vec<Test> {
         let mut tests = vec![Test::Baseline];
         tests.extend(self.server.alternate.map(|_| Test::FromOtherIp));
         tests.extend(self.server.alternate_port.map(|_| Test::FromOtherPort));
-        self.start(env, now, &tests);
+        tests
     }
 
     pub(crate) fn handle_timeout(&mut self, env: &mut Env, network: &Network, now: Instant) {
@@ -273,6 +293,7 @@ impl Discovery {
         }
         self.settle(test, outcome);
         if let (Phase::Filtering, Test::Baseline, Outcome::Mapped(mapped)) = (self.phase, test, outcome)
+            && self.more_sockets == 0
             && !network.has_ip(mapped.ip())
             && addr::classify(mapped.ip()) == AddressClass::Public
         {
@@ -344,12 +365,24 @@ impl Discovery {
         }
         let baseline = self.mapped(Test::Baseline);
         match (self.phase, baseline) {
+            // The hint was right, and the last socket's filter is known now.
+            (Phase::Filtering, _) if self.more_sockets > 0 => {
+                self.found.filtering = baseline.and_then(|_| self.filtering());
+                self.phase = Phase::Ports;
+                self.start_mapping(env, now);
+                if self.running.is_empty() {
+                    self.next_socket(env, now);
+                }
+            }
+            (Phase::Mapping, Some(_))
+                if self.is_hinted && !self.mapping(network).is_some_and(is_symmetric) =>
+            {
+                self.start_over(env, now);
+            }
             (Phase::Filtering, Some(mapped)) if !network.has_ip(mapped.ip()) => {
                 self.phase = Phase::Mapping;
-                let tests: Vec<Test> =
-                    self.destinations().into_iter().filter(|test| *test != Test::Baseline).collect();
-                self.start(env, now, &tests);
-                if tests.is_empty() {
+                self.start_mapping(env, now);
+                if self.running.is_empty() {
                     self.judge(env, network, now);
                 }
             }
@@ -358,6 +391,21 @@ impl Discovery {
             (Phase::Ports, _) => self.next_socket(env, now),
             (Phase::Opening { .. } | Phase::Done, _) => {}
         }
+    }
+
+    /// Where a socket is mapped to, towards all destinations that it was not asked for yet.
+    fn start_mapping(&mut self, env: &mut Env, now: Instant) {
+        let mut tests = self.destinations();
+        tests.retain(|test| *test != Test::Baseline);
+        self.start(env, now, &tests);
+    }
+
+    /// The hint was wrong: a fresh socket, and the usual order.
+    fn start_over(&mut self, env: &mut Env, now: Instant) {
+        self.is_hinted = false;
+        self.outcomes.clear();
+        env.push(Output::CloseProbe);
+        self.open(env, now);
     }
 
     /// The first socket has told what it can.
@@ -377,6 +425,9 @@ impl Discovery {
                 .map(|outcome| matches!(outcome, Outcome::Mapped(_))),
             early_inbound: self.early_inbound().filter(|_| is_fixed),
             port_reuse: None,
+            lifetime_s: None,
+            double_nat: None,
+            udp_blocked: false,
         };
         match mapping {
             Some(Mapping::AddressDependent | Mapping::AddressAndPortDependent) => self.next_socket(env, now),
@@ -405,6 +456,10 @@ impl Discovery {
             return self.conclude(env);
         }
         self.more_sockets += 1;
+        if self.is_hinted && self.more_sockets == MORE_SOCKETS {
+            let allocator = allocator::of(&self.ports);
+            env.send(ClientMessage::Behavior { behavior: NatBehavior { allocator, ..self.found } });
+        }
         self.outcomes.clear();
         env.push(Output::CloseProbe);
         self.open(env, now);
@@ -420,7 +475,10 @@ impl Discovery {
         let allocator = self.allocator();
         let is_block = matches!(allocator, Some(Allocator::Block { .. }));
         let port_reuse = self.reuse().filter(|_| is_block);
-        let behavior = NatBehavior { allocator, port_reuse, ..self.found };
+        let lifetime_s = env.keepalive.lifetime().map(whole_seconds);
+        let double_nat = env.double_nat;
+        let behavior = NatBehavior { allocator, port_reuse, lifetime_s, double_nat, ..self.found };
+        self.found = behavior;
         if self.told.replace(behavior) != Some(behavior) {
             env.send(ClientMessage::Behavior { behavior });
             env.event(Event::Behavior(behavior));
@@ -502,6 +560,14 @@ impl Discovery {
 
     fn grace(&self) -> Duration {
         (self.rtt.unwrap_or(ASSUMED_RTT) * 3).clamp(GRACE.0, GRACE.1)
+    }
+}
+
+/// One mapping for each destination, or for each address.
+const fn is_symmetric(mapping: Mapping) -> bool {
+    match mapping {
+        Mapping::AddressDependent | Mapping::AddressAndPortDependent => true,
+        Mapping::None | Mapping::EndpointIndependent => false,
     }
 }
 

@@ -13,6 +13,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::api::{Config, Event, Output, Socket};
 use crate::counters::Counters;
+use crate::keepalive::Keepalive;
 use crate::stun::TransactionId;
 
 /// See the module.
@@ -20,6 +21,9 @@ pub(crate) struct Env {
     pub(crate) config: Config,
     pub(crate) counters: Counters,
     pub(crate) rng: ChaCha20Rng,
+    pub(crate) keepalive: Keepalive,
+    /// There is another NAT behind the first, if that is known.
+    pub(crate) double_nat: Option<bool>,
     outputs: VecDeque<Output>,
     sent: Sent,
     /// Switches the defence off that a node judges by the server's clock, to show the attack it is for.
@@ -65,6 +69,8 @@ impl Env {
             config,
             counters: Counters::default(),
             rng,
+            keepalive: Keepalive::default(),
+            double_nat: None,
             outputs: VecDeque::new(),
             sent: Sent::default(),
             #[cfg(feature = "attack-tests")]
@@ -160,4 +166,8 @@ impl ServerClock {
 
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+pub(crate) fn whole_seconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
 }

@@ -71,6 +71,8 @@ mod discover;
 mod env;
 mod guess;
 mod guessing;
+mod keepalive;
+mod lifetime;
 mod link;
 mod mapped;
 mod meet;

@@ -17,7 +17,8 @@ use meetpoint_proto::Timers;
 
 mod ways;
 
-/// Between two consent checks of one way (RFC 7675, section 5.1: 5 s, varied by a fifth).
+/// Between two consent checks of a way that carries data (RFC 7675, section 5.1: 5 s, varied by a fifth). Where none
+/// flows no consent is needed but what keeps the NATs' memory ([`crate::keepalive`]).
 const CONSENT_INTERVAL: Duration = Duration::from_secs(5);
 /// Between consent checks while one is unanswered.
 const CONSENT_RETRY: Duration = Duration::from_millis(500);
@@ -26,7 +27,11 @@ const CONSENT_RETRY: Duration = Duration::from_millis(500);
 const MAX_UNANSWERED: u32 = 10;
 /// So many unanswered in a row, and another way is used if there is one, while this one is still asked: within 2 s
 /// after the first. At 25 % loss each way that happens by chance every few minutes, and is over with the next answer.
-const DOUBTFUL_UNANSWERED: u32 = 4;
+pub(crate) const DOUBTFUL_UNANSWERED: u32 = 4;
+/// So many unanswered in a row, and the node looks whether its own NAT has moved it.
+pub(crate) const SUSPICIOUS_UNANSWERED: u32 = 2;
+/// A link counts as one that carries data for so long after the shell has said so.
+const BUSY: Duration = Duration::from_secs(15);
 /// How long relayed ways are kept beside a direct one: most that die do so young, when a NAT forgets what it
 /// was not reminded of.
 const RELAY_WARM: Duration = Duration::from_secs(60);
@@ -113,6 +118,8 @@ pub(crate) struct Link {
     told: Option<Path>,
     /// A direct way has been in use from then on.
     direct_since: Option<Instant>,
+    /// Data flows until then, as far as the shell has said.
+    busy_until: Option<Instant>,
     /// Where the peer is met at a relay of its own.
     relays: BTreeSet<SocketAddr>,
     /// By which ways keyed checks came, the newest first.
@@ -138,6 +145,7 @@ impl Link {
             current: None,
             told: None,
             direct_since: None,
+            busy_until: None,
             relays: BTreeSet::new(),
             heard: VecDeque::new(),
             consent: Timers::new(),
@@ -282,8 +290,14 @@ impl Link {
         route.smoothed = (route.smoothed * (weight - 1) + rtt) / weight;
         route.newest = rtt;
         route.unanswered = 0;
-        let varied = CONSENT_INTERVAL.mul_f64(0.8 + 0.4 * f64::from(answer.random) / f64::from(u32::MAX));
-        self.consent.set(answer.way, Some(now + varied));
+        let part = f64::from(answer.random) / f64::from(u32::MAX);
+        let wait = if self.is_busy(now) {
+            CONSENT_INTERVAL.mul_f64(0.8 + 0.4 * part)
+        } else {
+            // Never later than the NAT can wait.
+            answer.keepalive.mul_f64(0.9 + 0.1 * part)
+        };
+        self.consent.set(answer.way, Some(now + wait));
         let is_upgrade = kind == PathKind::Direct && self.kind() == Some(PathKind::Relayed);
         if self.current.is_none() || is_upgrade {
             self.elapsed = elapsed;
@@ -293,6 +307,44 @@ impl Link {
             self.direct_since.get_or_insert(now);
         }
         change
+    }
+
+    /// Data flows, as far as the shell has said.
+    pub(crate) fn is_busy(&self, now: Instant) -> bool {
+        self.busy_until.is_some_and(|until| now < until)
+    }
+
+    /// Data flows: consent is asked for as often as RFC 7675 has it.
+    pub(crate) fn busy(&mut self, now: Instant) {
+        self.busy_until = Some(now + BUSY);
+        let soon = now + CONSENT_INTERVAL;
+        for way in self.routes.keys() {
+            if self.consent.get(way).is_some_and(|at| at > soon) {
+                self.consent.set(*way, Some(soon));
+            }
+        }
+    }
+
+    /// The peer's check came by this way and is answered: it works, and both NATs are reminded of it. Where no data flows
+    /// that makes this side's own check needless, and whichever side comes first keeps the way for both.
+    pub(crate) fn kept_by_peer(&mut self, now: Instant, way: Way, keepalive: Duration) {
+        let is_well = self.routes.get(&way).is_some_and(|route| route.unanswered == 0);
+        if is_well && !self.is_busy(now) {
+            self.consent.set(way, Some(now + keepalive));
+        }
+    }
+
+    /// True if a direct way leaves by the main socket.
+    pub(crate) fn keeps_mapping(&self) -> bool {
+        self.routes.iter().any(|(way, route)| way.leg == Leg::Main && route.kind == PathKind::Direct)
+    }
+
+    /// The way in use is to answer now.
+    pub(crate) fn unheard(&mut self, now: Instant) {
+        let current = self.current.and_then(|way| Some((way, self.routes.get(&way)?)));
+        if let Some((way, _)) = current.filter(|(_, route)| route.unanswered == 0) {
+            self.consent.set(way, Some(now));
+        }
     }
 
     /// Makes room for one more way of a kind, if need be in the place of the one that has been silent for longest: a
@@ -325,9 +377,9 @@ impl Link {
         self.retain(|way| way.leg != Leg::Relay(id))
     }
 
-    /// The next way whose consent is to be asked for, and under which ticket. Ways that were
-    /// silent for too long are dropped.
-    pub(crate) fn next_consent(&mut self, now: Instant) -> Option<(Way, TicketId)> {
+    /// The next way whose consent is to be asked for, under which ticket, and how often it will then have been asked
+    /// for without an answer. Ways that were silent for too long are dropped.
+    pub(crate) fn next_consent(&mut self, now: Instant) -> Option<(Way, TicketId, u32)> {
         while let Some(way) = self.consent.pop_due(now) {
             let Some(route) = self.routes.get_mut(&way) else { continue };
             let is_spare = route.kind == PathKind::Relayed
@@ -337,9 +389,10 @@ impl Link {
                 continue;
             }
             route.unanswered += 1;
+            let unanswered = route.unanswered;
             self.consent.set(way, Some(now + CONSENT_RETRY));
             if let Some(ticket) = self.proven {
-                return Some((way, ticket));
+                return Some((way, ticket, unanswered));
             }
         }
         None
@@ -413,6 +466,8 @@ pub(crate) struct Confirmation {
     /// The way can carry data already.
     pub(crate) is_ready: bool,
     pub(crate) rtt: Duration,
+    /// The longest silence that the own NAT is trusted to bear.
+    pub(crate) keepalive: Duration,
     pub(crate) random: u32,
 }
 

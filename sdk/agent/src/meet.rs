@@ -141,6 +141,8 @@ impl Agent {
         let expires = now + Duration::from_millis(introduction.expires_in_ms.into()).min(MAX_LIFETIME);
         let mut punch = Punch::new(now, peer.node, since, start, expires);
         punch.is_active = introduction.active;
+        let is_idle = |link: &Link| link.is_open() && !link.is_busy(now);
+        punch.is_unhurried = self.links.get(&peer.node).is_some_and(is_idle);
         punch.probe = introduction.probe;
         let mut named = Vec::new();
         if introduction.active {
@@ -366,6 +368,10 @@ impl Agent {
             // It may have moved back to where it has been before. By a relay it sends now and then anyway.
             self.doubt(now, peer);
         }
+        if let Some(link) = self.links.get_mut(&peer) {
+            link.kept_by_peer(now, way, self.env.keepalive.interval());
+            self.set_link_timer(peer);
+        }
         self.env.counters.checks_answered += 1;
         let answer = stun::check_answer(check.id(), way.remote, &send);
         self.transmit_by(now, way, answer, None);
@@ -423,6 +429,7 @@ impl Agent {
             way,
             is_ready,
             rtt: now.saturating_duration_since(sent.at),
+            keepalive: self.env.keepalive.interval(),
             random: self.env.rng.next_u32(),
         };
         let elapsed = now.saturating_duration_since(since);
@@ -449,6 +456,7 @@ impl Agent {
     }
 
     pub(crate) fn tell_path(&mut self, now: Instant, peer: NodeId, change: Change) {
+        self.review_keepalive();
         match change {
             Change::None => {}
             Change::Moved(path) => {
@@ -461,7 +469,7 @@ impl Agent {
                 self.env.push(Output::Path { peer, path: None });
                 self.env.counters.paths_lost += 1;
                 // A NAT that restarted is the likeliest cause, and the server should know first.
-                self.refresh_observations(now);
+                self.suspect_mappings(now);
                 self.probe_relays(now);
                 if self.links.get(&peer).is_some_and(|link| link.held) {
                     self.schedule_repair(now, peer);
@@ -500,13 +508,20 @@ impl Agent {
 
     /// Asks for consent where it is due, and notices ways that have died.
     pub(crate) fn run_link(&mut self, now: Instant, peer: NodeId) {
-        while let Some((way, ticket)) = self.links.get_mut(&peer).and_then(|link| link.next_consent(now)) {
+        let mut unanswered = 0;
+        while let Some((way, ticket, asked)) =
+            self.links.get_mut(&peer).and_then(|link| link.next_consent(now))
+        {
             // A paced consent check is as good as a lost one: the next comes soon.
             let _ = self.send_check(now, peer, ticket, way);
+            let is_current = self.links.get(&peer).and_then(Link::current) == Some(way);
+            unanswered = if is_current { asked } else { unanswered };
         }
         let Some(link) = self.links.get_mut(&peer) else { return };
         let change = link.choose();
+        let is_alone = change == Change::None;
         self.tell_path(now, peer, change);
+        self.grown_silent(now, peer, unanswered, is_alone);
         self.set_link_timer(peer);
         self.drop_idle_link(peer);
         self.close_extras(now);

@@ -52,7 +52,7 @@ impl NatCheck {
         seed: [u8; 32],
     ) -> Self {
         let mut env = Env::new(config, seed);
-        let discovery = Discovery::new(&mut env, now, server);
+        let discovery = Discovery::new(&mut env, now, server, None);
         Self { env, network: Network::new(interfaces, None, None), discovery, behavior: None }
     }
 

@@ -6,10 +6,18 @@
 //!
 //! The first Binding only names the user, and the server challenges it (RFC 8489, section 9.2.4);
 //! all later ones carry the nonce, so the server sees one that was delivered to that very source.
+//!
+//! The answers name the mapping. Another one than before means that the NAT has forgotten the node or was restarted:
+//! no peer reaches it where it used to be.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use meetpoint_proto::NatBehavior;
+use meetpoint_proto::wire::ClientMessage;
+
+use crate::agent::Agent;
+use crate::api::Event;
 use crate::backoff::scale;
 use crate::env::Env;
 use crate::stun::{self, Class, Credential, Datagram, TransactionId};
@@ -22,9 +30,6 @@ const FIRST_RTO: Duration = Duration::from_millis(200);
 const MAX_RTO: Duration = Duration::from_millis(300);
 /// Transmissions of one request (RFC 8489 calls it Rc and has 7): 4.4 s.
 const MAX_SENDS: u32 = 15;
-/// Between two refreshes of a mapping. Many NATs drop one after 30 s of silence, so that a single
-/// lost packet and its retransmission still come in time.
-const REFRESH: Duration = Duration::from_secs(20);
 /// Between two attempts when nothing answers: UDP may be let through later.
 const RETRY: Duration = Duration::from_secs(10);
 /// Challenges answered in a row; more means that the credential is not accepted.
@@ -38,6 +43,17 @@ enum State {
     Asking { id: TransactionId, sent: u32, again_at: Instant },
 }
 
+/// What a datagram was to an observation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// Nothing: it is somebody else's.
+    Foreign,
+    /// It belongs to it.
+    Taken,
+    /// It belongs to it, and the mapping is another one than before.
+    Moved,
+}
+
 /// One address family's observation.
 #[derive(Debug)]
 pub(crate) struct Observer {
@@ -47,17 +63,40 @@ pub(crate) struct Observer {
     credential: Option<Credential>,
     challenges: u32,
     state: State,
+    /// Nothing has answered so many transmissions, and nothing since.
+    is_silent: bool,
+    /// The mapping, and when the server last named it.
+    mapped: Option<(SocketAddr, Instant)>,
 }
 
 impl Observer {
     pub(crate) fn new(now: Instant, server: SocketAddr, username: String, password: String) -> Self {
         let state = State::Idle { until: now };
-        Self { server, username, password, credential: None, challenges: 0, state }
+        Self {
+            server,
+            username,
+            password,
+            credential: None,
+            challenges: 0,
+            state,
+            is_silent: false,
+            mapped: None,
+        }
     }
 
     /// What the server's challenge and this user make; whoever sends by the same socket can use it too.
     pub(crate) fn credential(&self) -> Option<&Credential> {
         self.credential.as_ref()
+    }
+
+    /// No UDP of this family gets to the server, or none back.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.is_silent
+    }
+
+    /// The mapping that the server named last.
+    pub(crate) fn mapped(&self) -> Option<SocketAddr> {
+        self.mapped.map(|(mapped, _)| mapped)
     }
 
     pub(crate) fn deadline(&self) -> Instant {
@@ -67,15 +106,24 @@ impl Observer {
         }
     }
 
-    /// Asks at once, for the mapping may have changed.
+    /// Asks at once, unless it does already: the NAT may have moved the mapping.
+    pub(crate) fn suspect(&mut self, now: Instant) {
+        if let State::Idle { .. } = self.state {
+            self.state = State::Idle { until: now };
+        }
+    }
+
+    /// Asks at once: the network is another one, and so may be the mapping.
     pub(crate) fn refresh(&mut self, now: Instant) {
         self.state = State::Idle { until: now };
+        self.mapped = None;
     }
 
     pub(crate) fn handle_timeout(&mut self, env: &mut Env, now: Instant) {
         match self.state {
             State::Idle { until } if until <= now => self.ask(env, now),
             State::Asking { sent, again_at, .. } if again_at <= now && sent >= MAX_SENDS => {
+                self.is_silent = true;
                 self.rest(env, now, RETRY);
             }
             State::Asking { id, sent, again_at } if again_at <= now => self.transmit(env, now, id, sent),
@@ -83,30 +131,47 @@ impl Observer {
         }
     }
 
-    /// True if the datagram was for this observer.
+    /// Takes a datagram, if it is for this observer.
     pub(crate) fn handle(
         &mut self,
         env: &mut Env,
         now: Instant,
         source: SocketAddr,
         datagram: &Datagram<'_>,
-    ) -> bool {
-        let State::Asking { id, .. } = self.state else { return false };
+    ) -> Seen {
+        let State::Asking { id, .. } = self.state else { return Seen::Foreign };
         if source != self.server || datagram.id() != id {
-            return false;
+            return Seen::Foreign;
         }
+        self.is_silent = false;
         match (datagram.class(), datagram.error_code()) {
             (Class::Success, _) => {
                 if self.credential.as_ref().is_some_and(|credential| datagram.verify(credential.key())) {
                     self.challenges = 0;
-                    self.rest(env, now, REFRESH);
+                    let seen = self.compare(env, now, datagram.mapped());
+                    let refresh = env.keepalive.observation();
+                    self.rest(env, now, refresh);
+                    return seen;
                 }
             }
             (Class::Error, Some(401 | 438)) => self.challenged(env, now, datagram),
             (Class::Error, _) => self.rest(env, now, RETRY),
-            (Class::Request | Class::Indication, _) => return false,
+            (Class::Request | Class::Indication, _) => return Seen::Foreign,
         }
-        true
+        Seen::Taken
+    }
+
+    /// Notes the mapping; protected by the credential, so nobody else has named it.
+    fn compare(&mut self, env: &mut Env, now: Instant, mapped: Option<SocketAddr>) -> Seen {
+        let Some(mapped) = mapped else { return Seen::Taken };
+        let Some((before, heard)) = self.mapped.replace((mapped, now)) else { return Seen::Taken };
+        let silence = now.saturating_duration_since(heard);
+        if before == mapped {
+            env.keepalive.held_for(silence);
+            return Seen::Taken;
+        }
+        env.keepalive.moved_after(silence);
+        Seen::Moved
     }
 
     fn challenged(&mut self, env: &mut Env, now: Instant, datagram: &Datagram<'_>) {
@@ -139,5 +204,29 @@ impl Observer {
     fn rest(&mut self, env: &mut Env, now: Instant, wait: Duration) {
         use rand_chacha::rand_core::Rng;
         self.state = State::Idle { until: now + wait - scale(wait / 10, env.rng.next_u32()) };
+    }
+}
+
+impl Agent {
+    /// Tells whether UDP reaches the server at all, whenever that changes: while the control connection is there, silence
+    /// of all families has no other cause.
+    pub(crate) fn review_udp(&mut self, now: Instant) {
+        let is_blocked = !self.observers.is_empty() && self.observers.values().all(Observer::is_silent);
+        if is_blocked == self.behavior.is_some_and(|behavior| behavior.udp_blocked) {
+            return;
+        }
+        self.behavior = Some(NatBehavior { udp_blocked: is_blocked, ..NatBehavior::default() });
+        self.tell_behavior();
+        if !is_blocked {
+            self.discover_anew(now);
+        }
+    }
+
+    /// Tells the server and the application what is known of the network.
+    pub(crate) fn tell_behavior(&mut self) {
+        if let Some(behavior) = self.behavior.filter(|_| self.control.is_member()) {
+            self.env.send(ClientMessage::Behavior { behavior });
+            self.env.event(Event::Behavior(behavior));
+        }
     }
 }

@@ -25,6 +25,8 @@ const GAPS_MS: [u64; 7] = [20, 30, 50, 100, 200, 400, 800];
 /// The same towards a relayed address. The packet by which its owner opens it leaves at the same moment and arrives
 /// there at the same, a little sooner or later, so the second check follows as soon as that may be over.
 const RELAY_GAPS_MS: [u64; 8] = [5, 15, 30, 50, 100, 200, 400, 800];
+/// So many of them are for those who wait.
+const QUICK_GAPS: usize = 3;
 /// Between the first checks to two candidates of one ticket (RFC 8445, section 14.2 allows 5 ms).
 const STAGGER: Duration = Duration::from_millis(5);
 /// Candidates taken of one introduction.
@@ -65,6 +67,8 @@ pub(crate) struct Punch {
     pub(crate) is_active: bool,
     /// Nobody has asked for it.
     pub(crate) probe: bool,
+    /// The two have a path, or had one a moment ago, and no data waits for another.
+    pub(crate) is_unhurried: bool,
     expires: Instant,
     direct: Option<Instant>,
     sent: u32,
@@ -92,6 +96,7 @@ impl Punch {
             since,
             is_active: true,
             probe: false,
+            is_unhurried: false,
             // A start behind the expiry would be a ticket for nothing.
             expires: expires.max(start),
             direct: None,
@@ -240,7 +245,8 @@ impl Punch {
         self.sent += 1;
         let Some(target) = self.targets.get_mut(&to) else { return };
         let gaps = if target.is_relay { &RELAY_GAPS_MS[..] } else { &GAPS_MS[..] };
-        let gap = gaps[(target.sent as usize).min(gaps.len() - 1)];
+        let skipped = if self.is_unhurried { QUICK_GAPS } else { 0 };
+        let gap = gaps[(target.sent as usize + skipped).min(gaps.len() - 1)];
         target.sent += 1;
         if target.sent < MAX_CHECKS_PER_TARGET && self.sent < self.most_checks() {
             self.due.set(to, Some(now + Duration::from_millis(gap)));

@@ -6,6 +6,7 @@
 //! is there, and not before: if none does, whether the peer is gone is consent's business. Doubts arise when
 //!
 //! * this machine sends from another address than before, or by another router;
+//! * the server sees this node's NAT give it another mapping;
 //! * a peer's keyed check comes from a place that is not the way in use;
 //! * a peer that is met already is introduced anew, because it has doubts of its own.
 //!
@@ -21,11 +22,14 @@ use meetpoint_proto::{NodeId, TicketId};
 
 use crate::agent::{Agent, Timer};
 use crate::api::Way;
+use crate::link::{DOUBTFUL_UNANSWERED, SUSPICIOUS_UNANSWERED};
 use crate::requests::Purpose;
 
 /// Checks of a doubted way. A good one survives with 25 % loss each way in 98 of 100 cases, and if not, it comes back
 /// with the peer's next check.
 const CHECKS: u32 = 5;
+/// The same where no data flows: nobody waits, and a way that is given up for want of an answer has a better one beside it.
+const IDLE_CHECKS: u32 = 1;
 /// Between two of them: a lost one costs little time, and a slow answer is not taken for none.
 const INTERVAL: Duration = Duration::from_millis(50);
 /// From the last check to the verdict. With the checks before it, answers take as long as this and 200 ms.
@@ -42,8 +46,16 @@ pub(crate) struct Doubt {
     silent: BTreeSet<Way>,
     ticket: TicketId,
     checks: u32,
+    most_checks: u32,
     /// They have had their time.
     is_over: bool,
+}
+
+impl Doubt {
+    /// From the last check to the verdict: all checks together have the same time for their answers.
+    fn grace(&self) -> Duration {
+        GRACE + INTERVAL * (CHECKS - self.most_checks)
+    }
 }
 
 impl Agent {
@@ -64,6 +76,45 @@ impl Agent {
             for peer in peers {
                 self.ask_anew(now, peer);
             }
+        }
+    }
+
+    /// The NAT has given the node another mapping: nobody reaches it where it was, and its own packets come from where
+    /// no strict NAT of a peer lets them in.
+    pub(crate) fn rebound(&mut self, now: Instant) {
+        self.env.counters.rebound += 1;
+        self.probe_relays(now);
+        let open = self.links.iter().filter(|(_, link)| link.is_open()).map(|(peer, _)| *peer);
+        for peer in open.take(MAX_ASKED).collect::<Vec<NodeId>>() {
+            self.doubt(now, peer);
+            self.ask_anew(now, peer);
+        }
+    }
+
+    /// Data goes to or comes from a peer.
+    pub(crate) fn busy(&mut self, now: Instant, peer: NodeId) {
+        if let Some(link) = self.links.get_mut(&peer) {
+            link.busy(now);
+            self.set_link_timer(peer);
+        }
+    }
+
+    /// Data goes to a peer, and nothing comes back.
+    pub(crate) fn unheard(&mut self, now: Instant, peer: NodeId) {
+        if let Some(link) = self.links.get_mut(&peer) {
+            link.unheard(now);
+            self.run_link(now, peer);
+        }
+    }
+
+    /// The way in use has been asked so often without an answer: first the node looks whether its own NAT has moved it,
+    /// then, if there is no other way, it has the peer look too, by being introduced anew. Either side does, for either
+    /// side's NAT may be the cause, and an introduction costs less than going on to ask.
+    pub(crate) fn grown_silent(&mut self, now: Instant, peer: NodeId, unanswered: u32, is_alone: bool) {
+        if unanswered == SUSPICIOUS_UNANSWERED {
+            self.suspect_mappings(now);
+        } else if unanswered == DOUBTFUL_UNANSWERED && is_alone {
+            self.ask_anew(now, peer);
         }
     }
 
@@ -90,11 +141,10 @@ impl Agent {
         if self.doubts.get(&peer).is_some_and(|doubt| !doubt.is_over) {
             return;
         }
-        let Some((ways, ticket)) = self.links.get(&peer).and_then(|link| link.ways()) else { return };
-        if ways.is_empty() {
-            return;
-        }
-        self.doubts.insert(peer, Doubt { silent: ways, ticket, checks: 0, is_over: false });
+        let Some(link) = self.links.get(&peer) else { return };
+        let Some((ways, ticket)) = link.ways().filter(|(ways, _)| !ways.is_empty()) else { return };
+        let most_checks = if link.is_busy(now) { CHECKS } else { IDLE_CHECKS };
+        self.doubts.insert(peer, Doubt { silent: ways, ticket, checks: 0, most_checks, is_over: false });
         self.run_doubt(now, peer);
     }
 
@@ -105,10 +155,12 @@ impl Agent {
             self.doubts.remove(&peer);
             return;
         }
-        let next = if doubt.checks < CHECKS {
+        let next = if doubt.checks < doubt.most_checks {
             doubt.checks += 1;
-            let wait = if doubt.checks < CHECKS { INTERVAL } else { GRACE };
-            let (ways, ticket) = (doubt.silent.clone(), doubt.ticket);
+            let wait = if doubt.checks < doubt.most_checks { INTERVAL } else { doubt.grace() };
+            let ticket = doubt.ticket;
+            let is_asked = |way: &&Way| !self.links.get(&peer).is_some_and(|link| link.is_silent(**way));
+            let ways: Vec<Way> = doubt.silent.iter().filter(is_asked).copied().collect();
             for way in ways {
                 // A paced check is as good as a lost one.
                 let _ = self.send_check(now, peer, ticket, way);
@@ -117,6 +169,10 @@ impl Agent {
         } else {
             doubt.is_over = true;
             self.judge(now, peer);
+            if self.doubts.contains_key(&peer) {
+                // The peer may have had a reason: if it is this node's NAT, only the server can tell.
+                self.suspect_mappings(now);
+            }
             now + MEMORY
         };
         let next = self.doubts.contains_key(&peer).then_some(next);

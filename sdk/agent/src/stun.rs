@@ -228,6 +228,14 @@ pub(crate) fn binding_changed(id: TransactionId, ip: bool, port: bool) -> Vec<u8
     writer.finish().into()
 }
 
+/// A Binding request whose answer is to go to this port of its source (RFC 5780, section 7.5).
+pub(crate) fn binding_answered_at(id: TransactionId, port: u16) -> Vec<u8> {
+    let mut writer = start(Class::Request, id);
+    let [high, low] = port.to_be_bytes();
+    writer.attribute(attr::RESPONSE_PORT, &[high, low, 0, 0]);
+    writer.finish().into()
+}
+
 /// A Binding request that names a user but proves nothing, to be challenged.
 pub(crate) fn binding_named(id: TransactionId, username: &str) -> Vec<u8> {
     let mut writer = start(Class::Request, id);

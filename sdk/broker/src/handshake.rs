@@ -201,6 +201,8 @@ impl Broker {
         let Some(certificate) = certificate(cluster, &joining, now_unix_ms / 1000, not_after_unix_s) else {
             return self.refuse(now, conn, Refusal::new(Code::NotHome));
         };
+        let is_public = cluster.config.effective == EffectiveNetwork::Public;
+        let hint = self.hints.of(now, &joining.cluster, source.ip()).filter(|_| is_public);
         let welcome = Welcome {
             signature: joining.transcript.sign(Domain::Welcome, &cluster.config.key),
             session: joining.session,
@@ -213,6 +215,7 @@ impl Broker {
             idle_timeout_ms: u32::try_from(millis(self.limits.idle_timeout)).unwrap_or(u32::MAX),
             session_token,
             revoked,
+            hint,
         };
         let lacks_credential = welcome.effective == EffectiveNetwork::Public && welcome.stun.is_none();
         self.replace_older(now, &joining);

@@ -261,6 +261,11 @@ impl Broker {
     pub(crate) fn behavior_told(&mut self, now: Instant, conn: ConnId, behavior: NatBehavior) {
         let Some(session) = self.session_mut(conn) else { return };
         session.behavior = Some(behavior);
+        let cluster = session.cluster.clone();
+        if let Some(source) = self.conns.get(&conn).map(|conn| conn.source.ip()) {
+            self.hints.note(now, &cluster, source, behavior);
+        }
+        let Some(session) = self.session(conn) else { return };
         let tickets: Vec<TicketId> = session.asked.iter().chain(&session.targeted).copied().collect();
         for ticket in tickets {
             let Some(record) = self.tickets.get(&ticket) else { continue };

@@ -26,6 +26,7 @@ mod defence;
 mod discovery;
 mod guest;
 mod handshake;
+mod hints;
 mod introduce;
 mod introducer;
 mod judge;
@@ -57,6 +58,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use defence::{Defence as Stands, Defences};
+use hints::Hints;
 use pairs::Pairs;
 use source::Sources;
 use state::{Cluster, Conn, Phase, Quiet, Session, Ticket, Timer};
@@ -78,6 +80,8 @@ pub struct Broker {
     sources: Sources,
     /// What became of introductions.
     pairs: Pairs,
+    /// What nodes found out about their NATs.
+    hints: Hints,
     /// Of members that have left a short while ago.
     quiet: BTreeMap<(ClusterName, NodeId), Quiet>,
     defences: Defences,
@@ -100,6 +104,7 @@ impl Broker {
             tickets: BTreeMap::new(),
             sources: Sources::default(),
             pairs: Pairs::default(),
+            hints: Hints::default(),
             quiet: BTreeMap::new(),
             defences: Defences::default(),
             timers: Timers::new(),

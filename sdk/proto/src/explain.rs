@@ -100,7 +100,11 @@ pub enum Prospect {
 #[must_use]
 pub fn prospect(a: &Party<'_>, b: &Party<'_>) -> Prospect {
     let parties = [a, b];
-    if parties.iter().any(|party| party.class == Some(NetworkClass::Unreachable)) {
+    let is_blocked = |party: &&Party<'_>| {
+        party.class == Some(NetworkClass::Unreachable)
+            || party.behavior.is_some_and(|behavior| behavior.udp_blocked)
+    };
+    if parties.iter().any(is_blocked) {
         return Prospect::NoUdp;
     }
     if parties.iter().any(|party| party.class.is_some_and(NetworkClass::is_public_and_reachable)) {
@@ -145,7 +149,10 @@ const fn is_foreseeable(behavior: &NatBehavior) -> bool {
 /// The common word for what a node sits behind.
 #[must_use]
 pub fn nat(behavior: Option<NatBehavior>) -> &'static str {
-    let NatBehavior { mapping, filtering, allocator, .. } = behavior.unwrap_or_default();
+    let NatBehavior { mapping, filtering, allocator, udp_blocked, .. } = behavior.unwrap_or_default();
+    if udp_blocked {
+        return "a network that passes no UDP";
+    }
     match (mapping, filtering) {
         (Some(Mapping::None), Some(Filtering::EndpointIndependent)) => "no NAT",
         (Some(Mapping::None), Some(Filtering::AddressDependent | Filtering::AddressAndPortDependent)) => {
@@ -279,6 +286,9 @@ mod tests {
             hairpin: None,
             early_inbound: None,
             port_reuse: None,
+            lifetime_s: None,
+            double_nat: None,
+            udp_blocked: false,
         })
     }
 

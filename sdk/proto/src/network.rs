@@ -213,4 +213,20 @@ pub struct NatBehavior {
     /// block, or it was not told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port_reuse: Option<bool>,
+    /// The longest silence, in seconds, after which it was seen to remember a mapping. `None`: not measured, which takes
+    /// minutes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime_s: Option<u32>,
+    /// There is another NAT behind the first: the nearest router's own external address is not one of the internet's.
+    /// `None`: not told, since that router does not say where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub double_nat: Option<bool>,
+    /// The server is reached, but by no UDP. Everything else is not told then.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub udp_blocked: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }

@@ -38,6 +38,12 @@ impl<K: Ord + Clone> Timers<K> {
         }
     }
 
+    /// The key's deadline.
+    #[must_use]
+    pub fn get(&self, key: &K) -> Option<Instant> {
+        self.by_key.get(key).copied()
+    }
+
     /// The earliest deadline.
     #[must_use]
     pub fn next(&self) -> Option<Instant> {

@@ -422,6 +422,10 @@ pub struct Welcome {
     /// newest; the server itself refuses all of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub revoked: Vec<RevocationText>,
+    /// What another member found out about the NAT at the same address. It may be wrong, and is good for nothing but the
+    /// order of the node's own questions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<NatBehavior>,
 }
 
 /// A membership that goes on.

@@ -71,6 +71,12 @@ pub(super) struct Presence {
     mapping: Option<&'static str>,
     /// How its NAT filters, by its own account.
     filtering: Option<&'static str>,
+    /// The longest silence, in seconds, after which its NAT was seen to remember a mapping.
+    nat_lifetime_s: Option<u32>,
+    /// There is another NAT behind its router, by its own account.
+    double_nat: Option<bool>,
+    /// It reaches this server, but by no UDP, by its own account.
+    udp_blocked: bool,
     /// The control channel's smoothed round trip.
     rtt_ms: Option<f64>,
     /// Since when it is present.
@@ -119,6 +125,9 @@ impl Presence {
             observed: view.observed.iter().map(ToString::to_string).collect(),
             mapping: behavior.mapping.map(Mapping::as_str),
             filtering: behavior.filtering.map(Filtering::as_str),
+            nat_lifetime_s: behavior.lifetime_s,
+            double_nat: behavior.double_nat,
+            udp_blocked: behavior.udp_blocked,
             rtt_ms: view.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
             since_unix_ms: now.0.saturating_sub(age_ms),
         }

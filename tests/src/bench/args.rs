@@ -11,6 +11,7 @@ use super::BenchError;
 use super::arena::{Contestant, Kind};
 use super::engine::Span;
 use super::fleet::JoinsArgs;
+use super::forgetful::ForgetfulArgs;
 use super::matrix::MatrixArgs;
 use super::meter::Meter;
 use super::sdk::SdkArgs;
@@ -39,6 +40,8 @@ pub enum Command {
     Matrix(MatrixArgs),
     /// Say what a program takes on that embeds the SDK: crates, a clean build of a small node, its size. Needs cargo.
     Sdk(SdkArgs),
+    /// Leave two connected nodes idle behind NATs that forget and rebind, and print what that costs. Needs root.
+    Forgetful(ForgetfulArgs),
     /// Send back what arrives, until killed: the least that a server can do.
     Echo {
         /// Where to listen.

@@ -10,7 +10,8 @@
 //! * [`turn_taking`]: who goes first on the processors. [`arena`]: namespaces and servers. [`compare`]: the rounds. [`table`]: what is printed.
 //!
 //! `meetpoint-bench joins` is another matter: [`fleet`] measures the rendezvous. And so is `meetpoint-bench matrix`:
-//! [`matrix`] has nodes behind all kinds of NAT meet. `meetpoint-bench sdk` ([`sdk`]) measures what embedding the SDK costs.
+//! [`matrix`] has nodes behind all kinds of NAT meet. `meetpoint-bench forgetful` has them say nothing for ten minutes,
+//! behind NATs that forget: [`forgetful`]. `meetpoint-bench sdk` ([`sdk`]) measures what embedding the SDK costs.
 //!
 //! IPv4 and UDP only, but for that. The server's time is its process's: what the kernel does for it outside of the process, in the
 //! name of who sends to it, is not in it, for no server.
@@ -21,6 +22,7 @@ pub mod compare;
 pub mod engine;
 pub mod exchange;
 pub mod fleet;
+pub mod forgetful;
 pub mod histogram;
 pub mod matrix;
 pub mod meter;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     use clap::Parser as _;
     use meetpoint_tests::bench::args::{Cli, Command};
-    use meetpoint_tests::bench::{fleet, matrix, run, sdk, wire};
+    use meetpoint_tests::bench::{fleet, forgetful, matrix, run, sdk, wire};
 
     let outcome = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
@@ -14,6 +14,7 @@ fn main() -> ExitCode {
         Command::Joins(args) => fleet::run(&args),
         Command::Matrix(args) => matrix::run(&args),
         Command::Sdk(args) => sdk::run(&args),
+        Command::Forgetful(args) => forgetful::run(&args),
         Command::Echo { listen } => wire::serve_echo(listen),
     };
     match outcome {

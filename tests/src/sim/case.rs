@@ -31,11 +31,11 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 const WARM_LIMIT: Duration = Duration::from_secs(15);
 /// Attempts in lossy weather.
 const ATTEMPTS: u32 = 3;
-/// How long a path is watched after it was found.
-const WATCH: Duration = Duration::from_secs(20);
-/// Until silence has killed a path.
-const CONSENT_LIMIT: Duration = Duration::from_secs(12);
-/// From the loss of a path until it is back: noticing takes 10 s, and a ticket that comes before
+/// How long a path is watched after it was found: longer than consent lasts.
+const WATCH: Duration = Duration::from_secs(35);
+/// Until silence has killed a path that no data goes by.
+const CONSENT_LIMIT: Duration = Duration::from_secs(32);
+/// From the loss of a path until it is back: noticing takes up to 30 s, and a ticket that comes before
 /// the new mapping was observed may run out for nothing.
 const REPAIR_LIMIT: Duration = Duration::from_secs(60);
 /// Datagrams of one node for one ticket: its own checks, answers to as many of the peer's, and

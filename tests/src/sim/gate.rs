@@ -95,6 +95,10 @@ pub struct Gate {
     /// Packets that came too early: to which external endpoint, from whom, and when last.
     early: BTreeMap<(SocketAddr, SocketAddr), Duration>,
     next_port: u16,
+    /// How long it remembers a mapping that nothing leaves by.
+    lifetime: Duration,
+    /// Added to ports that follow from the internal one.
+    shift: u16,
 }
 
 impl Gate {
@@ -103,7 +107,18 @@ impl Gate {
     pub fn new(kind: GateKind, public: IpAddr, next_port: u16) -> Self {
         let public = (kind.mapping != Mapping::None).then_some(public);
         let (mappings, bindings, early) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { kind, public, mappings, bindings, early, next_port }
+        Self { kind, public, mappings, bindings, early, next_port, lifetime: LIFETIME, shift: 0 }
+    }
+
+    /// Remembers mappings for so long from now on.
+    pub fn remember_for(&mut self, lifetime: Duration) {
+        self.lifetime = lifetime;
+    }
+
+    /// Forgets everything, and gives other ports from now on, however it chooses them.
+    pub fn rebind(&mut self) {
+        self.restart();
+        self.shift += 1;
     }
 
     /// Forgets everything. Ports that are chosen in sequence or at random will be others.
@@ -167,7 +182,8 @@ impl Gate {
             return Some(to);
         }
         let of_port = self.bindings.range((to, ANY)..).take_while(|((external, _), _)| *external == to);
-        let mut alive = of_port.map(|(_, binding)| binding).filter(|binding| binding.is_alive(now));
+        let mut alive =
+            of_port.map(|(_, binding)| binding).filter(|binding| binding.is_alive(now, self.lifetime));
         let passes = |binding: &&Binding| match self.kind.filtering {
             Filtering::EndpointIndependent => true,
             Filtering::AddressDependent => binding.sent_to.iter().any(|sent| sent.ip() == from.ip()),
@@ -184,7 +200,7 @@ impl Gate {
     fn known(&self, now: Duration, from: SocketAddr, key: DestinationKey) -> Option<Slot> {
         let external = *self.mappings.get(&(from, key))?;
         let slot = self.slot(external, key);
-        self.bindings.get(&slot).is_some_and(|binding| binding.is_alive(now)).then_some(slot)
+        self.bindings.get(&slot).is_some_and(|binding| binding.is_alive(now, self.lifetime)).then_some(slot)
     }
 
     fn slot(&self, external: SocketAddr, key: DestinationKey) -> Slot {
@@ -229,8 +245,8 @@ impl Gate {
     ) -> Option<SocketAddr> {
         let next = |port: u16, step: u16| port.checked_add(step).unwrap_or(FIRST_PORT);
         let mut port = match ports {
-            Ports::Preserved => wanted.port(),
-            Ports::Rewritten => wanted.port() ^ REWRITE_MASK,
+            Ports::Preserved => wanted.port().wrapping_add(self.shift),
+            Ports::Rewritten => (wanted.port() ^ REWRITE_MASK).wrapping_add(self.shift),
             Ports::Sequential(_) => self.next_port,
             Ports::Block { first, .. } => first + dice.below(BLOCK_SIZE.into()) as u16,
             Ports::Random => random_port(dice),
@@ -238,7 +254,7 @@ impl Gate {
         for _ in 0..=u16::MAX {
             let external = SocketAddr::new(wanted.ip(), port);
             let taken = self.bindings.get(&self.slot(external, key));
-            if !taken.is_some_and(|binding| binding.is_alive(now)) {
+            if !taken.is_some_and(|binding| binding.is_alive(now, self.lifetime)) {
                 if let Ports::Sequential(step) = ports {
                     self.next_port = next(port, step);
                 }
@@ -258,15 +274,17 @@ impl Gate {
     /// No port of a block that serves one destination a port is left.
     fn is_exhausted(&self, now: Duration, first: u16) -> bool {
         let in_block = |port: u16| (first..first + BLOCK_SIZE).contains(&port);
-        let alive =
-            self.bindings.iter().filter(|((at, _), binding)| in_block(at.port()) && binding.is_alive(now));
+        let alive = self
+            .bindings
+            .iter()
+            .filter(|((at, _), binding)| in_block(at.port()) && binding.is_alive(now, self.lifetime));
         self.kind.ports == (Ports::Block { first, reused: false }) && alive.count() >= BLOCK_SIZE.into()
     }
 }
 
 impl Binding {
-    fn is_alive(&self, now: Duration) -> bool {
-        now < self.last_sent + LIFETIME
+    fn is_alive(&self, now: Duration, lifetime: Duration) -> bool {
+        now < self.last_sent + lifetime
     }
 }
 

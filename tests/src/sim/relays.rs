@@ -114,6 +114,7 @@ impl World {
 
     /// A frame on a stream: late, but neither lost nor overtaken.
     pub(super) fn send_frame(&mut self, node: usize, stream: StreamId, payload: Vec<u8>) {
+        self.nodes[node].traffic.note_tcp(0, payload.len());
         let delay = self.control_delay(node);
         let Some(source) = self.stream_of(node, stream) else { return };
         let Some(entry) = self.relaying.streams.get_mut(&source) else { return };
@@ -141,6 +142,7 @@ impl World {
         if self.stream_of(node, stream).is_none() {
             return;
         }
+        self.nodes[node].traffic.note_tcp(1, payload.len());
         let source = SocketAddr::new(self.control_ip(node), STUN_PORTS[0]);
         let socket = Socket::Stream(stream);
         if !self.channel_data(node, socket, source, payload) {

@@ -144,7 +144,9 @@ impl World {
             return self.violations.push(format!("a message without a connection: {message:?}"));
         };
         if self.weather.json {
-            message = wire::decode_client(&wire::encode(&message)).expect("our own message");
+            let text = wire::encode(&message);
+            self.nodes[index].traffic.note_tcp(0, text.len());
+            message = wire::decode_client(&text).expect("our own message");
         }
         let delay = self.control_delay(index);
         let Some(connection) = self.conns.get_mut(&conn) else { return };
@@ -200,7 +202,11 @@ impl World {
 
     fn send_to_node(&mut self, conn: ConnId, mut message: ServerMessage) {
         if self.weather.json {
-            message = wire::decode_server(&wire::encode(&message)).expect("our own message");
+            let text = wire::encode(&message);
+            if let Some(connection) = self.conns.get(&conn) {
+                self.nodes[connection.node].traffic.note_tcp(1, text.len());
+            }
+            message = wire::decode_server(&text).expect("our own message");
         }
         if let Some(at) = self.arrival_at_node(conn) {
             self.push_at(at, Arrival::ToNode { conn, message });

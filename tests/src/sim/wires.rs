@@ -46,6 +46,7 @@ impl World {
             Socket::Extra(number) => (node.extras.get(&number).copied().unwrap_or(0), &mut node.sent[2]),
         };
         *count += 1;
+        node.traffic.note_udp(0, &payload);
         let (site, from) = (node.site, SocketAddr::new(node.source_ip(to.ip()), port));
         if self.nodes.iter().any(|other| other.site == site && other.has_ip(to.ip())) {
             // Which of two networks of a site is quicker is chance, for each datagram anew.

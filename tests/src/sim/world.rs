@@ -105,6 +105,34 @@ pub(super) struct Connection {
     pub(super) to_node: Duration,
 }
 
+/// Bytes of one node on the wire of its uplink: sent, and received.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// UDP datagrams, with the headers of IPv4 and UDP.
+    pub udp: [u64; 2],
+    /// What goes by TCP: each frame of a stream, and, in a world whose control messages travel as JSON, each of these, as if TCP, TLS and the WebSocket
+    /// put their headers around each and TCP acknowledged each.
+    pub tcp: [u64; 2],
+}
+
+/// IPv4's header without options, and UDP's.
+const UDP_HEADERS: u64 = 20 + 8;
+/// IPv4's header, and TCP's with timestamps (RFC 7323).
+const TCP_HEADERS: u64 = 20 + 32;
+/// A record of TLS 1.3 (RFC 8446, section 5.2), and a WebSocket frame from a client that is not long (RFC 6455, section 5.2).
+const FRAMING: u64 = 5 + 1 + 16 + 8;
+
+impl Traffic {
+    pub(super) fn note_udp(&mut self, direction: usize, payload: &[u8]) {
+        self.udp[direction] += UDP_HEADERS + payload.len() as u64;
+    }
+
+    pub(super) fn note_tcp(&mut self, direction: usize, len: usize) {
+        self.tcp[direction] += TCP_HEADERS + FRAMING + len as u64;
+        self.tcp[1 - direction] += TCP_HEADERS;
+    }
+}
+
 /// A node and what it has said so far.
 #[derive(Debug)]
 pub struct Node {
@@ -136,6 +164,8 @@ pub struct Node {
     pub over: Option<Ended>,
     /// Datagrams it sent, by the main, the probe, and extra sockets.
     pub sent: [u64; 3],
+    /// What it sent and was sent, in bytes on the wire.
+    pub traffic: Traffic,
     pub(super) site: usize,
     pub(super) ip: IpAddr,
     /// Its address on a second network of its site, if it is on two.
@@ -365,6 +395,23 @@ impl World {
         self.sites[site].is_blocked = is_blocked;
     }
 
+    /// A site's gates remember mappings for so long from now on.
+    pub fn remember_for(&mut self, site: usize, lifetime: Duration) {
+        self.sites[site].gates.iter_mut().for_each(|gate| gate.remember_for(lifetime));
+    }
+
+    /// Another gate of this kind takes the place of a site's only one, at the same address.
+    pub fn replace_gate(&mut self, site: usize, kind: GateKind) {
+        let Some(public) = self.external(site) else { return };
+        let next_port = 1024 + self.dice.below(60_000) as u16;
+        self.sites[site].gates = vec![Gate::new(kind, public, next_port)];
+    }
+
+    /// A site's gates forget all mappings, and give other ports from now on.
+    pub fn rebind_gate(&mut self, site: usize) {
+        self.sites[site].gates.iter_mut().for_each(Gate::rebind);
+    }
+
     /// A site gets another external address, number `host` of its network.
     pub fn move_gate(&mut self, site: usize, host: u8) {
         if let Some(gate) = self.sites[site].gates.last_mut() {
@@ -457,6 +504,7 @@ impl World {
             ended: BTreeMap::new(),
             over: None,
             sent: [0; 3],
+            traffic: Traffic::default(),
             site,
             ip,
             second_ip: None,
@@ -691,6 +739,7 @@ impl World {
         let Some((index, socket)) = found else { return };
         self.tap.iter_mut().for_each(|tap| tap.push((Some(index), from, payload.to_vec())));
         let node = &mut self.nodes[index];
+        node.traffic.note_udp(1, payload);
         if !node.may_send.is_empty() {
             node.may_send.insert(from);
         }

@@ -140,6 +140,7 @@ impl Liar {
             idle_timeout_ms: 60_000,
             session_token: None,
             revoked: Vec::new(),
+            hint: None,
         };
         send(&mut socket, &ServerMessage::Welcome(Box::new(welcome)));
         Session { liar: self, socket, hello: *hello, tickets: 0 }

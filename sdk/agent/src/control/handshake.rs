@@ -147,6 +147,7 @@ impl Handshake {
             stun: welcome.stun.filter(|_| is_public && !env.sealed()),
             certificate: welcome.certificate,
             revoked: welcome.revoked,
+            hint: welcome.hint,
             again: false,
         };
         Ok((membership, idle.clamp(IDLE_RANGE.0, IDLE_RANGE.1)))

@@ -6,6 +6,7 @@ use super::*;
 use crate::testing::start_of_time;
 
 const MS: Duration = Duration::from_millis(1);
+const KEEPALIVE: Duration = Duration::from_secs(20);
 
 fn way(n: u8) -> Way {
     Way::main(SocketAddr::from(([20, 0, 0, n], 4000)))
@@ -28,7 +29,14 @@ fn keys(n: u8) -> TicketKeys {
 }
 
 fn answer(n: u8, rtt_ms: u32) -> Confirmation {
-    Confirmation { ticket: ticket(1), way: way(n), is_ready: true, rtt: MS * rtt_ms, random: 0 }
+    Confirmation {
+        ticket: ticket(1),
+        way: way(n),
+        is_ready: true,
+        rtt: MS * rtt_ms,
+        keepalive: KEEPALIVE,
+        random: 0,
+    }
 }
 
 #[test]
@@ -50,22 +58,31 @@ fn the_quicker_way_wins_but_only_clearly() {
     }
 }
 
+/// Within ten seconds where data flows; elsewhere within a keepalive and the five seconds of repetitions.
 #[test]
 fn a_silent_way_dies_and_another_takes_over() {
+    dies_within(true, Duration::from_secs(10));
+    dies_within(false, KEEPALIVE + Duration::from_secs(5));
+}
+
+fn dies_within(is_busy: bool, most: Duration) {
     let (mut link, start) = (link(), start_of_time());
     let first = link.confirm(start, &answer(1, 20), 7 * MS);
     assert!(matches!(first, Change::Moved(path) if path.way == way(1) && path.elapsed == 7 * MS));
     link.confirm(start, &answer(2, 25), MS);
+    if is_busy {
+        link.busy(start);
+    }
     let mut now = start;
     while link.has_route(way(1)) {
         now = link.deadline().unwrap();
-        while let Some((due, _)) = link.next_consent(now) {
+        while let Some((due, ..)) = link.next_consent(now) {
             if due == way(2) {
                 link.confirm(now, &answer(2, 25), MS);
             }
         }
     }
-    assert!(now - start <= Duration::from_secs(10), "{:?}", now - start);
+    assert!(now - start <= most, "{:?}", now - start);
     link.choose();
     assert_eq!(link.current, Some(way(2)));
     while link.has_route(way(2)) {
@@ -137,7 +154,7 @@ fn a_doubtful_way_is_left_while_it_is_asked() {
     let (mut now, mut first) = (start, None);
     while link.kind() == Some(PathKind::Direct) {
         now = link.deadline().unwrap();
-        while let Some((due, _)) = link.next_consent(now) {
+        while let Some((due, ..)) = link.next_consent(now) {
             if due == way(2) {
                 first.get_or_insert(now);
             } else {
@@ -159,10 +176,10 @@ fn relayed_ways_end_when_a_direct_one_has_lasted() {
     link.confirm(start, &by(way(2), 20), MS);
     while link.uses_relay() {
         let now = link.deadline().unwrap();
-        while let Some((due, _)) = link.next_consent(now) {
+        while let Some((due, ..)) = link.next_consent(now) {
             link.confirm(now, &by(due, 30), MS);
         }
-        assert!(now <= start + RELAY_WARM + 2 * CONSENT_INTERVAL, "it has been kept for too long");
+        assert!(now <= start + RELAY_WARM + KEEPALIVE, "it has been kept for too long");
     }
     let now = link.deadline().unwrap();
     assert!(now >= start + RELAY_WARM && !link.wants(now, relayed(1)) && link.wants(now, way(3)));
@@ -222,7 +239,7 @@ fn a_silent_way_makes_room_for_one_that_answers() {
     let mut now = start;
     while has(&link, 2) && !has(&link, 6) {
         now = link.deadline().unwrap();
-        while let Some((way, _)) = link.next_consent(now) {
+        while let Some((way, ..)) = link.next_consent(now) {
             if way != answer(2, 20).way {
                 link.confirm(now, &Confirmation { way, ..answer(1, 20) }, MS);
             }
@@ -231,5 +248,18 @@ fn a_silent_way_makes_room_for_one_that_answers() {
     }
     assert!(has(&link, 6) && !has(&link, 2));
     assert!([1, 3, 4].into_iter().all(|n| has(&link, n)));
-    assert!(now - start <= 2 * CONSENT_INTERVAL, "{:?}", now - start);
+    assert!(now - start <= KEEPALIVE, "{:?}", now - start);
+}
+
+/// Where data goes and none comes back the way in use is asked at once, and once.
+#[test]
+fn who_is_not_heard_is_asked_at_once() {
+    let (mut link, start) = (link(), start_of_time());
+    link.confirm(start, &answer(1, 20), MS);
+    let now = start + Duration::from_secs(1);
+    assert!(link.next_consent(now).is_none());
+    link.unheard(now);
+    assert_eq!(link.next_consent(now).map(|(way, _, unanswered)| (way, unanswered)), Some((way(1), 1)));
+    link.unheard(now);
+    assert!(link.next_consent(now).is_none(), "it has half a second to answer");
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use meetpoint_proto::TicketId;
 
-use super::Link;
+use super::{Link, SUSPICIOUS_UNANSWERED};
 use crate::api::{AllocationId, Leg, Way};
 
 impl Link {
@@ -24,6 +24,11 @@ impl Link {
             way.leg != Leg::Relay(id) && route.is_ready && route.unanswered < super::DOUBTFUL_UNANSWERED
         };
         self.uses_leg(id) && !self.routes.iter().any(is_other)
+    }
+
+    /// It has left so many checks unanswered that another one would tell nothing.
+    pub(crate) fn is_silent(&self, way: Way) -> bool {
+        self.routes.get(&way).is_some_and(|route| route.unanswered >= SUSPICIOUS_UNANSWERED)
     }
 
     /// The verified ways, and the ticket under which to check them.

@@ -248,6 +248,7 @@ impl Rig {
             idle_timeout_ms: IDLE.as_millis() as u32,
             session_token: None,
             revoked: Vec::new(),
+            hint: None,
         }
     }
 

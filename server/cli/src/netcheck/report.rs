@@ -54,6 +54,22 @@ const PEERS: [(Mapping, Filtering); 5] = [
 ];
 
 impl Findings {
+    /// A server answers, and none does by UDP; `None` if no server was asked by UDP, or none answers at all.
+    fn udp_blocked(&self) -> Option<bool> {
+        let asked = || self.servers.iter().flat_map(|server| server.udp.iter().flatten());
+        if asked().any(Result::is_ok) {
+            return Some(false);
+        }
+        (asked().next().is_some() && self.any_answer()).then_some(true)
+    }
+
+    /// What is known of the NAT. Silence alone says nothing of it, but together with an answer by TCP it does.
+    fn known(&self) -> Option<NatBehavior> {
+        let udp_blocked = self.udp_blocked() == Some(true);
+        let blocked = NatBehavior { udp_blocked, ..NatBehavior::default() };
+        self.behavior.or(udp_blocked.then_some(blocked))
+    }
+
     /// What a server would make of this machine as a node: the tables decide, by what STUN alone can tell.
     fn class(&self) -> Option<Result<NetworkClass, Code>> {
         let status = self.servers.iter().find_map(|server| server.status.as_ref().ok())?;
@@ -96,7 +112,7 @@ impl Findings {
             StunOutcome::Answered => None,
         };
         let party = |class, behavior| Party { name: "", present: true, class, behavior };
-        let own = party(class, self.behavior);
+        let own = party(class, self.known());
         let how = |(mapping, filtering)| {
             let mut behavior = NatBehavior::default();
             (behavior.mapping, behavior.filtering) = (Some(mapping), Some(filtering));
@@ -155,10 +171,12 @@ impl Findings {
             "local": self.local.map(|ip| ip.to_string()),
             "mapped": self.mapped.map(|addr| addr.to_string()),
             "nat": {
-                "kind": self.behavior.map(|_| nat(self.behavior)),
+                "kind": self.known().map(|_| nat(self.known())),
                 "mapping": behavior.mapping.map(Mapping::as_str),
                 "filtering": behavior.filtering.map(Filtering::as_str),
+                "double_nat": behavior.double_nat,
             },
+            "udp_blocked": self.udp_blocked(),
             "ipv6": self.has_ipv6,
             "port_mapping": self.ports_json(),
             "class": class.and_then(Result::ok).map(NetworkClass::as_str),
@@ -182,6 +200,7 @@ impl Findings {
         line(
             "nat",
             match self.behavior {
+                None if self.udp_blocked() == Some(true) => nat(self.known()).to_owned(),
                 None => "unknown: no answer by UDP".to_owned(),
                 Some(NatBehavior { mapping, filtering, .. }) => format!(
                     "{} (mapping {}, filtering {})",
@@ -379,6 +398,10 @@ meets      by a relay: nodes behind a symmetric NAT";
         assert_eq!(text, expect);
         let json = findings("DYNAMIC", "PUBLIC", None, None).json();
         assert_eq!(json["refused"], "unreachable");
+        assert_eq!(
+            (&json["udp_blocked"], &json["nat"]["kind"]),
+            (&json!(true), &json!("a network that passes no UDP"))
+        );
         assert_eq!(json["servers"][0]["udp"], json!({ "ok": false, "error": "no answer" }));
         assert!(json["meets"].as_array().unwrap().iter().all(|meets| meets["how"] == "by a relay"), "{json}");
     }

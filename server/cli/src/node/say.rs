@@ -52,11 +52,25 @@ impl Voice {
                 });
             }
             Event::Behavior(found) => {
-                let fields = json!({ "mapping": found.mapping, "filtering": found.filtering });
+                let fields = json!({
+                    "mapping": found.mapping,
+                    "filtering": found.filtering,
+                    "lifetime_s": found.lifetime_s,
+                    "double_nat": found.double_nat,
+                    "udp_blocked": found.udp_blocked,
+                });
                 self.say("behavior", fields, || {
                     let mapping = found.mapping.map_or("unknown", |mapping| mapping.as_str());
                     let filtering = found.filtering.map_or("unknown", |filtering| filtering.as_str());
-                    format!("its NAT: mapping {mapping}, filtering {filtering}")
+                    let more = [
+                        found.lifetime_s.map(|s| format!(", remembers silences of {s} s")),
+                        found
+                            .double_nat
+                            .map(|is| if is { ", behind another one" } else { ", the only one" }.to_owned()),
+                        found.udp_blocked.then(|| ", passes no UDP".to_owned()),
+                    ];
+                    let more: String = more.into_iter().flatten().collect();
+                    format!("its NAT: mapping {mapping}, filtering {filtering}{more}")
                 });
             }
             Event::ClusterChanged { effective } => {

@@ -1,0 +1,202 @@
+//! NATs that forget a mapping after half a minute of silence, and give all nodes behind them other ports every minute.
+//! Connections live on, and idle nodes say little.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ed25519_dalek::SigningKey;
+use meetpoint_agent::{Input, PathKind};
+use meetpoint_proto::{Filtering, Mapping};
+use meetpoint_tests::sim::gate::{GateKind, Ports};
+use meetpoint_tests::sim::world::{ServerPlace, Traffic, Weather, World};
+
+/// From each site to the middle of the internet.
+const ONE_WAY: Duration = Duration::from_millis(12);
+const REQUEST: u32 = 1;
+/// How long the NATs remember.
+const MEMORY: Duration = Duration::from_secs(30);
+/// How often they give other ports.
+const REBIND: Duration = Duration::from_secs(60);
+/// How long it goes on.
+const WATCHED: Duration = Duration::from_secs(600);
+/// QUIC's own keepalive: a PING and its acknowledgement, each with a short header, a packet number and a tag.
+const QUIC_INTERVAL: Duration = Duration::from_secs(20);
+const QUIC_PACKET_LEN: u64 = 1 + 8 + 2 + 4 + 16;
+/// What stands for one in the simulator is shorter.
+const DATA_LEN: u64 = 6;
+/// Connections that have heard nothing for so long are lost.
+const QUIC_PATIENCE: Duration = Duration::from_secs(45);
+/// What an idle node may send, in bytes a second.
+const MOST_SENT: f64 = 60.0;
+
+const RESTRICTED: GateKind =
+    GateKind::new(Mapping::EndpointIndependent, Filtering::AddressAndPortDependent, Ports::Preserved);
+const SYMMETRIC: GateKind =
+    GateKind::new(Mapping::AddressAndPortDependent, Filtering::AddressAndPortDependent, Ports::Random);
+
+/// What was seen of a run.
+#[derive(Debug)]
+struct Seen {
+    /// Bytes a second and node: UDP sent and received, TCP sent and received.
+    rates: [[f64; 4]; 2],
+    /// The longest time without data, for either node.
+    silence: Duration,
+    /// From the moment that a rebinding was noticed until data went both ways again, each time.
+    resumed: Vec<Duration>,
+}
+
+fn world(gates: [GateKind; 2], relay: bool) -> World {
+    let weather = Weather { one_way: [ONE_WAY; 2], jitter: Duration::ZERO, loss_permille: 0, json: true };
+    let make = if relay { World::with_relay } else { World::new };
+    let mut world = make(7, ServerPlace::Internet, weather);
+    for (site, gate) in gates.into_iter().enumerate() {
+        world.add_site(Some(gate));
+        world.remember_for(site, MEMORY);
+        let ip = IpAddr::from([10, 0, 1 + site as u8, 2]);
+        world.add_node(site, ip, 24, SigningKey::from_bytes(&[1 + site as u8; 32]));
+    }
+    world
+}
+
+fn connect(world: &mut World, kind: PathKind) {
+    world.run_until(Duration::from_secs(10), |_| false);
+    let peer = world.nodes[1].name.clone();
+    world.input(0, Input::Connect { request: REQUEST, peer, wait: true });
+    let is_so = |world: &World| kinds(world) == [Some(kind); 2];
+    assert!(world.run_until(world.now() + Duration::from_secs(10), is_so), "{:?}", kinds(world));
+    world.run_until(world.now() + Duration::from_secs(70), |_| false);
+}
+
+fn kinds(world: &World) -> [Option<PathKind>; 2] {
+    [0, 1].map(|node| world.nodes[node].paths.values().next().map(|path| path.kind))
+}
+
+fn rebound(world: &World) -> u64 {
+    world.nodes.iter().map(|node| node.agent.counters().rebound).sum()
+}
+
+/// True once data has come through both ways, tried again and again for so long.
+fn exchange(world: &mut World, patience: Duration) -> bool {
+    let end = world.now() + patience;
+    world.nodes.iter_mut().for_each(|node| node.has_data = false);
+    while world.now() < end {
+        (0..2).for_each(|node| world.send_data(node));
+        let soon = world.now() + Duration::from_millis(50);
+        if world.run_until(soon, |world| world.nodes.iter().all(|node| node.has_data)) {
+            return true;
+        }
+    }
+    false
+}
+
+/// Ten minutes of an idle connection. The gates of both sites rebind in turns, every minute each.
+fn watch(world: &mut World) -> Seen {
+    let began = world.now();
+    let before: Vec<Traffic> = world.nodes.iter().map(|node| node.traffic).collect();
+    let mut last_data = [began; 2];
+    let mut seen = Seen { rates: [[0.0; 4]; 2], silence: Duration::ZERO, resumed: Vec::new() };
+    let mut pings = 0;
+    let (mut next_ping, mut rebinds) = (began + QUIC_INTERVAL, 0);
+    while world.now() < began + WATCHED {
+        let next_rebind = began + REBIND / 2 * (rebinds + 1);
+        let known = rebound(world);
+        let next = next_ping.min(next_rebind).min(began + WATCHED);
+        world.nodes.iter_mut().for_each(|node| node.has_data = false);
+        let noticed = world.run_until(next, |world| rebound(world) > known).then(|| world.now());
+        if world.now() >= next_rebind {
+            world.rebind_gate((rebinds % 2) as usize);
+            rebinds += 1;
+        }
+        if world.now() >= next_ping {
+            // As in QUIC: a PING, and its acknowledgement.
+            (0..2).for_each(|node| world.send_data(node));
+            pings += 1;
+            next_ping += QUIC_INTERVAL;
+        }
+        if let Some(noticed) = noticed {
+            assert!(exchange(world, QUIC_PATIENCE), "it is lost at {:?}: {:?}", world.now(), kinds(world));
+            seen.resumed.push(world.now() - noticed);
+        }
+        let now = world.now();
+        for (node, last) in world.nodes.iter().zip(&mut last_data) {
+            if node.has_data {
+                *last = now;
+            }
+            seen.silence = seen.silence.max(now - *last);
+        }
+    }
+    for (node, before) in before.iter().enumerate() {
+        let Traffic { udp, tcp } = world.nodes[node].traffic;
+        let longer = pings * (QUIC_PACKET_LEN - DATA_LEN);
+        let bytes = [
+            udp[0] - before.udp[0] + longer,
+            udp[1] - before.udp[1] + longer,
+            tcp[0] - before.tcp[0],
+            tcp[1] - before.tcp[1],
+        ];
+        seen.rates[node] = bytes.map(|bytes| bytes as f64 / WATCHED.as_secs_f64());
+    }
+    seen
+}
+
+fn check(gates: [GateKind; 2], relay: bool, kind: PathKind) -> Seen {
+    let mut world = world(gates, relay);
+    connect(&mut world, kind);
+    let seen = watch(&mut world);
+    println!("{kind:?}, relay {relay}: {seen:?}");
+    for node in &world.nodes {
+        println!("{:?}", node.agent.counters());
+    }
+    assert!(world.violations.is_empty(), "{:#?}", world.violations);
+    assert!(seen.silence < QUIC_PATIENCE, "{kind:?}: {seen:?}");
+    assert!(seen.resumed.iter().all(|took| *took <= Duration::from_secs(1)), "{kind:?}: {seen:?}");
+    seen
+}
+
+#[test]
+fn an_idle_pair_lives_on_and_says_little() {
+    let runs = [
+        check([RESTRICTED; 2], false, PathKind::Direct),
+        check([RESTRICTED; 2], true, PathKind::Direct),
+        check([SYMMETRIC; 2], true, PathKind::Relayed),
+    ];
+    for seen in &runs {
+        for [udp_sent, ..] in seen.rates {
+            assert!(udp_sent < MOST_SENT, "{seen:?}");
+        }
+    }
+}
+
+/// Bisected between 15 s and 4 min, to within a quarter; what is longer than that is not told apart.
+#[test]
+fn what_a_nat_remembers_is_measured() {
+    for (memory_s, kind) in [
+        (18, RESTRICTED),
+        (30, RESTRICTED),
+        (30, SYMMETRIC),
+        (61, RESTRICTED),
+        (120, SYMMETRIC),
+        (900, RESTRICTED),
+    ] {
+        let mut world = world([kind; 2], false);
+        (0..2).for_each(|site| world.remember_for(site, Duration::from_secs(memory_s)));
+        world.run_until(Duration::from_secs(20), |_| false);
+        let before: Vec<Traffic> = world.nodes.iter().map(|node| node.traffic).collect();
+        let is_known = |world: &World| {
+            world.nodes.iter().all(|node| node.behavior.is_some_and(|nat| nat.lifetime_s.is_some()))
+        };
+        assert!(
+            world.run_until(Duration::from_secs(1_200), is_known),
+            "{memory_s} s: {:?}",
+            world.nodes[0].behavior
+        );
+        for (node, before) in world.nodes.iter().zip(before) {
+            let found = node.behavior.and_then(|nat| nat.lifetime_s).map(u64::from).expect("measured");
+            let most = memory_s.min(240);
+            assert!(found <= most && found * 5 / 4 + 2 >= most, "{found} s instead of {memory_s} s");
+            assert!(node.sent[1] < 120, "{memory_s} s: {} datagrams", node.sent[1]);
+            println!("{memory_s} s: {found} s after {:?}, {:?} from {before:?}", world.now(), node.traffic);
+        }
+        assert!(world.violations.is_empty(), "{:?}", world.violations);
+    }
+}
