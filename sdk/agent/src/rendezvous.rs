@@ -381,33 +381,31 @@ impl Agent {
         }
         let candidate = |addr: &SocketAddr| Candidate { kind: CandidateKind::Srflx, addr: *addr };
         self.env.counters.meetings += 1;
-        self.introduced_by_peer(
-            now,
-            Introduction {
-                requests: given.requests,
-                ticket: half.ticket,
-                certificate: given.certificate,
-                candidates: half.candidates.iter().map(candidate).collect(),
-                send_key,
-                recv_key,
-                start_in_ms: 0,
-                expires_in_ms: u32::try_from(millis(given.until.saturating_duration_since(now))).ok()?,
-                active: true,
-                own: None,
-                peer: None,
-                window: None,
-                peer_rtt_ms: None,
-                probe: false,
-            },
-        );
+        let introduction = Introduction {
+            requests: given.requests,
+            ticket: half.ticket,
+            certificate: given.certificate,
+            candidates: half.candidates.iter().map(candidate).collect(),
+            send_key,
+            recv_key,
+            start_in_ms: 0,
+            expires_in_ms: u32::try_from(millis(given.until.saturating_duration_since(now))).ok()?,
+            active: true,
+            own: None,
+            peer: None,
+            window: None,
+            peer_rtt_ms: None,
+            probe: false,
+        };
+        self.introduced_by_peer(now, &introduction);
         Some(())
     }
 
-    fn introduced_by_peer(&mut self, now: Instant, introduction: Introduction) {
+    fn introduced_by_peer(&mut self, now: Instant, introduction: &Introduction) {
         let peer = self.guest_certificate(now, &introduction.certificate);
         match peer {
             Some(peer) if self.take_ticket(&peer.node, introduction.ticket).is_ok() => {
-                self.start_ticket(now, &introduction, &peer);
+                self.start_ticket(now, introduction, &peer);
             }
             // The requests stay open.
             _ => self.env.counters.tickets_refused += 1,

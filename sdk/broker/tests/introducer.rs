@@ -1,4 +1,5 @@
 //! A node that introduces its peers: whom it hears, what it passes on, and how often.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
