@@ -51,6 +51,9 @@ mod egress;
 mod event;
 mod explain;
 mod extras;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod http;
 mod interfaces;
 mod key;
