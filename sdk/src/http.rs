@@ -56,7 +56,7 @@ pub(crate) async fn exchange(
     timeout(TIMEOUT, exchange).await.map_err(|_| HttpError::TimedOut)?
 }
 
-fn parse(answer: &[u8]) -> Result<Answer, HttpError> {
+pub(crate) fn parse(answer: &[u8]) -> Result<Answer, HttpError> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut headers);
     let Ok(httparse::Status::Complete(head_len)) = response.parse(answer) else {

@@ -52,6 +52,9 @@ mod egress;
 mod event;
 mod explain;
 mod extras;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod http;
 mod interfaces;
 #[cfg_attr(not(feature = "rendezvous"), path = "introducer/none.rs")]

@@ -26,7 +26,11 @@ mod pmp;
 mod probe;
 mod upnp;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use probe::note;
 pub use probe::{PortMapping, port_mapping};
+#[cfg(feature = "fuzzing")]
+pub(crate) use upnp::{upnp_external, upnp_location, upnp_service};
 
 /// What a lease is asked for: a node that dies leaves its mapping behind for so long at most.
 const LEASE: Duration = Duration::from_secs(20 * 60);

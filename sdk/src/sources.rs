@@ -47,6 +47,21 @@ pub use multicast::{Multicast, MulticastGroup, ParseGroupError};
 pub use registry::{Registry, RegistryError};
 pub use text::SeedTextError;
 
+#[cfg(all(feature = "fuzzing", feature = "mdns"))]
+pub(crate) use mdns::resolved;
+
+/// What an announcement from this address leads to.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn announced(datagram: &[u8], source: std::net::IpAddr) -> Option<FoundSeed> {
+    Announcement::parse(datagram)?.seed(source)
+}
+
+/// The servers of a list.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn listed(text: &str) -> Option<Vec<FoundSeed>> {
+    text::any(text).ok()
+}
+
 /// The variable that [`Environment`] reads.
 pub const SEEDS_VARIABLE: &str = "MEETPOINT_SEEDS";
 /// Sources of one node.

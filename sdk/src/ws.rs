@@ -111,6 +111,10 @@ impl std::str::FromStr for ServerUrl {
 
     fn from_str(text: &str) -> Result<Self, UrlError> {
         let uri: http::Uri = text.parse().map_err(|_| UrlError("not a URL"))?;
+        // The parser passes it over.
+        if text.contains('#') {
+            return Err(UrlError("a fragment does not belong here"));
+        }
         let tls = match uri.scheme_str() {
             Some("https") => true,
             Some("http") => false,

@@ -118,7 +118,7 @@ fn announce(client: IpAddr) -> [u8; PCP_LEN] {
 }
 
 /// What an answer shows. A refusal is an answer too: whoever refuses speaks the protocol.
-fn note(found: &mut PortMapping, answer: &[u8]) {
+pub(crate) fn note(found: &mut PortMapping, answer: &[u8]) {
     match *answer {
         [PCP, opcode, _, result, ..] if opcode == ANSWER | OPCODE && is_pcp(answer) => {
             found.pcp |= result != UNSUPPORTED_VERSION;

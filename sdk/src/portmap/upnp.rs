@@ -149,8 +149,7 @@ impl Router {
 
     async fn learn_external(&mut self) -> Result<(), UpnpError> {
         let answer = self.call("GetExternalIPAddress", &[]).await?;
-        let external = element(&answer, "NewExternalIPAddress").and_then(|text| text.parse().ok());
-        self.external = external.ok_or(UpnpError::BadAnswer)?;
+        self.external = external(&answer).ok_or(UpnpError::BadAnswer)?;
         Ok(())
     }
 
@@ -302,6 +301,11 @@ fn service(description: &str, from: &Place) -> Option<(String, Place)> {
     (control.addr.ip() == from.addr.ip()).then_some((name, control))
 }
 
+/// What the router says is its address towards the world.
+fn external(answer: &str) -> Option<IpAddr> {
+    element(answer, "NewExternalIPAddress")?.parse().ok()
+}
+
 /// The text of the first element of this name that has nothing else in it.
 fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
     let (open, close) = (format!("<{name}>"), format!("</{name}>"));
@@ -309,6 +313,25 @@ fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
     let len = xml[start..].find(&close)?;
     let text = xml[start..start + len].trim();
     (!text.contains('<')).then_some(text)
+}
+
+/// For whoever searches for texts that go wrong.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn upnp_location(answer: &str) -> Option<(SocketAddr, String)> {
+    location(answer).map(|place| (place.addr, place.path))
+}
+
+/// The same.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn upnp_service(description: &str, from: SocketAddr) -> Option<(String, SocketAddr, String)> {
+    let from = Place { addr: from, path: "/".to_owned() };
+    service(description, &from).map(|(name, place)| (name, place.addr, place.path))
+}
+
+/// The same.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn upnp_external(answer: &str) -> Option<IpAddr> {
+    external(answer)
 }
 
 #[cfg(test)]

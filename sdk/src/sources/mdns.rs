@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use mdns_sd::{IfKind, IfPredicate, ResolvedService, ServiceDaemon, ServiceEvent, ServiceInfo};
 
 use super::announce::{self, Announcement};
-use super::{Search, SeedSource, Seeds, SourceError};
+use super::{FoundSeed, Search, SeedSource, Seeds, SourceError};
 
 const SERVICE: &str = "_meetpoint._tcp.local.";
 /// Addresses of one server that are tried.
@@ -37,13 +37,18 @@ impl SeedSource for Mdns {
     }
 }
 
-fn found(service: &ResolvedService) -> Vec<super::FoundSeed> {
-    let name = service.get_fullname().strip_suffix(SERVICE).unwrap_or_default().trim_end_matches('.');
-    let name = service.get_property_val_str("name").unwrap_or(name);
-    let mut ips: Vec<_> = service.get_addresses_v4().into_iter().map(IpAddr::from).collect();
-    ips.retain(|ip| announce::is_local(*ip));
+fn found(service: &ResolvedService) -> Vec<FoundSeed> {
+    let ips: Vec<IpAddr> = service.get_addresses_v4().into_iter().map(IpAddr::from).collect();
+    resolved(service.get_fullname(), service.get_property_val_str("name"), &ips, service.get_port())
+}
+
+/// The servers of a service: its own word for its name counts, and addresses of the LAN only.
+pub(crate) fn resolved(full_name: &str, named: Option<&str>, ips: &[IpAddr], port: u16) -> Vec<FoundSeed> {
+    let name = full_name.strip_suffix(SERVICE).unwrap_or_default().trim_end_matches('.');
+    let name = named.unwrap_or(name);
+    let mut ips: Vec<IpAddr> = ips.iter().copied().filter(|ip| announce::is_local(*ip)).collect();
     ips.sort();
-    ips.iter().take(MAX_ADDRESSES).filter_map(|ip| announce::hint(name, *ip, service.get_port())).collect()
+    ips.iter().take(MAX_ADDRESSES).filter_map(|ip| announce::hint(name, *ip, port)).collect()
 }
 
 /// Speaks mDNS until it is dropped; what it has announced is taken back then.

@@ -304,6 +304,7 @@ fn urls() {
         ("a.example:8080", Err("")),
         ("a.example", Err("scheme is missing")),
         ("/v1/control", Err("scheme is missing")),
+        ("https://a.example#x", Err("fragment")),
         ("http://", Err("")),
         ("http://a.example:0", Err("the port")),
         ("http://a.example:65536", Err("the port")),

@@ -14,7 +14,7 @@ use crate::input::Input;
 use rig::Rig;
 
 #[path = "../../../sdk/agent/tests/rig/mod.rs"]
-mod rig;
+pub(crate) mod rig;
 
 /// Where datagrams come from: the server's addresses, the peer, its NAT, strangers.
 const SOURCES: [&str; 8] = [

@@ -14,6 +14,8 @@ mod control;
 mod input;
 mod message;
 mod mutate;
+mod node;
+mod relay_client;
 mod server;
 mod stream;
 mod text;
@@ -25,6 +27,8 @@ pub use codecs::{Difference, differences, stun_codecs};
 pub use control::{certificate, frames};
 pub use message::{stun_address, stun_message};
 pub use mutate::{Dice, mutate};
+pub use node::{flow, lan, report, router, seed_list};
+pub use relay_client::{is_relayed, relay_client};
 pub use server::{play, server};
 pub use stream::stream;
 pub use text::{cidr, join_token, words};
@@ -89,17 +93,82 @@ const STUN_WORDS: &[&[u8]] = &[
     &[0x00, 0x12, 0x00, 0x14, 0x00, 0x02],
     &[0x80, 0x20],
 ];
+const LAN_WORDS: &[&[u8]] = &[
+    b"{\"meetpoint\":1",
+    b"\"id\":\"",
+    b"\"name\":\"",
+    b"\"address\":\"",
+    b"\"port\":",
+    b"\"capabilities\":[",
+    b"10.0.0.1",
+    b"::ffff:",
+    b"._meetpoint._tcp.local.",
+    b"main",
+    b",",
+    b"}",
+];
+const LIST_WORDS: &[&[u8]] = &[
+    b"HTTP/1.1 200 OK\r\n",
+    b"Content-Length: ",
+    b"Transfer-Encoding: ",
+    b"\r\n\r\n",
+    b"{\"address\":\"",
+    b"\"fingerprint\":",
+    b"\"priority\":",
+    b"https://",
+    b"a@h:1",
+    b"# ",
+    b"[",
+    b"]",
+    b"\n",
+];
+const ROUTER_WORDS: &[&[u8]] = &[
+    b"LOCATION: http://10.0.0.1:5000/",
+    b"<service>",
+    b"</service>",
+    b"<serviceType>urn:schemas-upnp-org:service:WANIPConnection:1</serviceType>",
+    b"<controlURL>",
+    b"</controlURL>",
+    b"<URLBase>http://10.0.0.1:80/</URLBase>",
+    b"<NewExternalIPAddress>",
+    b"</NewExternalIPAddress>",
+    b"&amp;",
+    b"\r\n",
+    &[2, 0x80, 0, 0],
+    &[0, 0x80, 0, 0],
+];
+const REPORT_WORDS: &[&[u8]] = &[
+    b"{\"mapping\":\"",
+    b"\"filtering\":\"",
+    b"\"allocator\":{\"kind\":\"",
+    b"endpoint_independent",
+    b"address_and_port_dependent",
+    b"sequential",
+    b"block",
+    b"\"delta\":",
+    b"\"first\":",
+    b"}\n",
+];
+/// Steps of the relay's play that lead somewhere.
+const RELAY_WORDS: &[&[u8]] =
+    &[&[1, 1, 1], &[1, 0, 7, 0], &[5, 0], &[4, 0], COOKIE, &[0x01, 0x03], &[0x40, 0x00]];
 /// Steps of the server's play that lead somewhere.
 const PLAY_WORDS: &[&[u8]] =
     &[&[19, 0, 0, 0], &[19, 1, 0, 0], &[19, 5, 4, 0], &[0, 2, 0, 0], &[13, 8], &[12, 0], &[12, 1]];
 
 /// Everything that is fuzzed.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 18] = [
     Target { name: "agent", run: agent, max_len: 1024, share: 1, words: STUN_WORDS },
     Target { name: "certificate", run: certificate, max_len: 256, share: 4, words: TEXT_WORDS },
     Target { name: "cidr", run: cidr, max_len: 128, share: 100, words: TEXT_WORDS },
+    Target { name: "flow", run: flow, max_len: 512, share: 50, words: &[&[0xF7]] },
     Target { name: "frames", run: frames, max_len: 4096, share: 25, words: FRAME_WORDS },
     Target { name: "join_token", run: join_token, max_len: 300, share: 25, words: TEXT_WORDS },
+    Target { name: "lan", run: lan, max_len: 1300, share: 50, words: LAN_WORDS },
+    Target { name: "relay_client", run: relay_client, max_len: 1024, share: 1, words: RELAY_WORDS },
+    Target { name: "report", run: report, max_len: 600, share: 50, words: REPORT_WORDS },
+    Target { name: "router", run: router, max_len: 2048, share: 50, words: ROUTER_WORDS },
+    Target { name: "seed_list", run: seed_list, max_len: 2048, share: 25, words: LIST_WORDS },
     Target { name: "server", run: server, max_len: 2048, share: 10, words: PLAY_WORDS },
     Target { name: "stream", run: stream, max_len: 512, share: 50, words: STUN_WORDS },
     Target { name: "stun_address", run: stun_address, max_len: 64, share: 100, words: STUN_WORDS },

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use meetpoint_fuzz::{Difference, differences, play};
+use meetpoint_fuzz::{Difference, differences, is_relayed, play};
 use meetpoint_turn::Defence;
 
 fn corpus(target: &str) -> Vec<Vec<u8>> {
@@ -37,4 +37,11 @@ fn each_defence_is_missed() {
 fn each_difference_still_happens() {
     let found: BTreeSet<_> = corpus("stun_codecs").iter().flat_map(|bytes| differences(bytes)).collect();
     assert_eq!(found, BTreeSet::from(Difference::ALL));
+}
+
+/// What is only ever refused shows nothing about what is granted.
+#[test]
+fn the_relay_is_got() {
+    let relayed = corpus("relay_client").iter().filter(|bytes| is_relayed(bytes)).count();
+    assert!(relayed > 1, "{relayed} inputs");
 }

@@ -84,4 +84,7 @@ fn folders_of(folder: &Path) -> Vec<String> {
     folders.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-targets!(agent certificate cidr frames join_token server stream stun_address stun_codecs stun_message username words);
+targets!(
+    agent certificate cidr flow frames join_token lan relay_client report router seed_list server stream stun_address stun_codecs
+    stun_message username words
+);
