@@ -352,7 +352,7 @@ fn a_fresh_session_replaces_the_allocation() {
         ([Nat::UdpBlocked, Nat::Random], 200),
         // Both legs are the relay's, which parts the two with the session that ends; there is nothing to make before
         // that breaks.
-        ([Nat::UdpBlocked, Nat::UdpBlocked], 8_000),
+        ([Nat::UdpBlocked, Nat::UdpBlocked], 3_000),
     ] {
         let names = pair.map(Nat::short);
         let mut world = equal_world(pair);

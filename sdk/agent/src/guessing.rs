@@ -12,7 +12,7 @@ use meetpoint_proto::{Allocator, NatBehavior, NodeId, TicketId, addr};
 
 use crate::agent::{Agent, Timer};
 use crate::api::{Leg, Output, Way};
-use crate::guess::{Flow, Guesses, Setting};
+use crate::guess::{Flow, Guesses, Setting, guessed_after};
 use crate::plan::{Plan, plan};
 use crate::punch::Punch;
 use crate::stun::{Class, Datagram};
@@ -100,8 +100,16 @@ impl Agent {
                 .map(|candidate| Way::main(addr::unmap(candidate.addr)))
                 .filter(|way| punch.has_target(way))
                 .collect();
-            // Who is not confused himself waits for the other; two that are both open first.
-            punch.open_first(&ways, AFTER_OPENER);
+            let wait = match punch.plan {
+                Plan::Spread { sockets } => guessed_after(sockets),
+                // Who is not confused himself waits for the other; two that are both open first.
+                Plan::Checks
+                | Plan::Guess { .. }
+                | Plan::Cross { .. }
+                | Plan::Grid { .. }
+                | Plan::Relay(_) => AFTER_OPENER,
+            };
+            punch.open_first(&ways, wait);
         }
         self.start_guesses(punch, start, introduction);
     }
