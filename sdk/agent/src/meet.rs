@@ -143,6 +143,9 @@ impl Agent {
         punch.is_active = introduction.active;
         let is_idle = |link: &Link| link.is_open() && !link.is_busy(now);
         punch.is_unhurried = self.links.get(&peer.node).is_some_and(is_idle);
+        // Who loses a direct path without data on it asks again if no other is found, and for a relay then.
+        let is_direct = |link: &Link| link.kind() == Some(PathKind::Direct);
+        let is_well_off = punch.is_unhurried && self.links.get(&peer.node).is_some_and(is_direct);
         punch.probe = introduction.probe;
         let mut named = Vec::new();
         if introduction.active {
@@ -167,7 +170,7 @@ impl Agent {
         self.env.counters.tickets += 1;
         self.punches.insert(ticket, punch);
         self.run_ticket(now, ticket);
-        if introduction.active {
+        if introduction.active && !is_well_off {
             self.want_relay(now);
             self.add_relay_ways(now, ticket, &named, None);
         }

@@ -38,6 +38,8 @@ const MAX_UNNAMED: usize = 4;
 const MAX_UNNAMED_GUESSED: usize = 128;
 /// Checks to one target within one ticket: its schedule over ten seconds, and triggered ones.
 const MAX_CHECKS_PER_TARGET: u32 = 32;
+/// The same for those who do not wait: over the first two seconds.
+const UNHURRIED_CHECKS: u32 = 6;
 /// Checks of one ticket: six targets to the end of their schedules.
 const MAX_CHECKS: u32 = 128;
 /// The same where ports are guessed: some for each of the flows that meet.
@@ -248,7 +250,8 @@ impl Punch {
         let skipped = if self.is_unhurried { QUICK_GAPS } else { 0 };
         let gap = gaps[(target.sent as usize + skipped).min(gaps.len() - 1)];
         target.sent += 1;
-        if target.sent < MAX_CHECKS_PER_TARGET && self.sent < self.most_checks() {
+        let most = if self.is_unhurried { UNHURRIED_CHECKS } else { MAX_CHECKS_PER_TARGET };
+        if target.sent < most && self.sent < self.most_checks() {
             self.due.set(to, Some(now + Duration::from_millis(gap)));
         }
     }
@@ -264,6 +267,10 @@ impl Punch {
                 unknown.insert(Target::default())
             }
         };
+        if self.is_unhurried && target.sent > 0 {
+            // What was sent a moment ago may have got through as well, and if not the schedule goes on.
+            return;
+        }
         if !target.verified && target.sent < MAX_CHECKS_PER_TARGET && self.sent < self.most_checks() {
             self.due.set(way, Some(now));
         }

@@ -9,7 +9,9 @@ use ed25519_dalek::SigningKey;
 use meetpoint_agent::{Ended, Event, Input, Output, Socket};
 use meetpoint_proto::join::Domain;
 use meetpoint_proto::wire::{ClientMessage, Refusal, ServerMessage, Welcome};
-use meetpoint_proto::{Certificate, ClusterNetwork, Code, EffectiveNetwork, JoinToken, NodeId, PublicKey};
+use meetpoint_proto::{
+    Certificate, ClusterNetwork, Code, EffectiveNetwork, JoinToken, NatBehavior, NodeId, PublicKey,
+};
 use rig::{IDLE, MS, Rig, UNIX_S, addr, config};
 
 fn ended(log: &[Output]) -> Option<Ended> {
@@ -289,7 +291,10 @@ fn stun_goes_where_it_may() {
     assert_eq!(per_socket(Socket::Probe), 15, "five copies of three tests");
     let log = rig.take();
     assert_eq!(count(&log, |output| matches!(output, Output::CloseProbe)), 1);
-    assert_eq!(count(&log, |output| matches!(output, Output::Event(Event::Behavior(_)))), 0);
+    let blocked = NatBehavior { udp_blocked: true, ..NatBehavior::default() };
+    let told = |output: &Output| matches!(output, Output::Event(Event::Behavior(nat)) if *nat == blocked);
+    assert_eq!(count(&log, told), 1, "silence of UDP is all that is told");
+    assert_eq!(count(&log, |output| matches!(output, Output::Event(Event::Behavior(_)))), 1);
 }
 
 #[test]
