@@ -243,11 +243,11 @@ impl Liar {
     fn propose(&mut self, guest: usize, meeting: Meeting) -> Option<Half> {
         self.world.lie(guest, IntroducerMessage::Meeting(Box::new(meeting)));
         run(&mut self.world, 1);
-        let halves = self.heard().into_iter().filter_map(|(from, message)| match message {
+        let mut halves = self.heard().into_iter().filter_map(|(from, message)| match message {
             GuestMessage::Half(half) if from == guest => Some(*half),
             _ => None,
         });
-        halves.last()
+        halves.next_back()
     }
 
     fn propose_each_other(&mut self, ticket: u8) -> [Option<Half>; 2] {

@@ -221,6 +221,9 @@ impl Node {
     }
 }
 
+/// A datagram that reached a node, or `None`, the server: whence, and what.
+pub type Tapped = (Option<usize>, SocketAddr, Vec<u8>);
+
 /// What stands for data: no STUN, and not for the agent.
 pub(super) const DATA: &[u8] = b"\x40 data";
 
@@ -258,8 +261,8 @@ pub struct World {
     pub membership_s: u64,
     /// Nodes that introduce others.
     pub meets: Meets,
-    /// Who listens on the line hears here what reaches the nodes, and `None`, the server: whence, and what.
-    pub tap: Option<Vec<(Option<usize>, SocketAddr, Vec<u8>)>>,
+    /// Who listens on the line hears here what arrives.
+    pub tap: Option<Vec<Tapped>>,
 }
 
 fn secret(number: u32) -> Secret {
