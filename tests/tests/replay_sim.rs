@@ -126,11 +126,13 @@ fn a_frame_from_elsewhere_is_not_the_relays() {
 #[test]
 fn a_replayed_frame_to_the_server_reaches_nobody() {
     let mut tapped = Tapped::new(None);
+    let has_arrived =
+        |check: &[u8]| tapped.recorded.iter().any(|(to, _, frame)| *to == Some(1) && frame == check);
     let is_frame = |(to, source, frame): &&(Option<usize>, SocketAddr, Vec<u8>)| {
         to.is_none()
             && source.ip() == IpAddr::from([20, 0, 10, 1])
             && frame.get(CHANNEL_HEADER_LEN) == Some(&REQUEST)
-            && read_channel_data(frame).is_some()
+            && read_channel_data(frame).is_some_and(|(_, check)| has_arrived(check))
     };
     let (_, source, frame) = tapped.recorded.iter().rev().find(is_frame).cloned().expect("a frame of node 0");
     let refused = tapped.world.without_allocation();

@@ -18,7 +18,7 @@ use nix::sys::time::TimeValLike as _;
 use super::BenchError;
 
 /// The features that a program may want.
-pub const FEATURES: [&str; 4] = ["dns", "mdns", "portmap", "webrtc"];
+pub const FEATURES: [&str; 5] = ["dns", "mdns", "portmap", "rendezvous", "webrtc"];
 
 /// A node that says hello.
 const PROGRAM: &str = r#"

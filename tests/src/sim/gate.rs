@@ -5,7 +5,7 @@
 //! address and port, or from anybody. Beyond it, what carriers' and Linux' NATs do: blocks of ports, a port
 //! that serves several destinations, and a mapping that an early packet moves.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -80,7 +80,8 @@ type Slot = (SocketAddr, DestinationKey);
 struct Binding {
     internal: SocketAddr,
     key: DestinationKey,
-    sent_to: BTreeSet<SocketAddr>,
+    /// Where it was used for, and when last: each is forgotten by itself.
+    sent_to: BTreeMap<SocketAddr, Duration>,
     last_sent: Duration,
 }
 
@@ -171,7 +172,7 @@ impl Gate {
             slot = self.bind(now, dice, from, own, Ports::Random)?;
         }
         let binding = self.bindings.get_mut(&slot)?;
-        binding.sent_to.insert(to);
+        binding.sent_to.insert(to, now);
         binding.last_sent = now;
         Some(slot.0)
     }
@@ -186,8 +187,10 @@ impl Gate {
             of_port.map(|(_, binding)| binding).filter(|binding| binding.is_alive(now, self.lifetime));
         let passes = |binding: &&Binding| match self.kind.filtering {
             Filtering::EndpointIndependent => true,
-            Filtering::AddressDependent => binding.sent_to.iter().any(|sent| sent.ip() == from.ip()),
-            Filtering::AddressAndPortDependent => binding.sent_to.contains(&from),
+            Filtering::AddressDependent => {
+                binding.has_sent(now, self.lifetime, |sent| sent.ip() == from.ip())
+            }
+            Filtering::AddressAndPortDependent => binding.has_sent(now, self.lifetime, |sent| *sent == from),
         };
         let inside = alive.find(passes).map(|binding| binding.internal);
         if inside.is_none() && self.kind.early_moves {
@@ -210,7 +213,11 @@ impl Gate {
 
     fn is_spoiled(&self, now: Duration, slot: Slot, to: SocketAddr) -> bool {
         let is_early = self.early.get(&(slot.0, to)).is_some_and(|at| now < *at + EARLY_LIFETIME);
-        is_early && !self.bindings.get(&slot).is_some_and(|binding| binding.sent_to.contains(&to))
+        is_early
+            && !self
+                .bindings
+                .get(&slot)
+                .is_some_and(|binding| binding.has_sent(now, self.lifetime, |sent| *sent == to))
     }
 
     fn bind(
@@ -230,7 +237,7 @@ impl Gate {
             self.mappings.remove(&(dead.internal, dead.key));
         }
         self.mappings.insert((from, key), external);
-        let binding = Binding { internal: from, key, sent_to: BTreeSet::new(), last_sent: now };
+        let binding = Binding { internal: from, key, sent_to: BTreeMap::new(), last_sent: now };
         self.bindings.insert(slot, binding);
         Some(slot)
     }
@@ -286,6 +293,10 @@ impl Binding {
     fn is_alive(&self, now: Duration, lifetime: Duration) -> bool {
         now < self.last_sent + lifetime
     }
+
+    fn has_sent(&self, now: Duration, lifetime: Duration, there: impl Fn(&SocketAddr) -> bool) -> bool {
+        self.sent_to.iter().any(|(sent, at)| there(sent) && now < *at + lifetime)
+    }
 }
 
 fn random_port(dice: &mut Dice) -> u16 {
@@ -294,6 +305,8 @@ fn random_port(dice: &mut Dice) -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn addr(text: &str) -> SocketAddr {
