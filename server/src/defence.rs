@@ -14,23 +14,4 @@ pub(crate) enum Defence {
     Silence,
 }
 
-/// The defences of the seeds.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Defences {
-    #[cfg(test)]
-    pub(crate) off: Option<Defence>,
-}
-
-impl Defences {
-    #[cfg_attr(not(test), expect(clippy::unused_self, reason = "one signature"))]
-    pub(crate) fn stand(self, which: Defence) -> bool {
-        #[cfg(test)]
-        let stands = self.off != Some(which);
-        #[cfg(not(test))]
-        let stands = {
-            let _ = which;
-            true
-        };
-        stands
-    }
-}
+meetpoint_proto::defences!(if test);

@@ -24,23 +24,4 @@ pub enum Defence {
     MeetingBudget,
 }
 
-/// The defences of an agent.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Defences {
-    #[cfg(feature = "attack-tests")]
-    pub(crate) off: Option<Defence>,
-}
-
-impl Defences {
-    #[cfg_attr(not(feature = "attack-tests"), expect(clippy::unused_self, reason = "one signature"))]
-    pub(crate) fn stand(self, which: Defence) -> bool {
-        #[cfg(feature = "attack-tests")]
-        let stands = self.off != Some(which);
-        #[cfg(not(feature = "attack-tests"))]
-        let stands = {
-            let _ = which;
-            true
-        };
-        stands
-    }
-}
+meetpoint_proto::defences!(if feature = "attack-tests");

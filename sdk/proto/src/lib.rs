@@ -21,6 +21,7 @@
 pub mod addr;
 pub mod certificate;
 pub mod code;
+mod defences;
 pub mod explain;
 pub mod id;
 pub mod join;
