@@ -30,6 +30,10 @@ use crate::store::StoreError;
 /// Random bytes of a token: 160 bits, in as few characters as a person can copy.
 const RANDOM_LEN: usize = 20;
 
+/// Those files of the data directory that a backup holds.
+pub(crate) const FILES: [&str; 4] =
+    [Role::Admin.file(), Role::Viewer.file(), Role::Admin.file_before(), Role::Viewer.file_before()];
+
 /// What a token lets do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {

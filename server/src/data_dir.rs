@@ -7,6 +7,10 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+mod replace;
+
+pub(crate) use replace::{Replacement, is_unfinished};
+
 /// Why the data directory can't be used.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -35,7 +39,7 @@ pub(crate) struct DataDir {
 }
 
 impl DataDir {
-    /// Creates the directory if need be, and locks it.
+    /// Creates the directory if need be, and locks it. A restoration that was cut short is finished.
     pub(crate) fn open(path: &Path) -> Result<Self, DataError> {
         let at = |source| DataError::Io { path: path.to_path_buf(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(at)?;
@@ -43,7 +47,10 @@ impl DataDir {
         let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(&lock_path);
         let lock = lock.map_err(|source| DataError::Io { path: lock_path.clone(), source })?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_path_buf(), _lock: lock }),
+            Ok(()) => {
+                replace::finish(path, &crate::restore::data_files())?;
+                Ok(Self { path: path.to_path_buf(), _lock: lock })
+            }
             Err(TryLockError::WouldBlock) => Err(DataError::InUse { path: path.to_path_buf() }),
             Err(TryLockError::Error(source)) => Err(DataError::Io { path: lock_path, source }),
         }

@@ -12,6 +12,8 @@ use crate::data_dir::{DataDir, DataError};
 const JOIN_FILE: &str = "join-token";
 const CREDENTIAL_FILE: &str = "credential-secret";
 const SEED_KEY_FILE: &str = "seed-key";
+/// Those that a backup holds.
+pub(crate) const FILES: [&str; 3] = [JOIN_FILE, CREDENTIAL_FILE, SEED_KEY_FILE];
 
 /// Why a token can't be made or read.
 #[derive(Debug, Error)]

@@ -27,6 +27,7 @@ use crate::identity::{Identity, IdentityError, Reloader};
 use crate::listen::{Sockets, machine_ips};
 use crate::reload::Reload;
 use crate::rendezvous::{Rendezvous, StunChannels};
+use crate::restore;
 use crate::secrets::{self, SecretsError};
 use crate::seeds::herald::Herald;
 use crate::seeds::me::Me;
@@ -168,11 +169,13 @@ impl Server {
     /// # Errors
     /// [`StartError`]; its exit code is [`StartError::exit_code`].
     pub async fn bind(config: ServeConfig) -> Result<Self, StartError> {
+        restore::finish_unfinished(&config.data)?;
         let sockets = Sockets::bind(&config)?;
         let given_identity = config.tls.as_ref().map(Identity::load).transpose()?;
         let (kind, verdict) = decide(&config, &sockets).await?;
         let data = Arc::new(DataDir::open(&config.data)?);
         let identity = Arc::new(given_identity.map_or_else(|| Identity::load_or_make(&data), Ok)?);
+        service::backup::remove_leftovers(&data)?;
         let tasks = Tasks::new();
         let (store, writer_ended) = Store::open(&data.file(store::FILE), &tasks.core).await?;
         let started = UnixMs::now();

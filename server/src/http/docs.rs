@@ -38,6 +38,7 @@ const UI_POLICY: &str =
         (name = "join-tokens", description = "The right to join a cluster."),
         (name = "events", description = "What happens, as it happens. `/asyncapi.yaml` describes the events."),
         (name = "audit", description = "Who did what, when, from where."),
+        (name = "backup", description = "All of it as one file, while it runs."),
         (name = "api-tokens", description = "The tokens of this interface: replaced while it is in use."),
         (name = "relay", description = "TURN: credentials, and what is relayed. Nothing without --relay-ip.")
     )

@@ -5,6 +5,7 @@
 
 mod api_tokens;
 mod audit;
+mod backup;
 mod clusters;
 mod control;
 mod docs;
@@ -69,6 +70,10 @@ const MAX_BODY_BYTES: usize = 64 * 1024;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// Requests at once, each until its response begins. They are short; what is beyond is refused at once instead of queueing up.
 const MAX_REQUESTS: usize = 512;
+/// The same for what takes as long as the registry is large: some GB a minute on a slow disk.
+const SLOW_REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
+/// Of those at once. Each is refused by itself if another one is at work.
+const MAX_SLOW_REQUESTS: usize = 4;
 /// Control connections at once whose node has not proven anything yet. With a handshake of a few round
 /// trips it lets thousands a second pass; each holds some 20 KB for at most the handshake's timeout.
 const MAX_STRANGERS: usize = 1024;
@@ -228,16 +233,22 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(relay::end))
 }
 
+/// Those of the contract's routes whose answers take their time.
+fn slow_api() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(backup::make))
+}
+
 /// The REST contract, as YAML.
 pub(crate) fn contract() -> String {
-    let (_, contract) = api().split_for_parts();
+    let (_, contract) = api().merge(slow_api()).split_for_parts();
     docs::yaml(&contract)
 }
 
 /// Everything this server answers over HTTP.
 pub(crate) fn router(app: App) -> Router {
-    let (api, contract) = api().split_for_parts();
-    let api = api.layer(header(CACHE_CONTROL, "no-store"));
+    let (_, contract) = api().merge(slow_api()).split_for_parts();
+    let no_store = header(CACHE_CONTROL, "no-store");
+    let (api, slow) = (Router::from(api()).layer(no_store.clone()), Router::from(slow_api()).layer(no_store));
     let outer = ServiceBuilder::new()
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
         .layer(TraceLayer::new_for_http().make_span_with(span))
@@ -253,7 +264,8 @@ pub(crate) fn router(app: App) -> Router {
         .layer(from_fn(limit::head))
         .layer(from_fn_with_state(app.clone(), forwarded::resolve))
         .layer(from_fn_with_state(app.clone(), limit::rest));
-    bounded(routes, MAX_REQUESTS, REQUEST_TIMEOUT).layer(caller).layer(outer).with_state(app)
+    let routes = bounded(routes, MAX_REQUESTS, REQUEST_TIMEOUT);
+    routes.merge(bounded(slow, MAX_SLOW_REQUESTS, SLOW_REQUEST_TIMEOUT)).layer(caller).layer(outer).with_state(app)
 }
 
 /// Bounds what a request takes until its response begins. A body that lasts, or what a connection is

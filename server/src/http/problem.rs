@@ -76,6 +76,7 @@ problems! {
     NoTokenBefore = NOT_FOUND, "no_token_before", "GET /v1/api-tokens shows whether a replaced token is still accepted";
     RelayFull = CONFLICT, "relay_full", "DELETE one of /v1/relay/users or /v1/relay/secrets that is no longer needed";
     RelayOff = CONFLICT, "relay_off", "start the server with --relay-ip";
+    BackupRuns = CONFLICT, "backup_runs", "wait until the backup that is being made has been read to its end, or its reader has gone";
     SeedNameTaken = CONFLICT, "seed_name_taken", "choose another name, or let the operator put or delete that seed";
     SeedAddressTaken = CONFLICT, "seed_address_taken", "one server is one seed of a cluster; use the seed that is there";
     SeedApproved = CONFLICT, "seed_approved", "let the operator PUT the seed at its new place";
@@ -211,6 +212,11 @@ impl From<ServiceError> for Problem {
             | ServiceError::RelaySecret(_) => ProblemCode::Invalid,
             ServiceError::GivenToken(_) => ProblemCode::GivenToken,
             ServiceError::NoTokenBefore => ProblemCode::NoTokenBefore,
+            ServiceError::BackupRuns => ProblemCode::BackupRuns,
+            ServiceError::BackupFile(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+                ProblemCode::DiskFull
+            }
+            ServiceError::BackupFile(_) => ProblemCode::Storage,
             ServiceError::Random(_) => ProblemCode::Internal,
             ServiceError::CredentialFile(_) | ServiceError::ApiTokenFile(_) => ProblemCode::Storage,
             ServiceError::Store(StoreError::Full) => ProblemCode::DiskFull,
@@ -222,6 +228,10 @@ impl From<ServiceError> for Problem {
             ServiceError::Store(cause) => {
                 tracing::error!(error = %cause, "a request failed in the registry");
                 Self::new(code, "the registry did not take it")
+            }
+            ServiceError::BackupFile(cause) => {
+                tracing::error!(error = %cause, "a backup failed in the data directory");
+                Self::new(code, "the data directory did not take it")
             }
             ServiceError::CredentialFile(cause) | ServiceError::ApiTokenFile(cause) => {
                 tracing::error!(error = %cause, "a request failed in the data directory");

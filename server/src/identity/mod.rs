@@ -34,6 +34,8 @@ pub(crate) use reload::Reloader;
 const DIR: &str = "tls";
 const CERT: &str = "tls/cert.pem";
 const KEY: &str = "tls/key.pem";
+/// Those that a backup holds.
+pub(crate) const FILES: [&str; 2] = [CERT, KEY];
 
 /// Certificate and key of the moment, and where they come from.
 pub(crate) struct Identity {

@@ -122,6 +122,8 @@ actions! {
     RelaySecretAdd = "relay_secret.add";
     RelaySecretDrop = "relay_secret.drop";
     RelaySessionEnd = "relay_session.end";
+    BackupMake = "backup.make";
+    BackupRestore = "backup.restore";
 }
 
 /// Adds an entry, in the transaction of the change itself. `detail` is an object of strings, whole
@@ -226,10 +228,18 @@ pub enum AuditError {
 /// [`AuditError`]. Nothing is changed in any case.
 pub async fn verify_audit(data: &Path, noted: Option<AuditHead>) -> Result<AuditHead, AuditError> {
     let mut conn = store::peek_audit(&data.join(store::FILE)).await?.ok_or(AuditError::NoLog)?;
+    verify_chain(&mut conn, noted).await
+}
+
+/// Checks an audit log, whole.
+pub(crate) async fn verify_chain(
+    conn: &mut SqliteConnection,
+    noted: Option<AuditHead>,
+) -> Result<AuditHead, AuditError> {
     let unreadable = |error: StoreError| AuditError::Unreadable(error.to_string());
     let (mut chain, all) = (AuditChain::new(noted), AuditFilter::default());
     loop {
-        let page = audit::page(&mut conn, chain.head().seq, &all, VERIFY_PAGE);
+        let page = audit::page(&mut *conn, chain.head().seq, &all, VERIFY_PAGE);
         let page = page.await.map_err(unreadable)?;
         if page.is_empty() {
             return Ok(chain.finish()?);

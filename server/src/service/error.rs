@@ -96,6 +96,10 @@ pub(crate) enum ServiceError {
     NoTokenBefore,
     #[error("the token's file: {0}")]
     ApiTokenFile(SecretsError),
+    #[error("a backup is being made or read already")]
+    BackupRuns,
+    #[error("the backup's file: {0}")]
+    BackupFile(std::io::Error),
     #[error("the system gives no randomness")]
     Random(#[from] getrandom::Error),
     #[error(transparent)]
@@ -146,6 +150,8 @@ impl ServiceError {
             | Self::GivenToken(_)
             | Self::NoTokenBefore
             | Self::ApiTokenFile(_)
+            | Self::BackupRuns
+            | Self::BackupFile(_)
             | Self::Random(_)
             | Self::Store(_) => Code::Storage,
         }

@@ -4,6 +4,7 @@
 
 mod admit;
 pub(crate) mod audit;
+pub(crate) mod backup;
 mod cluster_secrets;
 mod clusters;
 mod error;
@@ -25,7 +26,7 @@ use ed25519_dalek::SigningKey;
 use meetpoint_broker::ClusterConfig;
 use meetpoint_proto::wire::StunServer;
 use meetpoint_proto::{ClusterName, ClusterNetwork, EffectiveNetwork};
-use tokio::sync::{Mutex, Notify, watch};
+use tokio::sync::{Mutex, Notify, Semaphore, watch};
 
 pub(crate) use admit::{Admission, CERTIFICATE_LIFETIME_S};
 pub(crate) use audit::{Action, Actor, note};
@@ -105,6 +106,8 @@ pub(crate) struct Service {
     notes: notes::Notes,
     token_keys: token_keys::TokenKeys,
     events: Hub,
+    /// A place for each backup that may be made or read at once.
+    backups: Arc<Semaphore>,
 }
 
 impl Service {
@@ -125,6 +128,7 @@ impl Service {
             notes: notes::Notes::default(),
             token_keys: token_keys::TokenKeys::default(),
             events: Hub::new(),
+            backups: Arc::new(Semaphore::new(1)),
         }
     }
 

@@ -4,6 +4,7 @@
 //! same write-ahead log, so a read that starts after an answered write sees it.
 
 pub(crate) mod audit;
+pub(crate) mod backup;
 pub(crate) mod cluster_secrets;
 pub(crate) mod clusters;
 pub(crate) mod foreign;
