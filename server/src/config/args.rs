@@ -42,6 +42,10 @@ pub struct ServeArgs {
     /// does not exist.
     #[arg(long, env = "MEETPOINT_DATA", value_name = "DIR", default_value = "./meetpoint-data")]
     pub data: PathBuf,
+    /// TOML file whose keys are the names of these flags, without their dashes. A flag counts before the
+    /// environment, and that before the file. It is read again on SIGHUP and by POST /v1/reload.
+    #[arg(long, env = "MEETPOINT_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// Where the server listens.

@@ -4,6 +4,7 @@
 //! is checked in [`crate::listen`] and [`crate::seeds`], still before anything is stored.
 
 mod args;
+mod file;
 mod limits;
 mod quotas;
 mod streams;
@@ -21,6 +22,7 @@ use thiserror::Error;
 pub use args::{
     AccessArgs, ClusterArgs, ForeignCluster, ListenArgs, PortRange, RelayArgs, Secret, ServeArgs, TlsArgs,
 };
+pub use file::{Invocation, LayerError, Layered, Origin, Setting};
 pub use limits::{AccessLimits, LimitArgs};
 pub use quotas::QuotaArgs;
 pub use streams::{StreamAddr, StreamAddrs};
