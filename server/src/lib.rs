@@ -34,6 +34,7 @@ mod http;
 mod identity;
 mod limits;
 mod listen;
+mod metrics;
 mod pace;
 mod reload;
 mod rendezvous;
