@@ -34,6 +34,7 @@ mod http;
 mod identity;
 mod limits;
 mod listen;
+mod metrics;
 mod pace;
 mod reload;
 mod rendezvous;
@@ -50,9 +51,10 @@ mod warning;
 pub use anybody::connector as tls_with_anybody;
 pub use chain::{AuditBroken, AuditChain, AuditEntry, AuditHash, AuditHead, ParseHashError, canonical_json};
 pub use config::{
-    AccessArgs, AccessLimits, ClusterArgs, ConfigError, ForeignCluster, GivenToken, LimitArgs, ListenArgs,
-    MAX_ADMIN_TOKEN_LEN, MIN_ADMIN_TOKEN_LEN, PortRange, QuotaArgs, RegisterWith, RelayArgs, RelaySettings,
-    Secret, SeedTiming, ServeArgs, ServeConfig, StreamAddr, StreamAddrs, TlsArgs, TlsFiles,
+    AccessArgs, AccessLimits, ClusterArgs, ConfigError, ForeignCluster, GivenToken, Invocation, LayerError,
+    Layered, LimitArgs, ListenArgs, MAX_ADMIN_TOKEN_LEN, MIN_ADMIN_TOKEN_LEN, Origin, PortRange, QuotaArgs,
+    RegisterWith, RelayArgs, RelaySettings, Secret, SeedTiming, ServeArgs, ServeConfig, Setting, StreamAddr,
+    StreamAddrs, TlsArgs, TlsFiles,
 };
 pub use data_dir::DataError;
 pub use identity::IdentityError;

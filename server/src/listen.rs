@@ -23,6 +23,7 @@ const STUN_BUFFER_BYTES: usize = 1 << 20;
 pub(crate) struct Sockets {
     pub(crate) http: TcpListener,
     pub(crate) http_addr: SocketAddr,
+    pub(crate) metrics: Option<TcpListener>,
     pub(crate) stun: Vec<StunSocket>,
     pub(crate) streams: StreamSockets,
 }
@@ -41,6 +42,10 @@ impl Sockets {
         let wrong = |source| ConfigError::Bind { flag: "--http", addr: config.http, source };
         let http = bind_http(config.http).map_err(wrong)?;
         let http_addr = http.local_addr().map_err(wrong)?;
+        let metrics = config.metrics.map(|addr| {
+            bind_http(addr).map_err(|source| ConfigError::Bind { flag: "--metrics", addr, source })
+        });
+        let metrics = metrics.transpose()?;
         let mut stun = Vec::new();
         for family in config.stun.chunk_by(|a, b| a.is_ipv4() == b.is_ipv4()) {
             stun.extend(bind_family(family, config.stun_alt_port, config.stun_threads)?);
@@ -51,7 +56,7 @@ impl Sockets {
             UdpSocket::bind(addr).map_err(|source| ConfigError::Bind { flag: "--relay-ip", addr, source })?;
         }
         let streams = StreamSockets::bind(&config.stun_tcp, &config.stun_tls)?;
-        Ok(Self { http, http_addr, stun, streams })
+        Ok(Self { http, http_addr, metrics, stun, streams })
     }
 
     /// The STUN servers as nodes are told about them: one entry a family.

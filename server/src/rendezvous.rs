@@ -26,6 +26,7 @@ use tracing::{debug, info, warn};
 use crate::clock;
 use crate::config::AccessLimits;
 use crate::limits::{Key, Limiter, Verdict};
+use crate::metrics::instruments::Meetings;
 use crate::pace::Pace;
 use crate::service::{
     Actor, Admission, CERTIFICATE_LIFETIME_S, Clusters, ForeignClusters, InForce, Service, ServiceError,
@@ -151,6 +152,7 @@ pub(crate) struct Rendezvous {
     /// Refused joins in the audit log.
     noted_refusals: Pace,
     limiters: Limiters,
+    meetings: Meetings,
 }
 
 /// The ends of the channels to the STUN task.
@@ -191,8 +193,14 @@ impl Rendezvous {
             joining: BTreeSet::new(),
             noted_refusals: Pace::new(NOTED_REFUSALS, NOTED_REFUSAL_EVERY),
             limiters: Limiters::new(access),
+            meetings: Meetings::default(),
         };
         (rendezvous, handle)
+    }
+
+    /// Who joins and who meets whom.
+    pub(crate) fn meetings(&self) -> &Meetings {
+        &self.meetings
     }
 
     /// Where this server relays, which nodes are told. Before it runs.

@@ -25,6 +25,8 @@ use crate::http::serve::Listener;
 use crate::http::{self, App};
 use crate::identity::{Identity, IdentityError, Reloader};
 use crate::listen::{Sockets, machine_ips};
+use crate::metrics::Metrics;
+use crate::metrics::instruments::Requests;
 use crate::reload::Reload;
 use crate::rendezvous::{Rendezvous, StunChannels};
 use crate::restore;
@@ -142,6 +144,7 @@ pub struct Server {
     rendezvous: Rendezvous,
     app: App,
     listener: Listener,
+    metrics_listener: Option<Listener>,
     reloader: Reloader,
     verifier: Verifier,
     herald: Herald,
@@ -226,7 +229,7 @@ impl Server {
         let stun_probe = probe_address(&sockets);
         let (observer, observations) = mpsc::channel(STUN_QUEUE);
         let (requests, stun_requests) = mpsc::channel(STUN_QUEUE);
-        let Sockets { http, http_addr, stun, streams } = sockets;
+        let Sockets { http, http_addr, metrics, stun, streams } = sockets;
         let streams = Streams::new(streams.bound, ListenerId(stun.len() as u8), &identity)?;
         let listeners = streams.listeners(config.external_ip);
         let setup = setup(config, http_addr, listeners, &service)?;
@@ -245,7 +248,13 @@ impl Server {
         let limits = config.access_limits.clone();
         let proxies = Arc::new(TrustedProxies::new(limits.trusted_proxies.clone()));
         let (per_source, head_timeout) = (limits.connections_per_source, limits.head_timeout);
+        let requests = Requests::default();
+        let instruments = (store.times(), service.events().lag(), rendezvous.meetings(), &requests);
+        let started_unix_s = started.unsigned() / 1000;
         let app = App::new(http::Parts {
+            machines: RelayHandle::new(stun.inboxes()),
+            metrics: Metrics::new(instruments, config.data.clone(), started_unix_s),
+            requests,
             service: Arc::clone(&service),
             rendezvous: handle,
             relay: config.relay.is_some().then(|| RelayHandle::new(stun.inboxes())),
@@ -272,6 +281,20 @@ impl Server {
             stop: tasks.soft.clone(),
             halt: tasks.hard.clone(),
         };
+        let metrics_listener = match metrics {
+            Some(socket) => Some(Listener {
+                socket: tokio::net::TcpListener::from_std(socket)?,
+                tls: Arc::clone(&listener.tls),
+                router: http::metrics_router(app.clone()),
+                proxies: Arc::clone(&listener.proxies),
+                tasks: tasks.work.clone(),
+                stop: tasks.soft.clone(),
+                halt: tasks.hard.clone(),
+                per_source,
+                head_timeout,
+            }),
+            None => None,
+        };
         let reloader = Reloader { identity, data: Arc::clone(&data), requests: Reload::default() };
         let herald = Herald { service: Arc::clone(&service), me: Arc::clone(&me) };
         let verifier = Verifier::new(Arc::clone(&service), me, config.seed_timing);
@@ -286,6 +309,7 @@ impl Server {
             rendezvous,
             app,
             listener,
+            metrics_listener,
             reloader,
             verifier,
             herald,
@@ -327,6 +351,7 @@ impl Server {
             rendezvous,
             app,
             listener,
+            metrics_listener,
             reloader,
             verifier,
             herald,
@@ -341,6 +366,9 @@ impl Server {
         let stun = core.spawn(stun.run(hard.clone()));
         let broker = core.spawn(rendezvous.run(soft.clone(), hard.clone()));
         let http = core.spawn(listener.run());
+        if let Some(listener) = metrics_listener {
+            core.spawn(listener.run());
+        }
         let reload = reloader.requests.clone();
         let tokens = Arc::clone(&app.api_tokens).follow(Arc::clone(&service), reload, soft.clone());
         let tokens = core.spawn(tokens);

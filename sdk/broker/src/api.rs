@@ -437,7 +437,20 @@ pub enum Event {
         ticket: TicketId,
         /// A direct path; time from introduction to first verified packet.
         direct_after: Option<Duration>,
+        /// Both sides; the one that asked comes first.
+        sides: [TicketSide; 2],
     },
+}
+
+/// A side of an introduction that has ended, as far as it is known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TicketSide {
+    /// As what it was judged when the introduction began.
+    pub class: Option<NetworkClass>,
+    /// What it claimed of its NAT then.
+    pub behavior: Option<NatBehavior>,
+    /// What it said of the introduction's end.
+    pub said: Option<TicketOutcome>,
 }
 
 /// An introduction of two nodes, for whoever asks what became of it. Of each two the one that asked comes

@@ -338,7 +338,7 @@ impl Broker {
     pub(crate) fn end_ticket(&mut self, ticket: TicketId) {
         let Some(record) = self.tickets.remove(&ticket) else { return };
         self.timers.set(Timer::Ticket(ticket), None);
-        self.pairs.ended(&record.cluster, record.nodes, ticket);
+        let sides = self.pairs.ended(&record.cluster, record.nodes, ticket);
         if let Some(asker) = self.session_mut(record.asker) {
             asker.asked.remove(&ticket);
         }
@@ -346,7 +346,7 @@ impl Broker {
             target.targeted.remove(&ticket);
         }
         let direct_after = record.direct_after;
-        let event = Event::TicketEnded { cluster: record.cluster, ticket, direct_after };
+        let event = Event::TicketEnded { cluster: record.cluster, ticket, direct_after, sides };
         self.outputs.push_back(Output::Event(event));
     }
 }

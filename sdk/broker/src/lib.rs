@@ -45,7 +45,7 @@ use std::time::{Duration, Instant};
 
 pub use api::{
     AdmissionProof, AdmitRequest, ClusterConfig, ConnId, Event, Input, Output, PairAttempt, RelayAccess,
-    SecretProof, SessionView, StunCredential, TokenProof,
+    SecretProof, SessionView, StunCredential, TicketSide, TokenProof,
 };
 #[cfg(feature = "attack-tests")]
 pub use defence::Defence;
@@ -53,7 +53,7 @@ pub use introducer::{Introducer, IntroducerConfig, IntroducerCounters, Introduce
 pub use limits::Limits;
 
 use meetpoint_proto::wire::{ClientMessage, Refusal, ServerMessage};
-use meetpoint_proto::{ClusterName, Code, NodeId, SessionId, TicketId, Timers, addr};
+use meetpoint_proto::{ClusterName, Code, NetworkClass, NodeId, SessionId, TicketId, Timers, addr};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -189,6 +189,16 @@ impl Broker {
         conns.filter_map(|conn| {
             let source = self.conns.get(conn)?.source;
             self.session(*conn).map(|session| session.view(source))
+        })
+    }
+
+    /// As what each member of any cluster is judged, and whether it can only be relayed.
+    pub fn classes(&self) -> impl Iterator<Item = (Option<NetworkClass>, bool)> + '_ {
+        let members = self.clusters.values().flat_map(|cluster| cluster.members.values());
+        let sessions = members.filter_map(|conn| self.session(*conn));
+        sessions.map(|session| {
+            let found = session.class;
+            (found.map(|found| found.class), found.is_some_and(|found| found.relayed))
         })
     }
 

@@ -10,7 +10,7 @@ use meetpoint_proto::wire::{CandidateKind, TicketOutcome};
 use meetpoint_proto::{ClusterName, NatBehavior, NetworkClass, NodeId, TicketId};
 
 use crate::Broker;
-use crate::api::{ConnId, PairAttempt};
+use crate::api::{ConnId, PairAttempt, TicketSide};
 use crate::introduce::candidates;
 
 /// Introductions kept of a pair: the first one and its repairs.
@@ -105,11 +105,21 @@ impl Pairs {
         }
     }
 
-    /// The ticket is over.
-    pub(crate) fn ended(&mut self, cluster: &ClusterName, nodes: [NodeId; 2], ticket: TicketId) {
-        if let Some(attempt) = self.attempt(cluster, nodes, ticket) {
-            attempt.over = true;
-        }
+    /// The ticket is over. What is known of its sides; nothing if it is forgotten by now.
+    pub(crate) fn ended(
+        &mut self,
+        cluster: &ClusterName,
+        nodes: [NodeId; 2],
+        ticket: TicketId,
+    ) -> [TicketSide; 2] {
+        let Some(attempt) = self.attempt(cluster, nodes, ticket) else { return Default::default() };
+        attempt.over = true;
+        let side = |Side { class, behavior, .. }: &Side, said| TicketSide {
+            class: *class,
+            behavior: *behavior,
+            said,
+        };
+        [side(&attempt.sides[0], attempt.said[0]), side(&attempt.sides[1], attempt.said[1])]
     }
 }
 

@@ -26,12 +26,16 @@ pub(crate) use serve::{AnnounceArgs, AnnounceBy, ServeCommand};
 #[command(name = "meetpoint", version, propagate_version = true, max_term_width = 110)]
 #[command(
     after_help = "Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 rejected by the cluster, \
-4 no server answered.\nLogs go to stderr; MEETPOINT_LOG sets their level (for example `debug`)."
+4 no server answered.\nLogs go to stderr."
 )]
 pub(crate) struct Cli {
     /// How logs are written.
     #[arg(long, global = true, env = "MEETPOINT_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
     pub(crate) log_format: LogFormat,
+    /// How much is logged: off, error, warn, info, debug or trace, or directives such as
+    /// warn,meetpoint_server::http=debug.
+    #[arg(long, global = true, env = "MEETPOINT_LOG", default_value = "info", value_name = "LEVEL", value_parser = crate::log::level)]
+    pub(crate) log_level: String,
     #[command(subcommand)]
     pub(crate) command: Command,
 }

@@ -7,16 +7,17 @@ mod args;
 mod demo;
 mod duration;
 mod exit;
+mod log;
 mod netcheck;
 mod node;
 mod operator;
 mod serve;
 mod signals;
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
+use meetpoint_server::{Invocation, LayerError};
 
 use args::{Cli, Command};
 use exit::Failure;
@@ -28,8 +29,13 @@ use exit::Failure;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    init_log(cli.log_format);
+    let invocation = Invocation::new(Cli::command(), Some("serve"), std::env::args_os());
+    let cli = match parse(&invocation) {
+        Ok(cli) => cli,
+        Err(LayerError::Usage(error)) => error.exit(),
+        Err(error) => return Failure::usage(error).report(),
+    };
+    log::init(cli.log_format, &cli.log_level);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::failed(format!("no async runtime: {error}")).report(),
@@ -59,17 +65,7 @@ fn main() -> ExitCode {
     }
 }
 
-const DEFAULT_LOG: &str = "warn,meetpoint=info";
-
-/// All logs go to stderr: stdout belongs to what a command answers.
-fn init_log(format: args::LogFormat) {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("MEETPOINT_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
-    let colours = std::io::stderr().is_terminal();
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
-    match format {
-        args::LogFormat::Text => builder.init(),
-        args::LogFormat::Json => builder.json().init(),
-    }
+/// Flags, environment and, for `serve`, the configuration file.
+fn parse(invocation: &Invocation) -> Result<Cli, LayerError> {
+    Ok(Cli::from_arg_matches(&invocation.read()?.matches)?)
 }

@@ -42,6 +42,10 @@ pub struct ServeArgs {
     /// does not exist.
     #[arg(long, env = "MEETPOINT_DATA", value_name = "DIR", default_value = "./meetpoint-data")]
     pub data: PathBuf,
+    /// TOML file whose keys are the names of these flags, without their dashes. A flag counts before the
+    /// environment, and that before the file. It is read again on SIGHUP and by POST /v1/reload.
+    #[arg(long, env = "MEETPOINT_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// Where the server listens.
@@ -52,6 +56,10 @@ pub struct ListenArgs {
     /// HTTP. Port 0 takes a free one.
     #[arg(long, env = "MEETPOINT_HTTP", value_name = "IP:PORT", default_value = "0.0.0.0:8080", value_parser = socket)]
     pub http: SocketAddr,
+    /// Address of a listener for /metrics alone, which wants no token: give one that only your monitoring
+    /// reaches. Without it /metrics is answered at --http, to this machine and to whoever has a token.
+    #[arg(long, env = "MEETPOINT_METRICS", value_name = "IP:PORT", value_parser = socket)]
+    pub metrics: Option<SocketAddr>,
     /// UDP address of the STUN server. At most two per address family: the first is the primary, the
     /// second the alternate, which lets nodes tell mapping from filtering and makes proofs of
     /// reachability possible. Two of a family need two concrete addresses and one port. Port 0 takes a

@@ -4,6 +4,7 @@
 //! is checked in [`crate::listen`] and [`crate::seeds`], still before anything is stored.
 
 mod args;
+mod file;
 mod limits;
 mod quotas;
 mod streams;
@@ -21,6 +22,7 @@ use thiserror::Error;
 pub use args::{
     AccessArgs, ClusterArgs, ForeignCluster, ListenArgs, PortRange, RelayArgs, Secret, ServeArgs, TlsArgs,
 };
+pub use file::{Invocation, LayerError, Layered, Origin, Setting};
 pub use limits::{AccessLimits, LimitArgs};
 pub use quotas::QuotaArgs;
 pub use streams::{StreamAddr, StreamAddrs};
@@ -42,6 +44,8 @@ const MAX_STUN_THREADS: NonZeroU8 = NonZeroU8::new(64).unwrap();
 pub struct ServeConfig {
     /// The control and REST address.
     pub http: SocketAddr,
+    /// Where metrics are shown to everybody, if anywhere.
+    pub metrics: Option<SocketAddr>,
     /// The STUN addresses: per family one primary and at most one alternate, in this order.
     pub stun: Vec<SocketAddr>,
     /// The second port on each of them.
@@ -334,7 +338,7 @@ impl ServeArgs {
     /// # Errors
     /// [`ConfigError`] names the flag, the value and what is allowed.
     pub fn validate(self) -> Result<ServeConfig, ConfigError> {
-        let ListenArgs { http, stun, stun_alt_port, stun_threads, stun_tcp, stun_tls, external_ip } =
+        let ListenArgs { http, metrics, stun, stun_alt_port, stun_threads, stun_tcp, stun_tls, external_ip } =
             self.listen;
         check_hosts(http, &stun, external_ip)?;
         let stun = stun_pairs(stun, stun_alt_port)?;
@@ -348,6 +352,7 @@ impl ServeArgs {
         };
         Ok(ServeConfig {
             http,
+            metrics,
             stun,
             stun_alt_port,
             stun_threads: stun_threads.unwrap_or_else(one_for_each_core),

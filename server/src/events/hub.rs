@@ -14,6 +14,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::{Event, GapReason, Kind, Sender};
+use crate::metrics::instruments::StreamLag;
 use crate::pace::Pace;
 use crate::service::UnixMs;
 
@@ -42,6 +43,7 @@ struct Shared {
     ring: Mutex<Ring>,
     /// The number of the last event.
     head: watch::Sender<u64>,
+    lag: StreamLag,
 }
 
 struct Ring {
@@ -178,7 +180,12 @@ impl Hub {
         // The standard library keys each of these from the system's randomness.
         let epoch = RandomState::new().build_hasher().finish();
         let ring = Ring { frames: VecDeque::new(), bytes: 0, next: 1, statuses: BTreeMap::new() };
-        Self(Arc::new(Shared { epoch, ring: Mutex::new(ring), head: watch::Sender::new(0) }))
+        Self(Arc::new(Shared {
+            epoch,
+            ring: Mutex::new(ring),
+            head: watch::Sender::new(0),
+            lag: StreamLag::default(),
+        }))
     }
 
     /// Tells everybody. Never waits for a reader.
@@ -209,6 +216,11 @@ impl Hub {
         drop(ring);
         let head = self.0.head.subscribe();
         Subscription { hub: self.clone(), head, filter, next, gap, taken: VecDeque::new() }
+    }
+
+    /// How far readers are behind.
+    pub(crate) fn lag(&self) -> &StreamLag {
+        &self.0.lag
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
@@ -286,11 +298,15 @@ impl Subscription {
         let first = ring.first();
         if self.next < first {
             self.gap = Some((self.next, first - 1, GapReason::Expired));
+            self.hub.0.lag.gap();
             self.next = first;
             return true;
         }
         let begin = usize::try_from(self.next - first).unwrap_or(usize::MAX);
         let before = self.next;
+        if ring.next > before {
+            self.hub.0.lag.behind(ring.next - before);
+        }
         for frame in ring.frames.iter().skip(begin).take(SCAN) {
             self.next += 1;
             if self.filter.wants(frame) {

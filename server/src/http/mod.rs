@@ -15,6 +15,7 @@ pub(crate) mod forwarded;
 pub(crate) mod gate;
 mod health;
 mod limit;
+mod metrics;
 mod nodes;
 mod paths;
 mod problem;
@@ -59,6 +60,8 @@ use self::problem::{Problem, ProblemCode};
 use crate::api_tokens::ApiTokens;
 use crate::config::AccessLimits;
 use crate::identity::Identity;
+use crate::metrics::Metrics;
+use crate::metrics::instruments::Requests;
 use crate::rendezvous::Handle;
 use crate::seeds::me::Me;
 use crate::service::{Service, ServiceError};
@@ -74,6 +77,8 @@ const MAX_REQUESTS: usize = 512;
 const SLOW_REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
 /// Of those at once. Each is refused by itself if another one is at work.
 const MAX_SLOW_REQUESTS: usize = 4;
+/// Answers of a listener for metrics at once.
+const MAX_SCRAPES: usize = 4;
 /// Control connections at once whose node has not proven anything yet. With a handshake of a few round
 /// trips it lets thousands a second pass; each holds some 20 KB for at most the handshake's timeout.
 const MAX_STRANGERS: usize = 1024;
@@ -88,6 +93,10 @@ pub(crate) struct AppState {
     pub(crate) rendezvous: Handle,
     /// Nothing if this server does not relay.
     pub(crate) relay: Option<RelayHandle>,
+    /// All STUN machines, whether they relay or not.
+    pub(crate) machines: RelayHandle,
+    pub(crate) metrics: Metrics,
+    requests: Requests,
     pub(crate) api_tokens: Arc<ApiTokens>,
     pub(crate) identity: Arc<Identity>,
     pub(crate) me: Arc<Me>,
@@ -117,6 +126,9 @@ pub(crate) struct Parts {
     pub(crate) service: Arc<Service>,
     pub(crate) rendezvous: Handle,
     pub(crate) relay: Option<RelayHandle>,
+    pub(crate) machines: RelayHandle,
+    pub(crate) metrics: Metrics,
+    pub(crate) requests: Requests,
     pub(crate) api_tokens: Arc<ApiTokens>,
     pub(crate) identity: Arc<Identity>,
     pub(crate) me: Arc<Me>,
@@ -138,6 +150,9 @@ impl App {
             service,
             rendezvous,
             relay,
+            machines,
+            metrics,
+            requests,
             api_tokens,
             identity,
             me,
@@ -154,6 +169,9 @@ impl App {
             service,
             rendezvous,
             relay,
+            machines,
+            metrics,
+            requests,
             api_tokens,
             identity,
             me,
@@ -202,6 +220,7 @@ fn api() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(docs::contract_head())
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
+        .routes(routes!(metrics::metrics))
         .routes(routes!(status::status))
         .routes(routes!(clusters::list, clusters::add))
         .routes(routes!(seed_proof::prove))
@@ -250,6 +269,7 @@ pub(crate) fn router(app: App) -> Router {
     let no_store = header(CACHE_CONTROL, "no-store");
     let (api, slow) = (Router::from(api()).layer(no_store.clone()), Router::from(slow_api()).layer(no_store));
     let outer = ServiceBuilder::new()
+        .layer(from_fn_with_state(app.clone(), metrics::count))
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
         .layer(TraceLayer::new_for_http().make_span_with(span))
         .layer(PropagateRequestIdLayer::x_request_id())
@@ -266,6 +286,17 @@ pub(crate) fn router(app: App) -> Router {
         .layer(from_fn_with_state(app.clone(), limit::rest));
     let routes = bounded(routes, MAX_REQUESTS, REQUEST_TIMEOUT);
     routes.merge(bounded(slow, MAX_SLOW_REQUESTS, SLOW_REQUEST_TIMEOUT)).layer(caller).layer(outer).with_state(app)
+}
+
+/// What a listener answers that is for `/metrics` alone.
+pub(crate) fn metrics_router(app: App) -> Router {
+    let outer = ServiceBuilder::new()
+        .layer(from_fn_with_state(app.clone(), metrics::count))
+        .layer(header(CACHE_CONTROL, "no-store"))
+        .layer(header(X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .layer(from_fn(problem::normalise))
+        .layer(CatchPanicLayer::custom(problem::panicked));
+    bounded(metrics::own_listener(), MAX_SCRAPES, REQUEST_TIMEOUT).layer(outer).with_state(app)
 }
 
 /// Bounds what a request takes until its response begins. A body that lasts, or what a connection is

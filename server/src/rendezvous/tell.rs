@@ -18,6 +18,7 @@ impl Rendezvous {
         match event {
             Event::Joined { session, cluster, node, name } => {
                 info!(%cluster, %node, %name, %session, "joined");
+                self.meetings.joined();
                 let announce = events::Event::NodeAnnounce { node, name, session };
                 self.publish(&cluster, Sender::Node(node), &announce);
             }
@@ -30,6 +31,7 @@ impl Rendezvous {
             Event::Rejected { source, code, member: None } => self.rejected(source, code),
             Event::Rejected { code, member: Some((cluster, node)), .. } => {
                 info!(%cluster, %node, %code, "rejected");
+                self.meetings.rejected(code);
                 self.judged_unfit(&cluster, node, "rejected", code);
             }
             Event::OnProbation { cluster, node, code, row } => {
@@ -46,6 +48,7 @@ impl Rendezvous {
             Event::Introduced { cluster, ticket, from, to, sessions: [a, b] } => {
                 self.tell_stun(StunRequest::Introduced { a, b, until: Instant::now() + PAIR_LIFETIME });
                 info!(%cluster, %ticket, %from, %to, "introduced");
+                self.meetings.introduced();
                 let status = events::Event::NodeStatus {
                     node: from,
                     status: "introduced",
@@ -54,7 +57,8 @@ impl Rendezvous {
                 };
                 self.publish(&cluster, Sender::Node(from), &status);
             }
-            Event::TicketEnded { cluster, ticket, direct_after } => {
+            Event::TicketEnded { cluster, ticket, direct_after, sides } => {
+                self.meetings.ended(&sides, direct_after);
                 let direct_after_ms = direct_after.map(|after| after.as_secs_f64() * 1000.0);
                 info!(%cluster, %ticket, direct_after_ms, "introduction ended");
             }
@@ -80,6 +84,7 @@ impl Rendezvous {
     fn rejected(&mut self, source: SocketAddr, code: Code) {
         // Strangers can cause these at will, so they are no line of the ordinary log.
         debug!(%source, %code, "rejected");
+        self.meetings.rejected(code);
         if is_guess(code) {
             self.limiters.failures.count(Instant::now(), Key::source(source.ip()));
         }

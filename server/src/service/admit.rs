@@ -143,7 +143,7 @@ impl Service {
         if claims.secrets.is_empty() {
             return Ok(false);
         }
-        let known = cluster_secrets::all(self.store.reads(), cluster).await?;
+        let known = self.store.timed(cluster_secrets::all(self.store.reads(), cluster)).await?;
         Ok(claims.secrets.iter().any(|proof| {
             let known = known.iter().find(|row| row.id == proof.secret);
             known.is_some_and(|row| claims.transcript.verify_mac(&row.key, &proof.mac))

@@ -171,7 +171,7 @@ impl Service {
         filter: &AuditFilter,
         limit: u32,
     ) -> Result<Vec<AuditRow>, ServiceError> {
-        Ok(audit::page(self.store.reads(), after, filter, limit).await?)
+        Ok(self.store.timed(audit::page(self.store.reads(), after, filter, limit)).await?)
     }
 
     /// Notes what an operator does with something that is not in the registry.

@@ -47,7 +47,7 @@ impl Service {
     /// The secrets in use, the newest first.
     pub(crate) async fn secrets(&self, cluster: &str) -> Result<Vec<ClusterSecretRow>, ServiceError> {
         let cluster = self.cluster(cluster)?.id;
-        Ok(cluster_secrets::all(self.store.reads(), cluster).await?)
+        Ok(self.store.timed(cluster_secrets::all(self.store.reads(), cluster)).await?)
     }
 
     /// Drops a secret. Nodes that joined by it stay members, and come back by their sessions.

@@ -14,18 +14,18 @@ impl Service {
         limit: u32,
     ) -> Result<Vec<NodeRow>, ServiceError> {
         let cluster = self.cluster(cluster)?.id;
-        Ok(nodes::page(self.store.reads(), cluster, after, limit).await?)
+        Ok(self.store.timed(nodes::page(self.store.reads(), cluster, after, limit)).await?)
     }
 
     /// One node.
     pub(crate) async fn node(&self, cluster: &str, id: &NodeId) -> Result<NodeRow, ServiceError> {
         let cluster = self.cluster(cluster)?.id;
-        nodes::find(self.store.reads(), cluster, id).await?.ok_or(ServiceError::UnknownNode)
+        self.store.timed(nodes::find(self.store.reads(), cluster, id)).await?.ok_or(ServiceError::UnknownNode)
     }
 
     /// How many nodes a cluster has, present or not.
     pub(crate) async fn node_count(&self, cluster: &str) -> Result<i64, ServiceError> {
-        Ok(nodes::count(self.store.reads(), self.cluster(cluster)?.id).await?)
+        Ok(self.store.timed(nodes::count(self.store.reads(), self.cluster(cluster)?.id)).await?)
     }
 
     /// Forgets the ephemeral nodes of an earlier run of the server that did not come back.

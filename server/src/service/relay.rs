@@ -333,7 +333,7 @@ impl Service {
         after: Option<&str>,
         limit: u32,
     ) -> Result<Vec<UserRow>, ServiceError> {
-        Ok(relay::page_users(self.store.reads(), after, limit).await?)
+        Ok(self.store.timed(relay::page_users(self.store.reads(), after, limit)).await?)
     }
 
     /// Removes a static user. What it was granted lasts until it would have to be refreshed.

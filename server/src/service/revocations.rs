@@ -126,12 +126,13 @@ impl Service {
         limit: u32,
     ) -> Result<Vec<RevocationRow>, ServiceError> {
         let cluster = self.cluster(cluster)?.id;
-        Ok(revocations::page(self.store.reads(), cluster, after, limit).await?)
+        Ok(self.store.timed(revocations::page(self.store.reads(), cluster, after, limit)).await?)
     }
 
     /// Removed nodes whose certificates may still hold, in all clusters.
     pub(crate) async fn revocations_in_force(&self, now: UnixMs) -> Result<Vec<InForce>, ServiceError> {
-        let rows = revocations::in_force(self.store.reads(), now.0 / 1000, MAX_IN_FORCE).await?;
+        let rows =
+            self.store.timed(revocations::in_force(self.store.reads(), now.0 / 1000, MAX_IN_FORCE)).await?;
         let told = rows.into_iter().map(|(cluster, node, until_s)| InForce {
             cluster,
             node,

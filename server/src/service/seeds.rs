@@ -175,7 +175,7 @@ fn is_same_place(a: &SeedAddr, b: &SeedAddr) -> bool {
 impl Service {
     /// The seeds of a cluster, by name.
     pub(crate) async fn seeds(&self, cluster: &str) -> Result<Vec<SeedRow>, ServiceError> {
-        Ok(seeds::all(self.store.reads(), self.cluster(cluster)?.id).await?)
+        Ok(self.store.timed(seeds::all(self.store.reads(), self.cluster(cluster)?.id)).await?)
     }
 
     /// One of them.
@@ -307,7 +307,8 @@ impl Service {
         if !registration.is_signed(by_seed) {
             return Err(ServiceError::BadRegistration("by the seed's key, for this server and cluster"));
         }
-        let found = tokens::find(self.store.reads(), cluster.id, &registration.token).await?;
+        let found =
+            self.store.timed(tokens::find(self.store.reads(), cluster.id, &registration.token)).await?;
         let token = found.ok_or(ServiceError::BadToken("is not known here"))?;
         if !registration.is_signed_by_token(&token.public_key, by_token) {
             return Err(ServiceError::BadToken("does not fit the signature"));

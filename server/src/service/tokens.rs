@@ -94,13 +94,16 @@ impl Service {
         limit: u32,
     ) -> Result<Vec<TokenRow>, ServiceError> {
         let cluster = self.cluster(cluster)?.id;
-        Ok(tokens::page(self.store.reads(), cluster, after, limit).await?)
+        Ok(self.store.timed(tokens::page(self.store.reads(), cluster, after, limit)).await?)
     }
 
     /// One token.
     pub(crate) async fn token(&self, cluster: &str, id: &TokenId) -> Result<TokenRow, ServiceError> {
         let cluster = self.cluster(cluster)?.id;
-        tokens::find(self.store.reads(), cluster, id).await?.ok_or(ServiceError::UnknownToken)
+        self.store
+            .timed(tokens::find(self.store.reads(), cluster, id))
+            .await?
+            .ok_or(ServiceError::UnknownToken)
     }
 
     /// Revokes a token. Nodes that joined with it stay members, and come back by their sessions.

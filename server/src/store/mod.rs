@@ -20,7 +20,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -28,6 +28,7 @@ use sqlx::{ConnectOptions, Connection, SqliteConnection, SqlitePool};
 use thiserror::Error;
 use tokio_util::task::TaskTracker;
 
+use crate::metrics::instruments::{SqliteOp, SqliteTimes};
 use writer::Writer;
 pub(crate) use writer::{Ended, Job};
 
@@ -96,6 +97,7 @@ pub enum OpenError {
 pub(crate) struct Store {
     writer: Writer,
     reads: SqlitePool,
+    times: SqliteTimes,
 }
 
 impl Store {
@@ -120,8 +122,9 @@ impl Store {
             .max_connections(READERS)
             .connect_with(options.clone().read_only(true))
             .await?;
-        let (writer, ended) = writer::start(conn, options, tasks);
-        Ok((Self { writer, reads }, ended))
+        let times = SqliteTimes::default();
+        let (writer, ended) = writer::start(conn, options, times.clone(), tasks);
+        Ok((Self { writer, reads, times }, ended))
     }
 
     /// Runs a use case in the writer's transaction and answers after its commit.
@@ -153,6 +156,19 @@ impl Store {
     /// For reads.
     pub(crate) fn reads(&self) -> &SqlitePool {
         &self.reads
+    }
+
+    /// Notes how long a use case takes that reads.
+    pub(crate) async fn timed<T>(&self, read: impl Future<Output = T>) -> T {
+        let begun = Instant::now();
+        let read = read.await;
+        self.times.note(SqliteOp::Read, begun.elapsed());
+        read
+    }
+
+    /// How long all of this takes.
+    pub(crate) fn times(&self) -> &SqliteTimes {
+        &self.times
     }
 
     /// Closes the readers, so that the writer's last checkpoint can fold the whole log in.

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
 use super::StoreError;
+use crate::metrics::instruments::{SqliteOp, SqliteTimes};
 
 /// Use cases in one transaction.
 const BATCH: usize = 64;
@@ -116,12 +117,13 @@ pub(crate) type Ended = oneshot::Receiver<()>;
 pub(super) fn start(
     conn: SqliteConnection,
     options: SqliteConnectOptions,
+    times: SqliteTimes,
     tasks: &TaskTracker,
 ) -> (Writer, Ended) {
     let (queue, jobs) = mpsc::channel(QUEUE);
     let (ended, when_ended) = oneshot::channel();
     tasks.spawn(async move {
-        Loop { conn: Some(conn), options, jobs }.run().await;
+        Loop { conn: Some(conn), options, jobs, times }.run().await;
         // Nobody may wait for it.
         let _ = ended.send(());
     });
@@ -132,6 +134,7 @@ struct Loop {
     conn: Option<SqliteConnection>,
     options: SqliteConnectOptions,
     jobs: mpsc::Receiver<Box<dyn Job>>,
+    times: SqliteTimes,
 }
 
 impl Loop {
@@ -163,10 +166,12 @@ impl Loop {
         };
         execute(conn, "BEGIN IMMEDIATE; SAVEPOINT use_case").await?;
         loop {
+            let begun = Instant::now();
             let kept = match done.last_mut() {
                 Some(job) => job.run(conn).await,
                 None => true,
             };
+            self.times.note(SqliteOp::Write, begun.elapsed());
             if !kept {
                 execute(conn, "ROLLBACK TO use_case").await?;
             }
@@ -180,7 +185,10 @@ impl Loop {
             execute(conn, "RELEASE use_case; SAVEPOINT use_case").await?;
         }
         // Releases what is left of the savepoints too.
-        execute(conn, "COMMIT").await
+        let begun = Instant::now();
+        let committed = execute(conn, "COMMIT").await;
+        self.times.note(SqliteOp::Commit, begun.elapsed());
+        committed
     }
 
     /// After a failed batch: a connection that can't even roll back is replaced with the next batch.

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use meetpoint_turn::{Input, Session, SessionId, StunServer, Traffic, Transport};
+use meetpoint_turn::{Counters, Input, Session, SessionId, StunServer, Traffic, Transport};
 use tokio::sync::oneshot;
 
 use super::inbox::{Inbox, Inboxes, Message};
@@ -37,6 +37,13 @@ impl From<Session<'_>> for SessionInfo {
     }
 }
 
+/// What a shard's machine counted, and what it has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MachineState {
+    pub(crate) counters: Counters,
+    pub(crate) allocations: usize,
+}
+
 /// A question to a shard.
 #[derive(Debug)]
 pub(crate) enum Inspection {
@@ -44,6 +51,8 @@ pub(crate) enum Inspection {
     Sessions { after: Option<u64>, limit: usize, reply: oneshot::Sender<Vec<SessionInfo>> },
     /// End one; the answer is whether there was one.
     End { id: u64, reply: oneshot::Sender<bool> },
+    /// What it counted.
+    State { reply: oneshot::Sender<MachineState> },
 }
 
 impl Inspection {
@@ -70,6 +79,10 @@ impl Inspection {
                 machine.handle(now, Input::EndSession(SessionId::from_number(id)));
                 let _ = reply.send(machine.counters().relay.ended > before);
             }
+            Self::State { reply } => {
+                let [allocations, ..] = machine.relay_sizes();
+                let _ = reply.send(MachineState { counters: *machine.counters(), allocations });
+            }
         }
     }
 }
@@ -92,6 +105,15 @@ impl RelayHandle {
         }
         all.sort_unstable_by_key(|session: &SessionInfo| session.id);
         all.truncate(limit);
+        Some(all)
+    }
+
+    /// What each shard's machine counted. Nothing if the server is going away.
+    pub(crate) async fn states(&self) -> Option<Vec<MachineState>> {
+        let mut all = Vec::new();
+        for inbox in self.0.iter() {
+            all.push(asked(inbox, |reply| Inspection::State { reply }).await?);
+        }
         Some(all)
     }
 

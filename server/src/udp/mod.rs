@@ -31,7 +31,7 @@ use crate::service::RelayKeys;
 #[cfg(test)]
 pub(crate) use inbox::Arrivals;
 pub(crate) use inbox::{Gone, Inbox, Inboxes, Message, StreamInput};
-pub(crate) use inspect::{RelayHandle, SessionInfo};
+pub(crate) use inspect::{MachineState, RelayHandle, SessionInfo};
 pub(crate) use relay::relay_config;
 use shard::{Ends, ListenerSocket, Shard};
 

@@ -189,6 +189,7 @@ impl StunServer {
             return;
         }
         self.counters.errors.count(fault.code());
+        self.counters.errors_by_method.of(message.method()).count(fault.code());
         self.transmit(request.listener.id, request.source, writer.finish());
     }
 }

@@ -1,5 +1,6 @@
 //! What happened, as plain numbers that only grow. The shell turns them into metrics.
 
+use crate::message::{ALLOCATE, CHANNEL_BIND, CREATE_PERMISSION, REFRESH};
 use crate::relay::{Quota, Spent};
 
 /// All counters of a server.
@@ -18,6 +19,8 @@ pub struct Counters {
     pub binding: BindingCounters,
     /// Error answers by code.
     pub errors: ErrorCounters,
+    /// The same by what was asked for.
+    pub errors_by_method: MethodErrors,
     /// Datagrams that got no answer, by reason.
     pub dropped: DropCounters,
     /// Dial-backs.
@@ -70,7 +73,55 @@ pub struct ErrorCounters {
     pub insufficient_capacity: u64,
 }
 
+/// Error responses by method and code.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MethodErrors {
+    /// To Binding requests.
+    pub binding: ErrorCounters,
+    /// To Allocate requests.
+    pub allocate: ErrorCounters,
+    /// To Refresh requests.
+    pub refresh: ErrorCounters,
+    /// To CreatePermission requests.
+    pub create_permission: ErrorCounters,
+    /// To ChannelBind requests.
+    pub channel_bind: ErrorCounters,
+}
+
+impl MethodErrors {
+    /// Those to a method that is answered.
+    pub(crate) const fn of(&mut self, method: u16) -> &mut ErrorCounters {
+        match method {
+            ALLOCATE => &mut self.allocate,
+            REFRESH => &mut self.refresh,
+            CREATE_PERMISSION => &mut self.create_permission,
+            CHANNEL_BIND => &mut self.channel_bind,
+            _ => &mut self.binding,
+        }
+    }
+}
+
 impl ErrorCounters {
+    /// Each code and how often it was answered.
+    #[must_use]
+    pub const fn by_code(&self) -> [(u16, u64); 12] {
+        [
+            (400, self.bad_request),
+            (401, self.unauthenticated),
+            (403, self.forbidden),
+            (420, self.unknown_attribute),
+            (437, self.allocation_mismatch),
+            (438, self.stale_nonce),
+            (440, self.address_family_not_supported),
+            (441, self.wrong_credentials),
+            (442, self.unsupported_transport),
+            (443, self.peer_family_mismatch),
+            (486, self.allocation_quota_reached),
+            (508, self.insufficient_capacity),
+        ]
+    }
+
     /// Counts an answer by what it says.
     pub(crate) const fn count(&mut self, code: u16) {
         *match code {

@@ -89,8 +89,8 @@ pub use config::{
     MAX_SOURCE_SLOTS, MAX_STREAM_LISTENERS, StreamListener, Transport,
 };
 pub use counters::{
-    BindingCounters, Counters, DialBackCounters, DropCounters, ErrorCounters, QuotaCounters, RelayCounters,
-    RelayDropCounters, Traffic,
+    BindingCounters, Counters, DialBackCounters, DropCounters, ErrorCounters, MethodErrors, QuotaCounters,
+    RelayCounters, RelayDropCounters, Traffic,
 };
 pub use credentials::{Secret, SecretError, Secrets};
 #[cfg(feature = "attack-tests")]

@@ -125,6 +125,7 @@ impl StunServer {
         writer.error_code(error.code());
         seal(&mut writer, Some(allocation.known.key()), allocation.has_fingerprint);
         self.counters.errors.count(error.code());
+        self.counters.errors_by_method.allocate.count(error.code());
         self.transmit(allocation.listener, allocation.source, writer.finish());
     }
 }
