@@ -206,6 +206,7 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::get, nodes::remove))
         .routes(routes!(nodes::end_session))
+        .routes(routes!(paths::list::list))
         .routes(routes!(paths::explain))
         .routes(routes!(revocations::list, revocations::tell))
         .routes(routes!(revocations::lift))
