@@ -57,3 +57,29 @@ async fn the_page_and_its_files_are_small_and_kept() {
     get("/dashboard/../Cargo.toml").send(at).await.assert_problem(404, "not_found");
     server.stop().await.unwrap();
 }
+
+/// The page that a problem's type names is there, for each code; and one lists them all.
+#[tokio::test]
+async fn each_problem_has_its_page() {
+    let (server, _dir) = Running::fresh(&["--limit-rest", "10000/60s"]).await;
+    let at = server.info.http;
+    let index = get("/problems").send(at).await;
+    assert_eq!((index.status.as_u16(), index.header("content-type")), (200, "text/html; charset=utf-8"));
+    let links: Vec<&str> = index.text.split('"').filter(|text| text.starts_with("/problems/")).collect();
+    assert!(links.len() > 50, "{links:?}");
+    for link in &links {
+        let page = get(link).send(at).await;
+        assert_eq!(page.status.as_u16(), 200, "{link}");
+        assert!(page.header("content-security-policy").starts_with("default-src 'none'; style-src 'self';"));
+        for part in ["What it means", "Likely causes", "What to do", &link["/problems/".len()..]] {
+            assert!(page.text.contains(part), "{link}: {part}");
+        }
+        assert!(page.text.matches("<li>").count() >= 1, "{link}");
+        assert!(!page.text.contains("<p></p>") && !page.text.contains('`'), "{link}: {}", page.text);
+    }
+    let refused = get("/v1/clusters").send(at).await.json();
+    assert!(links.contains(&refused["type"].as_str().unwrap()), "{refused}");
+    get("/problems/nothing").send(at).await.assert_problem(404, "not_found");
+    get("/problems/%3Cscript%3E").send(at).await.assert_problem(404, "not_found");
+    server.stop().await.unwrap();
+}
