@@ -35,6 +35,7 @@ use crate::service::{
 use crate::udp::{Observed, WALL_INTERVAL};
 
 pub(crate) use handle::{Connection, Gone, Handle, Outgoing};
+pub(crate) use tell::{elapsed_ms, path_word};
 
 use handle::Request;
 

@@ -163,6 +163,11 @@ impl Link {
         self.current.and_then(|current| self.routes.get(&current)).map(|route| route.kind)
     }
 
+    /// The round trip by the way in use, as it was last worth telling.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        self.told.map(|path| path.rtt)
+    }
+
     /// What kind of way it is: by a relay of this node, or to one of the peer.
     pub(crate) fn kind_of(&self, way: Way) -> PathKind {
         match way.leg {

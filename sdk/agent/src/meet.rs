@@ -256,10 +256,11 @@ impl Agent {
         let kind = self.links.get(&punch.peer).and_then(Link::kind);
         if !punch.is_direct() && kind == Some(PathKind::Relayed) {
             self.env.counters.tickets_relayed += 1;
-            self.tell_result(ticket, TicketOutcome::Relayed);
+            let rtt = self.links.get(&punch.peer).and_then(Link::rtt);
+            self.tell_result(ticket, TicketOutcome::Relayed, rtt);
         } else if !punch.is_direct() {
             self.env.counters.tickets_failed += 1;
-            self.tell_result(ticket, TicketOutcome::Failed);
+            self.tell_result(ticket, TicketOutcome::Failed, None);
         }
         for number in self.requests.of_ticket(ticket) {
             self.fail_request(now, number, Refusal::new(Code::NoPath).detail(punch.plan));
@@ -276,9 +277,10 @@ impl Agent {
         self.drop_idle_link(punch.peer);
     }
 
-    fn tell_result(&mut self, ticket: TicketId, outcome: TicketOutcome) {
+    fn tell_result(&mut self, ticket: TicketId, outcome: TicketOutcome, rtt: Option<Duration>) {
         if self.control.is_member() {
-            self.env.send(ClientMessage::TicketResult { ticket, outcome });
+            let rtt_us = rtt.map(|rtt| u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX));
+            self.env.send(ClientMessage::TicketResult { ticket, outcome, rtt_us });
         }
     }
 
@@ -453,7 +455,8 @@ impl Agent {
         if is_first {
             self.env.counters.tickets_direct += 1;
             let elapsed_ms = u32::try_from(millis(elapsed)).unwrap_or(u32::MAX);
-            self.tell_result(sent.ticket, TicketOutcome::Direct { elapsed_ms });
+            let rtt = now.saturating_duration_since(sent.at);
+            self.tell_result(sent.ticket, TicketOutcome::Direct { elapsed_ms }, Some(rtt));
         }
         since
     }

@@ -429,6 +429,13 @@ pub enum Event {
         /// The sessions of both, in this order.
         sessions: [SessionId; 2],
     },
+    /// A member says how it meets another one, and that is news.
+    Path {
+        /// Their cluster.
+        cluster: ClusterName,
+        /// What is known now.
+        path: PathView,
+    },
     /// An introduction ended.
     TicketEnded {
         /// Their cluster.
@@ -471,6 +478,19 @@ pub struct PairAttempt {
     pub said: [Option<TicketOutcome>; 2],
     /// It is over.
     pub over: bool,
+}
+
+/// How two present members meet, by what they last said of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PathView {
+    /// Who; the lower id first.
+    pub nodes: [NodeId; 2],
+    /// What became of their last introduction.
+    pub outcome: TicketOutcome,
+    /// The round trip by the path, as it was measured then.
+    pub rtt: Option<Duration>,
+    /// How long ago it was said.
+    pub ago: Duration,
 }
 
 /// A present member, for the operator.

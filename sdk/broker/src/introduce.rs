@@ -299,14 +299,15 @@ impl Broker {
         now: Instant,
         conn: ConnId,
         ticket: TicketId,
-        outcome: TicketOutcome,
+        (outcome, rtt): (TicketOutcome, Option<Duration>),
     ) {
-        let Some(record) = self.tickets.get_mut(&ticket) else { return };
-        let Some(side) = [record.asker, record.target].into_iter().position(|side| side == conn) else {
-            return;
-        };
+        let Some(record) = self.tickets.get(&ticket) else { return };
+        let both = [record.asker, record.target];
+        let Some(side) = both.into_iter().position(|side| side == conn) else { return };
         self.pairs.said(&record.cluster, record.nodes, ticket, (side, outcome));
+        self.note_path(now, both, ticket, (outcome, rtt));
         let TicketOutcome::Direct { elapsed_ms } = outcome else { return };
+        let Some(record) = self.tickets.get_mut(&ticket) else { return };
         record.direct_after.get_or_insert(Duration::from_millis(u64::from(elapsed_ms)));
         record.unsolicited.asker |= conn == record.asker;
         self.review_ticket(now, ticket);

@@ -33,6 +33,7 @@ mod judge;
 mod limits;
 mod membership;
 mod pairs;
+mod paths;
 mod presence;
 mod source;
 mod state;
@@ -44,8 +45,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use api::{
-    AdmissionProof, AdmitRequest, ClusterConfig, ConnId, Event, Input, Output, PairAttempt, RelayAccess,
-    SecretProof, SessionView, StunCredential, TicketSide, TokenProof,
+    AdmissionProof, AdmitRequest, ClusterConfig, ConnId, Event, Input, Output, PairAttempt, PathView,
+    RelayAccess, SecretProof, SessionView, StunCredential, TicketSide, TokenProof,
 };
 #[cfg(feature = "attack-tests")]
 pub use defence::Defence;
@@ -271,7 +272,10 @@ impl Broker {
             ClientMessage::Behavior { behavior } => self.behavior_told(now, conn, behavior),
             ClientMessage::Connect { request, peer, wait } => self.connect(now, conn, request, peer, wait),
             ClientMessage::CancelConnect { request } => self.cancel(conn, request),
-            ClientMessage::TicketResult { ticket, outcome } => self.ticket_result(now, conn, ticket, outcome),
+            ClientMessage::TicketResult { ticket, outcome, rtt_us } => {
+                let rtt = rtt_us.map(|us| Duration::from_micros(u64::from(us)));
+                self.ticket_result(now, conn, ticket, (outcome, rtt));
+            }
             ClientMessage::Ping { seq } => self.send(conn, ServerMessage::Pong { seq }),
             ClientMessage::Pong { seq } => self.pong(now, conn, seq),
             ClientMessage::Renew => self.renew(conn),

@@ -17,6 +17,7 @@ use meetpoint_proto::{
     SessionId, TicketId,
 };
 
+use crate::paths::PathReports;
 use crate::api::{ClusterConfig, ConnId, RelayAccess, SessionView, StunCredential};
 
 /// A control connection.
@@ -94,6 +95,7 @@ pub(crate) struct Session {
     pub(crate) requests: BTreeMap<u32, Request>,
     pub(crate) asked: BTreeSet<TicketId>,
     pub(crate) targeted: BTreeSet<TicketId>,
+    pub(crate) paths: PathReports,
 }
 
 /// A member has to fit by then, or is rejected.
@@ -235,6 +237,7 @@ impl Session {
             requests: BTreeMap::new(),
             asked: BTreeSet::new(),
             targeted: BTreeSet::new(),
+            paths: PathReports::default(),
         }
     }
 

@@ -293,7 +293,7 @@ fn met(
     }
     if says {
         let outcome = TicketOutcome::Direct { elapsed_ms: 7 };
-        rig.say(witness, ClientMessage::TicketResult { ticket, outcome });
+        rig.say(witness, ClientMessage::TicketResult { ticket, outcome, rtt_us: None });
     }
     rig.drain();
 }

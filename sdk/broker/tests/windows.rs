@@ -73,7 +73,7 @@ fn a_blind_ticket_is_followed_by_one_that_sees() {
         let ticket = rig.introductions(a)[0].ticket;
         if is_direct {
             let outcome = TicketOutcome::Direct { elapsed_ms: 9 };
-            rig.say(a, ClientMessage::TicketResult { ticket, outcome });
+            rig.say(a, ClientMessage::TicketResult { ticket, outcome, rtt_us: None });
         }
         rig.say(a, ClientMessage::Behavior { behavior: fixed });
         assert_eq!(rig.introductions(a).len(), 1, "half is known");

@@ -102,6 +102,9 @@ pub enum ClientMessage {
         ticket: TicketId,
         /// How.
         outcome: TicketOutcome,
+        /// The round trip by the path that there is, in microseconds, if it was measured.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rtt_us: Option<u32>,
     },
     /// Keeps the connection and measures it.
     Ping {

@@ -49,6 +49,17 @@ pub(crate) enum Event {
         /// The row of the rules' tables that decided.
         rule: &'static str,
     },
+    /// A node says how it meets another one.
+    PathChange {
+        /// Both; the lower id first.
+        nodes: [NodeId; 2],
+        /// A stable word.
+        path: &'static str,
+        /// The round trip by it, as it was measured then.
+        rtt_ms: Option<f64>,
+        /// From the introduction to the first verified packet, if it is a direct one.
+        elapsed_ms: Option<u32>,
+    },
     /// A seed was added, verified, lost or removed.
     SeedStatus {
         #[serde(serialize_with = "as_text")]
@@ -123,6 +134,7 @@ kinds! {
     NodeLeave = "node:leave";
     NodeStatus = "node:status";
     NodeClass = "node:class";
+    PathChange = "path:change";
     SeedStatus = "seed:status";
     ClusterState = "cluster:state";
     Ping = "system:ping";

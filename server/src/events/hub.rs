@@ -27,7 +27,7 @@ const RING_BYTES: usize = 8 * 1024 * 1024;
 const BATCH: usize = 64;
 /// Events that a reader looks at in one go, so that one with a narrow filter does not hold the ring for long.
 const SCAN: usize = 512;
-/// `node:status` events of one cluster in one go, and each how long one more. Members cause them at will,
+/// `node:status` and `path:change` events of one cluster in one go, and each how long one more. Members cause them at will,
 /// with each introduction: they must not push everything else out of the ring.
 const STATUS_BURST: u32 = 256;
 /// See [`STATUS_BURST`].
@@ -191,7 +191,7 @@ impl Hub {
     /// Tells everybody. Never waits for a reader.
     pub(crate) fn publish(&self, cluster: &ClusterName, sender: Sender, event: &Event) {
         let mut ring = self.ring();
-        if event.kind() == Kind::NodeStatus && !ring.takes_status(cluster) {
+        if matches!(event.kind(), Kind::NodeStatus | Kind::PathChange) && !ring.takes_status(cluster) {
             return;
         }
         let seq = ring.next;

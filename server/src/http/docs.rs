@@ -4,7 +4,6 @@
 use axum::Router;
 use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
-use axum::response::Redirect;
 use axum::routing::get;
 use tower_http::set_header::SetResponseHeaderLayer;
 use utoipa::OpenApi;
@@ -66,7 +65,7 @@ pub(super) fn yaml(contract: &utoipa::openapi::OpenApi) -> String {
     contract.to_yaml().expect("the contract serialises")
 }
 
-/// `/`, `/openapi.yaml`, `/asyncapi.yaml` and `/docs`.
+/// `/openapi.yaml`, `/asyncapi.yaml` and `/docs`.
 pub(super) fn routes(contract: &utoipa::openapi::OpenApi) -> Router<App> {
     let text = yaml(contract);
     let media_type = [(CONTENT_TYPE, HeaderValue::from_static("application/yaml"))];
@@ -77,5 +76,4 @@ pub(super) fn routes(contract: &utoipa::openapi::OpenApi) -> Router<App> {
         .layer(SetResponseHeaderLayer::if_not_present(CONTENT_SECURITY_POLICY, policy))
         .route(CONTRACT_PATH, get(move || std::future::ready((media_type, text))))
         .route("/asyncapi.yaml", get(move || std::future::ready(events)))
-        .route("/", get(|| std::future::ready(Redirect::to("/docs/"))))
 }

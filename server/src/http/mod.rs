@@ -8,6 +8,7 @@ mod audit;
 mod backup;
 mod clusters;
 mod control;
+mod dashboard;
 mod docs;
 mod events;
 mod extract;
@@ -230,6 +231,7 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::get, nodes::remove))
         .routes(routes!(nodes::end_session))
+        .routes(routes!(paths::list::list))
         .routes(routes!(paths::explain))
         .routes(routes!(revocations::list, revocations::tell))
         .routes(routes!(revocations::lift))
@@ -279,7 +281,7 @@ pub(crate) fn router(app: App) -> Router {
         .layer(header(CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"))
         .layer(from_fn(problem::normalise))
         .layer(CatchPanicLayer::custom(problem::panicked));
-    let routes = api.merge(docs::routes(&contract)).route(CONTROL_PATH, any(control::door));
+    let routes = api.merge(docs::routes(&contract)).merge(dashboard::routes()).merge(problem::pages::routes()).route(CONTROL_PATH, any(control::door));
     let caller = ServiceBuilder::new()
         .layer(from_fn(limit::head))
         .layer(from_fn_with_state(app.clone(), forwarded::resolve))

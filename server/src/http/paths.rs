@@ -1,5 +1,7 @@
 //! Why two nodes meet as they do.
 
+pub(super) mod list;
+
 use std::time::Instant;
 
 use axum::Json;

@@ -1,4 +1,6 @@
-//! Every refusal of the REST interface: RFC 9457 problem details with a stable code and a hint.
+//! Every refusal of the REST interface: RFC 9457 problem details with a stable code, a hint, and a page that explains it.
+
+pub(super) mod pages;
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -15,6 +17,8 @@ use crate::rendezvous::Gone;
 use crate::service::ServiceError;
 use crate::store::StoreError;
 
+/// Where the pages are.
+const TYPES: &str = "/problems";
 /// The media type of problem details.
 pub(super) const MEDIA_TYPE: &str = "application/problem+json";
 
@@ -25,7 +29,6 @@ macro_rules! problems {
         pub(crate) enum ProblemCode { $($variant),+ }
 
         impl ProblemCode {
-            #[cfg(test)]
             pub(crate) const ALL: &'static [Self] = &[$(Self::$variant),+];
 
             const fn status(self) -> StatusCode {
@@ -34,6 +37,11 @@ macro_rules! problems {
 
             pub(crate) const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $code),+ }
+            }
+
+            /// The URI of its page, relative to this server (RFC 9457, section 3.1.1).
+            const fn kind(self) -> &'static str {
+                match self { $(Self::$variant => concat!("/problems/", $code)),+ }
             }
 
             const fn hint(self) -> &'static str {
@@ -112,9 +120,9 @@ problems! {
 /// Problem details (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Problem {
-    /// Always `about:blank`: the code tells the problems apart.
+    /// The page that explains the code, on this server.
     #[serde(rename = "type")]
-    #[schema(example = "about:blank")]
+    #[schema(format = "uri-reference", example = "/problems/unknown_cluster")]
     kind: &'static str,
     /// The status in words.
     #[schema(example = "Not Found")]
@@ -135,7 +143,7 @@ impl Problem {
     pub(crate) fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
         let status = code.status();
         Self {
-            kind: "about:blank",
+            kind: code.kind(),
             title: status.canonical_reason().unwrap_or("Error"),
             status: status.as_u16(),
             detail: shortened(detail.into()),

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use meetpoint_broker::Event;
+use meetpoint_proto::wire::TicketOutcome;
 use meetpoint_proto::{ClusterName, Code, NodeId};
 use tracing::{debug, info};
 
@@ -11,6 +12,23 @@ use super::{PAIR_LIFETIME, Rendezvous, StunRequest, is_guess};
 use crate::events::{self, Sender};
 use crate::limits::Key;
 use crate::service::{Actor, ServiceError, UnixMs};
+
+/// The word for the path that an introduction led to.
+pub(crate) const fn path_word(outcome: TicketOutcome) -> &'static str {
+    match outcome {
+        TicketOutcome::Direct { .. } => "direct",
+        TicketOutcome::Relayed => "relay",
+        TicketOutcome::Failed => "none",
+    }
+}
+
+/// How long it took to meet directly.
+pub(crate) const fn elapsed_ms(outcome: TicketOutcome) -> Option<u32> {
+    match outcome {
+        TicketOutcome::Direct { elapsed_ms } => Some(elapsed_ms),
+        TicketOutcome::Relayed | TicketOutcome::Failed => None,
+    }
+}
 
 impl Rendezvous {
     pub(super) fn event(&mut self, event: Event) {
@@ -56,6 +74,15 @@ impl Rendezvous {
                     reason: None,
                 };
                 self.publish(&cluster, Sender::Node(from), &status);
+            }
+            Event::Path { cluster, path } => {
+                let change = events::Event::PathChange {
+                    nodes: path.nodes,
+                    path: path_word(path.outcome),
+                    rtt_ms: path.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+                    elapsed_ms: elapsed_ms(path.outcome),
+                };
+                self.publish(&cluster, Sender::Server, &change);
             }
             Event::TicketEnded { cluster, ticket, direct_after, sides } => {
                 self.meetings.ended(&sides, direct_after);

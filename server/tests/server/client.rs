@@ -36,6 +36,7 @@ impl Reply {
         let problem = self.json();
         assert_eq!(problem["code"], code, "{self:?}");
         assert_eq!(problem["status"], status, "{self:?}");
+        assert_eq!(problem["type"], format!("/problems/{code}"), "{self:?}");
         for member in ["type", "title", "detail", "hint"] {
             assert!(problem[member].as_str().is_some_and(|text| !text.is_empty()), "{member}: {self:?}");
         }

@@ -8,6 +8,7 @@ mod client;
 mod config;
 mod contract;
 mod control;
+mod dashboard;
 mod events;
 mod identity;
 mod lifecycle;

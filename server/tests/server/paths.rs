@@ -60,12 +60,24 @@ async fn a_pair_is_explained_by_what_became_of_its_introductions() {
     assert_eq!(pair["introductions"][0]["outcome"], "pending", "{pair}");
 
     // The one finds no path and the other does: that is one.
-    bob.send(&ClientMessage::TicketResult { ticket, outcome: TicketOutcome::Failed }).await;
+    bob.send(&ClientMessage::TicketResult { ticket, outcome: TicketOutcome::Failed, rtt_us: None }).await;
     settled(&mut bob).await;
     alice
-        .send(&ClientMessage::TicketResult { ticket, outcome: TicketOutcome::Direct { elapsed_ms: 84 } })
+        .send(&ClientMessage::TicketResult { ticket, outcome: TicketOutcome::Direct { elapsed_ms: 84 }, rtt_us: Some(1_250) })
         .await;
     settled(&mut alice).await;
+    let paths = get(PATHS).viewer(&server).await.json();
+    let [path] = &paths["items"].as_array().unwrap()[..] else { panic!("{paths}") };
+    let mut ids = nodes.each_ref().map(Node::id);
+    ids.sort_unstable();
+    let ids = ids.map(|id| id.to_string());
+    assert_eq!((&path["a"], &path["b"]), (&json!(ids[0]), &json!(ids[1])));
+    let said = (&path["path"], &path["rtt_ms"], &path["elapsed_ms"]);
+    assert_eq!(said, (&json!("direct"), &json!(1.25), &json!(84)), "{path}");
+    assert_eq!(paths["next"], Value::Null);
+    let behind = get(&format!("{PATHS}?after={}-{}", ids[0], ids[1])).viewer(&server).await.json();
+    assert_eq!(behind["items"], json!([]));
+    get(&format!("{PATHS}?after={}", ids[0])).viewer(&server).await.assert_problem(400, "bad_cursor");
     let pair = told(&server, "alice", "bob").await;
     let text = pair["text"].as_str().unwrap();
     assert!(text.contains("they met directly ") && text.ends_with(" ago, after 84 ms"), "{text}");
@@ -91,6 +103,8 @@ async fn a_pair_is_explained_by_what_became_of_its_introductions() {
     tokio::time::timeout(std::time::Duration::from_secs(20), gone).await.expect("it is still there");
     let pair = told(&server, "alice", &id).await;
     assert_eq!(pair["nodes"][1]["name"], "bob");
+    let paths = get(PATHS).viewer(&server).await.json();
+    assert_eq!(paths["items"], json!([]), "whoever is away meets nobody");
     assert_eq!(pair["introductions"].as_array().unwrap().len(), 1, "{pair}");
     for path in [format!("{PATHS}/alice/bob"), format!("{PATHS}/nobody/alice")] {
         call(Method::GET, &path).viewer(&server).await.assert_problem(404, "unknown_node");

@@ -34,6 +34,9 @@ fn check(document: &Value, schema: &Value, keyword: &str, rule: &Value, value: &
         "maximum" => unless(value.as_i64().is_none_or(|n| n <= rule.as_i64().expect("a number"))),
         "minLength" => unless(value.as_str().is_none_or(|text| text.chars().count() as u64 >= number())),
         "maxLength" => unless(value.as_str().is_none_or(|text| text.chars().count() as u64 <= number())),
+        "minItems" => unless(value.as_array().is_none_or(|items| items.len() as u64 >= number())),
+        "maxItems" => unless(value.as_array().is_none_or(|items| items.len() as u64 <= number())),
+        "items" => value.as_array()?.iter().find_map(|item| misfit(document, rule, item)),
         "required" => {
             list().iter().find_map(|name| unless(value.get(name.as_str().expect("a name")).is_some()))
         }
@@ -65,6 +68,8 @@ fn is_a(word: &Value, value: &Value) -> bool {
         Some("object") => value.is_object(),
         Some("string") => value.is_string(),
         Some("integer") => value.is_i64() || value.is_u64(),
+        Some("number") => value.is_number(),
+        Some("array") => value.is_array(),
         Some("boolean") => value.is_boolean(),
         Some("null") => value.is_null(),
         _ => panic!("unknown type {word}"),
