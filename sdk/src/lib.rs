@@ -88,7 +88,7 @@ pub use event::{Classification, Event, Events, Peer};
 pub use http::HttpError;
 pub use key::{KeyError, NodeKey};
 pub use meetpoint_proto::id::Fingerprint;
-pub use meetpoint_proto::wire::Refusal;
+pub use meetpoint_proto::wire::{Refusal, StunServer};
 pub use meetpoint_proto::{
     ClusterNetwork, Code, EffectiveNetwork, Evidence, NatBehavior, NetworkClass, NetworkType, NodeId,
     SeedAddr,
@@ -103,3 +103,8 @@ pub use quinn::{ConnectionError, RecvStream, SendStream};
 pub use servers::ServerError;
 pub use tls::Pins;
 pub use ws::{OpenError, OpenStage, ServerStream, ServerUrl, UrlError, open_stream};
+
+/// The guide's examples compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/sdk.md")]
+struct Guide;

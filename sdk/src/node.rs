@@ -187,8 +187,8 @@ impl Node {
         self.commands.send(Command::Secrets(secrets)).await.map_err(ended)
     }
 
-    /// The members that are present, by name, without this node. In a cluster of more than 256 the server announces only
-    /// the first 256; every other can be connected to by name or id all the same.
+    /// The members that are present, by name, without this node. In a cluster of more than 100 the server announces only
+    /// the first 100; every other can be connected to by name or id all the same.
     #[must_use]
     pub fn peers(&self) -> Vec<Peer> {
         self.shared.peers()

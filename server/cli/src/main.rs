@@ -5,6 +5,8 @@
 
 mod args;
 mod demo;
+#[cfg(test)]
+mod documents;
 mod duration;
 mod exit;
 mod log;
