@@ -14,6 +14,7 @@ use meetpoint_proto::{
 
 use crate::api::{Config, Event, Input, Output, ServerRank, Socket, Way};
 use crate::backoff::Backoff;
+use crate::checks::Outstanding;
 use crate::control::{Control, Membership, Step};
 use crate::counters::Counters;
 use crate::discover::Discovery;
@@ -21,7 +22,6 @@ use crate::env::Env;
 use crate::guessing::Extras;
 use crate::lifetime::Lifetime;
 use crate::link::Link;
-use crate::meet::Outstanding;
 use crate::network::{Network, Reach};
 use crate::observe::{Observer, Seen};
 use crate::pace::Pacer;

@@ -64,6 +64,7 @@ mod agent;
 mod allocator;
 mod api;
 mod backoff;
+mod checks;
 mod control;
 mod counters;
 mod defence;

@@ -1,10 +1,7 @@
-//! Meeting peers: introductions, checks, paths.
+//! Meeting peers: introductions, tickets, paths. The checks themselves are in [`crate::checks`].
 //!
-//! Nothing is sent to a peer without a ticket, and nothing of a peer is answered but a check under
-//! a live ticket's key. Whatever else arrives is counted and forgotten.
+//! Nothing is sent to a peer without a ticket.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use meetpoint_proto::wire::{
@@ -12,17 +9,14 @@ use meetpoint_proto::wire::{
     RevocationText, TicketOutcome,
 };
 use meetpoint_proto::{Certificate, Code, NodeId, Revocation, TicketId, addr};
-use rand_chacha::rand_core::Rng;
 
 use crate::agent::{Agent, Timer};
-use crate::api::{AllocationId, BackoffConfig, Leg, Output, PathKind, Socket, Way};
+use crate::api::{AllocationId, BackoffConfig, Leg, Output, PathKind, Way};
 use crate::backoff::Backoff;
-use crate::defence::Defence;
-use crate::env::millis;
-use crate::link::{Change, Confirmation, Link, TicketKeys};
+use crate::link::{Change, Link, TicketKeys};
 use crate::punch::{MAX_CANDIDATES, Punch};
 use crate::requests::Purpose;
-use crate::stun::{self, Class, Datagram, Key, TransactionId};
+use crate::stun::Key;
 
 /// Peers with a path or a ticket.
 const MAX_LINKS: usize = 1_024;
@@ -44,36 +38,6 @@ const REPAIR_SOON: Duration = Duration::from_millis(250);
 const UPGRADE_SOON: Duration = Duration::from_secs(1);
 /// Longest head start: the server has no reason for a longer one.
 const MAX_START: Duration = Duration::from_secs(2);
-
-/// Our checks that may still be answered.
-#[derive(Debug, Default)]
-pub(crate) struct Outstanding {
-    checks: BTreeMap<TransactionId, Sent>,
-    order: VecDeque<TransactionId>,
-}
-
-/// Checks remembered. An answer to one that 8,192 others have followed is of no worth.
-const MAX_OUTSTANDING: usize = 8_192;
-
-#[derive(Debug, Clone, Copy)]
-struct Sent {
-    peer: NodeId,
-    ticket: TicketId,
-    to: Way,
-    at: Instant,
-}
-
-impl Outstanding {
-    fn insert(&mut self, id: TransactionId, sent: Sent) {
-        self.checks.insert(id, sent);
-        self.order.push_back(id);
-        if self.order.len() > MAX_OUTSTANDING
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.checks.remove(&oldest);
-        }
-    }
-}
 
 impl Agent {
     pub(crate) fn introduced(&mut self, now: Instant, introduction: Introduction) {
@@ -277,188 +241,11 @@ impl Agent {
         self.drop_idle_link(punch.peer);
     }
 
-    fn tell_result(&mut self, ticket: TicketId, outcome: TicketOutcome, rtt: Option<Duration>) {
+    pub(crate) fn tell_result(&mut self, ticket: TicketId, outcome: TicketOutcome, rtt: Option<Duration>) {
         if self.control.is_member() {
             let rtt_us = rtt.map(|rtt| u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX));
             self.env.send(ClientMessage::TicketResult { ticket, outcome, rtt_us });
         }
-    }
-
-    /// Sends a check under a ticket.
-    ///
-    /// # Errors
-    /// When it may be sent, if not now.
-    pub(crate) fn send_check(
-        &mut self,
-        now: Instant,
-        peer: NodeId,
-        ticket: TicketId,
-        to: Way,
-    ) -> Result<(), Instant> {
-        let pacer = match to.leg {
-            Leg::Main | Leg::Extra(_) => &mut self.pacer,
-            Leg::Relay(_) => &mut self.relay_pacer,
-        };
-        if let Err(again) = pacer.take(now, to.remote) {
-            self.env.counters.checks_paced += 1;
-            return Err(again);
-        }
-        self.send_check_unpaced(now, peer, ticket, to, None);
-        Ok(())
-    }
-
-    /// Sends a check whose pace is somebody else's business.
-    pub(crate) fn send_check_unpaced(
-        &mut self,
-        now: Instant,
-        peer: NodeId,
-        ticket: TicketId,
-        to: Way,
-        ttl: Option<u8>,
-    ) {
-        let Some(link) = self.links.get(&peer) else { return };
-        let Some(keys) = link.keys(ticket) else { return };
-        let id = TransactionId::random(&mut self.env.rng);
-        let payload = stun::check(id, &link.username, &keys.send);
-        self.outstanding.insert(id, Sent { peer, ticket, to, at: now });
-        self.env.counters.checks_sent += 1;
-        self.transmit_by(now, to, payload, ttl);
-    }
-
-    /// A peer's check: answers it, and probes back.
-    pub(crate) fn check(&mut self, now: Instant, way: Way, check: &Datagram<'_>) {
-        let Some((peer, ticket)) = self.authenticate(way.remote, check) else {
-            self.env.counters.checks_refused += 1;
-            return;
-        };
-        if self.is_retiring(way.leg) {
-            // Silence makes the peer leave it.
-            return;
-        }
-        let Some(link) = self.links.get_mut(&peer) else { return };
-        if !link.is_new(check.id()) && self.rendezvous.defences.stand(Defence::NewCheck) {
-            self.env.counters.checks_repeated += 1;
-            return;
-        }
-        let is_named = self.punches.get(&ticket).is_some_and(|punch| punch.is_named(way.remote));
-        let is_its_relay = way.leg == Leg::Main && !is_named && self.is_relay(way.remote);
-        let Some(link) = self.links.get_mut(&peer) else { return };
-        if is_its_relay {
-            link.add_relay(way.remote);
-        }
-        let (is_wanted, is_current) = (link.wants(now, way), link.current() == Some(way));
-        let is_direct = link.kind_of(way) == PathKind::Direct;
-        // A passive side has sent nothing under this ticket; that it had not before either, nobody but
-        // the node itself can know.
-        let is_passive = self.punches.get(&ticket).is_some_and(Punch::is_passive);
-        if is_passive && is_direct && !self.env.may_have_sent(now, way.remote.ip()) {
-            self.env.send(ClientMessage::Unsolicited { ticket });
-        }
-        if link.hear(way) && self.carries_data(way) {
-            self.env.push(Output::Hear { peer, way });
-        }
-        self.bind_channel(now, way);
-        let Some(link) = self.links.get(&peer) else { return };
-        let Some(send) = link.keys(ticket).map(|keys| keys.send.clone()) else { return };
-        // Our own check leaves before the answer: where order is kept, the peer's first data comes
-        // behind the answer to it, when we already accept data from there.
-        if let Some(punch) = self.punches.get_mut(&ticket) {
-            punch.trigger(now, way);
-            self.run_ticket(now, ticket);
-        } else if is_wanted {
-            // The peer checks again if this one is too early or gets lost.
-            let _ = self.send_check(now, peer, ticket, way);
-            self.doubt(now, peer);
-        } else if is_direct && !is_current {
-            // It may have moved back to where it has been before. By a relay it sends now and then anyway.
-            self.doubt(now, peer);
-        }
-        if let Some(link) = self.links.get_mut(&peer) {
-            link.kept_by_peer(now, way, self.env.keepalive.interval());
-            self.set_link_timer(peer);
-        }
-        self.env.counters.checks_answered += 1;
-        let answer = stun::check_answer(check.id(), way.remote, &send);
-        self.transmit_by(now, way, answer, None);
-    }
-
-    /// Sends a check or an answer to one.
-    fn transmit_by(&mut self, now: Instant, way: Way, payload: Vec<u8>, ttl: Option<u8>) {
-        match way.leg {
-            Leg::Main => self.env.transmit(now, Socket::Main, way.remote, payload, ttl),
-            Leg::Extra(number) => {
-                self.env.transmit(now, Socket::Extra(number), way.remote, payload, ttl);
-            }
-            Leg::Relay(id) => self.transmit_relayed(now, id, way.remote, &payload),
-        }
-    }
-
-    /// True if the shell can send and take data by this way.
-    fn carries_data(&self, way: Way) -> bool {
-        match way.leg {
-            Leg::Main | Leg::Extra(_) => true,
-            Leg::Relay(_) => self.relays.channel(way).is_some(),
-        }
-    }
-
-    /// Whose check it is and under which ticket, if it is one we want.
-    fn authenticate(&self, source: SocketAddr, check: &Datagram<'_>) -> Option<(NodeId, TicketId)> {
-        let username = check.username()?;
-        let (to, from) = username.split_once(':')?;
-        if to.parse() != Ok(self.id) || !self.reach.as_ref()?.may_answer(source) {
-            return None;
-        }
-        let from = from.parse().ok()?;
-        let ticket = self.links.get(&from)?.authenticate(check)?;
-        Some((from, ticket))
-    }
-
-    /// An answer to a check of ours. It counts only by the very way that was asked.
-    pub(crate) fn check_answered(&mut self, now: Instant, way: Way, answer: &Datagram<'_>) {
-        let sent = self.outstanding.checks.get(&answer.id()).copied();
-        let sent = sent.filter(|sent| sent.to == way && answer.class() == Class::Success);
-        let keys = sent.and_then(|sent| self.links.get(&sent.peer)?.keys(sent.ticket));
-        let (Some(sent), true) = (sent, keys.is_some_and(|keys| answer.verify(&keys.recv))) else {
-            self.env.counters.unsolicited += 1;
-            return;
-        };
-        if self.rendezvous.defences.stand(Defence::NewAnswer) {
-            self.outstanding.checks.remove(&answer.id());
-        }
-        self.bind_channel(now, way);
-        let since = self.ticket_verified(now, &sent);
-        let is_ready = self.carries_data(way);
-        let Some(link) = self.links.get_mut(&sent.peer) else { return };
-        let confirmation = Confirmation {
-            ticket: sent.ticket,
-            way,
-            is_ready,
-            rtt: now.saturating_duration_since(sent.at),
-            keepalive: self.env.keepalive.interval(),
-            random: self.env.rng.next_u32(),
-        };
-        let elapsed = now.saturating_duration_since(since);
-        let change = link.confirm(now, &confirmation, elapsed);
-        self.tell_path(now, sent.peer, change);
-        self.way_answered(now, sent.peer, sent.to);
-        self.finish_requests(sent.peer);
-        self.set_link_timer(sent.peer);
-    }
-
-    /// Notes a ticket's success, and says from when the application counts.
-    fn ticket_verified(&mut self, now: Instant, sent: &Sent) -> Instant {
-        let kind = self.links.get(&sent.peer).map_or(PathKind::Direct, |link| link.kind_of(sent.to));
-        let Some(punch) = self.punches.get_mut(&sent.ticket) else { return now };
-        let (since, elapsed) = (punch.since, now.saturating_duration_since(punch.introduced));
-        let is_first = punch.verified(now, sent.to, kind);
-        self.timers.set(Timer::Ticket(sent.ticket), Some(punch.deadline()));
-        if is_first {
-            self.env.counters.tickets_direct += 1;
-            let elapsed_ms = u32::try_from(millis(elapsed)).unwrap_or(u32::MAX);
-            let rtt = now.saturating_duration_since(sent.at);
-            self.tell_result(sent.ticket, TicketOutcome::Direct { elapsed_ms }, Some(rtt));
-        }
-        since
     }
 
     pub(crate) fn tell_path(&mut self, now: Instant, peer: NodeId, change: Change) {
@@ -485,7 +272,7 @@ impl Agent {
     }
 
     /// Ends all requests for a peer that has a path now.
-    fn finish_requests(&mut self, peer: NodeId) {
+    pub(crate) fn finish_requests(&mut self, peer: NodeId) {
         let Some(link) = self.links.get_mut(&peer).filter(|link| link.is_open()) else { return };
         let is_direct = link.kind() == Some(PathKind::Direct);
         let mut open = Vec::new();

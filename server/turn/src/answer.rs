@@ -78,6 +78,8 @@ impl<'a> Request<'a> {
 pub(crate) enum TurnError {
     BadRequest,
     Forbidden,
+    /// RFC 8016, section 3.4.
+    MobilityForbidden,
     AllocationMismatch,
     AddressFamilyNotSupported,
     WrongCredentials,
@@ -92,6 +94,7 @@ impl TurnError {
         match self {
             Self::BadRequest => 400,
             Self::Forbidden => 403,
+            Self::MobilityForbidden => 405,
             Self::AllocationMismatch => 437,
             Self::AddressFamilyNotSupported => 440,
             Self::WrongCredentials => 441,

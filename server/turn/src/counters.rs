@@ -55,6 +55,8 @@ pub struct ErrorCounters {
     pub unknown_attribute: u64,
     /// 403 Forbidden.
     pub forbidden: u64,
+    /// 405 Mobility Forbidden.
+    pub mobility_forbidden: u64,
     /// 437 Allocation Mismatch.
     pub allocation_mismatch: u64,
     /// 438 Stale Nonce.
@@ -127,6 +129,7 @@ impl ErrorCounters {
         *match code {
             401 => &mut self.unauthenticated,
             403 => &mut self.forbidden,
+            405 => &mut self.mobility_forbidden,
             420 => &mut self.unknown_attribute,
             437 => &mut self.allocation_mismatch,
             438 => &mut self.stale_nonce,

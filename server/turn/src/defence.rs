@@ -21,6 +21,8 @@ pub enum Defence {
     Quotas,
     /// Nodes meet at their relayed addresses only if they were introduced.
     Introductions,
+    /// A mobility ticket is good only for the user whose allocation it names.
+    TicketUser,
     /// A source that proved itself has a budget of its own.
     ProvenApart,
 }

@@ -10,9 +10,11 @@ use crate::answer::TurnError;
 use crate::auth::KnownKey;
 use crate::config::{ListenerId, Transport};
 use crate::counters::Traffic;
+use crate::defence::Defences;
 use crate::holder::Holder;
 use crate::message::TransactionId;
 use crate::relay::icmp;
+use crate::relay::mobility::{MobilitySecret, NewPlace};
 use crate::relay::owners::Parity;
 use crate::relay::quota::{Denial, Quota, Seat};
 use crate::relay::rate::{Meters, Spent};
@@ -77,6 +79,8 @@ pub(crate) struct Allocation {
     /// The family that was asked for too and could not be had, and why.
     pub(crate) address_error: Option<(Family, TurnError)>,
     pub(crate) token: Option<[u8; 8]>,
+    /// Its client may take it along ([`crate::relay::mobility`]).
+    pub(crate) mobility: Option<MobilitySecret>,
     pub(crate) expires: Instant,
     /// What the answer to Allocate says.
     pub(crate) lifetime_s: u32,
@@ -108,6 +112,7 @@ pub(crate) struct Beginning {
     pub(crate) transaction_id: TransactionId,
     pub(crate) has_fingerprint: bool,
     pub(crate) lifetime_s: u32,
+    pub(crate) mobility: Option<MobilitySecret>,
 }
 
 impl Allocation {
@@ -122,6 +127,7 @@ impl Allocation {
             transaction_id,
             has_fingerprint,
             lifetime_s,
+            mobility,
         } = beginning;
         Self {
             listener,
@@ -135,6 +141,7 @@ impl Allocation {
             relays: [None; 2],
             address_error: None,
             token: None,
+            mobility,
             expires,
             lifetime_s,
             due: expires,
@@ -147,6 +154,16 @@ impl Allocation {
             icmp_empty_ns: 0,
             seat,
         }
+    }
+
+    /// Counts it by the source of where its client is now, unless that has enough.
+    pub(crate) fn reseat(&mut self, place: &NewPlace, defences: Defences) -> Result<(), Quota> {
+        self.seat.move_to(place.source, defences)
+    }
+
+    /// Its client is there now.
+    pub(crate) fn relocate(&mut self, place: NewPlace) {
+        (self.listener, self.source) = (place.listener, place.source);
     }
 
     /// Installs or renews permissions: all or none of them.

@@ -7,6 +7,8 @@
 //! without a port and counts for his quotas. A claim that is refused, or not answered in time
 //! because a message was lost, ends with 508.
 //!
+//! So does a client that takes its allocation along ([`crate::relay::mobility`]).
+//!
 //! A message holds what it hands over: a port whose message is lost is free again.
 
 use std::net::SocketAddr;
@@ -17,6 +19,7 @@ use meetpoint_stun::Payload;
 use crate::answer::TurnError;
 use crate::holder::Holder;
 use crate::relay::allocation::Opening;
+use crate::relay::mobility::{Follow, Moved, NewPlace};
 use crate::relay::owners::PortLease;
 use crate::relay::ports::Port;
 use crate::relay::slab::Key;
@@ -38,6 +41,14 @@ pub(crate) enum Message {
     Granted { claim: Key, lease: PortLease },
     /// There is no such reservation, or it is somebody else's.
     Refused { claim: Key },
+    /// A client of another shard bears a ticket of this one's.
+    Follow(Box<Follow>),
+    /// The allocation stays, because of this.
+    Stayed { follow: Box<Follow>, error: TurnError },
+    /// The allocation is the claimant's, and this is its first socket.
+    Moved(Box<Moved>),
+    /// The second socket of the allocation whose client is there.
+    MovedToo { place: NewPlace, lease: PortLease },
     /// A datagram for a client of another shard, of a shell that has only outputs.
     Datagram(Box<Datagram>),
 }
@@ -71,10 +82,20 @@ impl StunServer {
     /// more.
     #[must_use = "the socket is the caller's"]
     pub fn adopt(&mut self, now: Instant, message: ShardMessage) -> Option<RelayId> {
-        let Message::Granted { claim, lease } = message.0 else { return None };
-        let id = self.relays.as_mut()?.adopt(now, claim, lease)?;
-        self.answer_allocate(claim);
-        Some(id)
+        match message.0 {
+            Message::Granted { claim, lease } => {
+                let id = self.relays.as_mut()?.adopt(now, claim, lease)?;
+                self.answer_allocate(claim);
+                Some(id)
+            }
+            Message::Moved(moved) => self.take_in(now, *moved),
+            Message::MovedToo { place, lease } => self.relays.as_mut()?.take_in_second(place, lease),
+            Message::Claim { .. }
+            | Message::Refused { .. }
+            | Message::Follow(_)
+            | Message::Stayed { .. }
+            | Message::Datagram(_) => None,
+        }
     }
 
     /// Does what another shard asks.
@@ -99,8 +120,10 @@ impl StunServer {
                     self.push_relay(&relay);
                 }
             }
+            Message::Follow(follow) => self.followed(now, follow),
+            Message::Stayed { follow, error } => self.stayed(&follow, error),
             // It came without its socket, which is then closed; the port is free again.
-            Message::Granted { .. } => {}
+            Message::Granted { .. } | Message::Moved(_) | Message::MovedToo { .. } => {}
         }
     }
 }

@@ -11,7 +11,8 @@
 //! * `data` is the way of a packet. It searches a hash table and two short lists, takes no lock and
 //!   allocates nothing;
 //! * `icmp` is what comes back instead;
-//! * `handover` moves a reserved port to the shard that its client came to.
+//! * `handover` moves a reserved port to the shard that its client came to;
+//! * `mobility` lets an allocation follow its client to another address (RFC 8016).
 //!
 //! # What a relayed packet needs
 //!
@@ -27,7 +28,7 @@
 //! an address of this server holds for the one port it names, because all clients' relayed
 //! addresses differ in nothing else.
 //!
-//! Not here: TCP allocations (RFC 6062), mobility (RFC 8016).
+//! Not here: TCP allocations (RFC 6062).
 
 mod allocation;
 mod cidr;
@@ -35,6 +36,7 @@ mod data;
 mod handover;
 mod hash;
 mod icmp;
+mod mobility;
 mod owners;
 mod pairs;
 mod peers;

@@ -229,6 +229,17 @@ impl Quotas {
         }
     }
 
+    /// One allocation of a source is gone.
+    fn leave_source(&self, holders: &mut Holders, source: &Arc<Holder<IpAddr>>) {
+        if source.remove_one() {
+            if source.account.is_settled(holders.now_ns) {
+                self.forget_source(holders, source);
+            } else {
+                holders.unsettled.push_back(Unsettled::Source(Arc::clone(source)));
+            }
+        }
+    }
+
     fn max_allocations(&self) -> u32 {
         self.limits.allocations.min(MAX_ALLOCATIONS)
     }
@@ -278,6 +289,32 @@ impl Stock {
 }
 
 impl Seat {
+    /// Counts for the source of another address from now on, unless that has enough.
+    pub(crate) fn move_to(&mut self, source: SocketAddr, defences: Defences) -> Result<(), Quota> {
+        let name = source_key(source);
+        if self.source.name == name {
+            return Ok(());
+        }
+        let quotas = Arc::clone(&self.quotas);
+        let mut holders = quotas.lock();
+        let known = holders.sources.find(quotas.hash_source(name), |holder| holder.name == name).cloned();
+        let has_enough =
+            known.as_ref().is_some_and(|known| known.count() >= quotas.limits.allocations_per_source);
+        if has_enough && defences.stand(Defence::Quotas) {
+            return Err(Quota::Source);
+        }
+        let source = known.unwrap_or_else(|| {
+            let holder = Arc::new(Holder::new(name));
+            let hash = |holder: &Arc<Holder<IpAddr>>| quotas.hash_source(holder.name);
+            holders.sources.insert_unique(quotas.hash_source(name), Arc::clone(&holder), hash);
+            holder
+        });
+        source.add(1);
+        let before = std::mem::replace(&mut self.source, source);
+        quotas.leave_source(&mut holders, &before);
+        Ok(())
+    }
+
     /// Takes so many permissions more, or none.
     pub(crate) fn take_permissions(&mut self, count: usize) -> Result<(), Quota> {
         let limits = &self.quotas.limits;
@@ -349,13 +386,7 @@ impl Drop for Seat {
                 holders.unsettled.push_back(Unsettled::User(Arc::clone(user)));
             }
         }
-        if source.remove_one() {
-            if source.account.is_settled(holders.now_ns) {
-                quotas.forget_source(&mut holders, source);
-            } else {
-                holders.unsettled.push_back(Unsettled::Source(Arc::clone(source)));
-            }
-        }
+        quotas.leave_source(&mut holders, source);
         quotas.forget_settled(&mut holders);
     }
 }

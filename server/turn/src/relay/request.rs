@@ -11,9 +11,10 @@ use crate::answer::{Fault, MAX_UNKNOWN, Request, TurnError, seal, unknown_attrib
 use crate::attr;
 use crate::auth::{KnownKey, Proof};
 use crate::holder::Holder;
-use crate::message::{ALLOCATE, CHANNEL_BIND, CREATE_PERMISSION, Class, Message, REFRESH};
+use crate::message::{ALLOCATE, CHANNEL_BIND, CREATE_PERMISSION, Class, Message, REFRESH, TransactionId};
 use crate::relay::allocation::{Allocation, Beginning, Opening, Wanted};
 use crate::relay::handover::{Message as Told, ShardMessage};
+use crate::relay::mobility::{Follow, Followed, MobilitySecret};
 use crate::relay::owners::Parity;
 use crate::relay::peers::Peer;
 use crate::relay::quota::Denial;
@@ -40,11 +41,11 @@ pub(crate) const fn is_turn_request(method: u16) -> bool {
 }
 
 /// What a good request came to.
-enum Outcome {
+pub(super) enum Outcome {
     Answer(Writer),
     /// The answer follows when the sockets are open.
     Later,
-    /// The answer follows when another shard has handed its socket over.
+    /// The answer follows when another shard has handed over what it has.
     Claim(ShardId, ShardMessage),
 }
 
@@ -69,7 +70,8 @@ impl StunServer {
             }
             REFRESH => {
                 let known = self.auth.remember(&proof);
-                (relays.refresh(request, known, &mut counters.ended), &mut counters.refresh)
+                let outcome = relays.refresh(request, known, &mut counters.ended, &mut self.random);
+                (outcome, &mut counters.refresh)
             }
             CREATE_PERMISSION => (relays.create_permission(request, &proof), &mut counters.create_permission),
             _ => (relays.channel_bind(request, &proof), &mut counters.channel_bind),
@@ -155,6 +157,7 @@ impl Relays {
             return Ok(self.allocate_again(key, message, &known)?);
         }
         let lifetime = read_lifetime(message)?.unwrap_or(DEFAULT_LIFETIME);
+        let mobility = MobilitySecret::asked(message, request.listener.transport, random)?;
         let ask = self.read_allocate(message)?;
         let holder = Holder::of(known.user()).ok_or(TurnError::Forbidden)?;
         let reserved = match ask {
@@ -173,6 +176,7 @@ impl Relays {
             transaction_id: message.transaction_id(),
             has_fingerprint: message.has_fingerprint(),
             lifetime_s: lifetime.as_secs() as u32,
+            mobility,
         };
         let mut allocation = Allocation::new(beginning, seat, Self::opening_ends(request.now));
         match (ask, reserved) {
@@ -292,6 +296,7 @@ impl Relays {
         if let Some(token) = allocation.token {
             writer.attribute(attr::RESERVATION_TOKEN, &token);
         }
+        self.write_ticket(&mut writer, key);
         let source = allocation.source;
         let seen = SocketAddr::new(source.ip().to_canonical(), source.port());
         writer.xor_address(attr::XOR_MAPPED_ADDRESS, seen);
@@ -308,45 +313,68 @@ impl Relays {
         if allocation.known.user() == user { Ok(key) } else { Err(TurnError::WrongCredentials) }
     }
 
-    /// RFC 8656, section 8.2.
+    /// RFC 8656, section 8.2; with a ticket of before, from another place, RFC 8016, section 3.2.
     fn refresh(
         &mut self,
         request: &Request<'_>,
         known: KnownKey,
         ended: &mut u64,
+        random: &mut ChaCha20Rng,
     ) -> Result<Outcome, Denial> {
         let message = &request.message;
-        let key = self.allocation_of(request, known.user())?;
-        let lifetime = read_lifetime(message)?.unwrap_or(DEFAULT_LIFETIME);
-        let family = message.attribute(attr::REQUESTED_ADDRESS_FAMILY).map(read_family).transpose()?;
+        let renewal = Renewal::read(message)?;
+        let ticket = message.attribute(attr::MOBILITY_TICKET);
+        let key = match (self.find(request.listener.id, request.source), ticket) {
+            (None, Some(ticket)) => match self.follow(request, &known, ticket, random)? {
+                Followed::Here(key) => key,
+                Followed::Claim(shard, bearer) => {
+                    let told = Told::Follow(Box::new(Follow { bearer, renewal, known, by: self.shard }));
+                    return Ok(Outcome::Claim(shard, ShardMessage(told)));
+                }
+            },
+            (_, _) => self.allocation_of(request, known.user())?,
+        };
+        let granted = self.renew(request.now, key, renewal, known, ended)?;
+        let mut writer = refreshed(message.transaction_id(), granted);
+        if ticket.is_some() {
+            self.write_ticket(&mut writer, key);
+        }
+        Ok(Outcome::Answer(writer))
+    }
+
+    /// Prolongs an allocation, or ends it or one of its families.
+    pub(super) fn renew(
+        &mut self,
+        now: Instant,
+        key: Key,
+        renewal: Renewal,
+        known: KnownKey,
+        ended: &mut u64,
+    ) -> Result<Duration, TurnError> {
         let allocation = self.slab.get_mut(key).ok_or(TurnError::AllocationMismatch)?;
-        let relay = match family {
+        let relay = match renewal.family {
             None => None,
             Some(family) => {
                 let relay = family.and_then(|family| allocation.relays[family.index()]);
                 Some(relay.ok_or(TurnError::PeerFamilyMismatch)?)
             }
         };
-        let granted = if lifetime.is_zero() {
-            // One family of two can be given back alone.
-            match relay.filter(|_| allocation.relays.iter().all(Option::is_some)) {
-                Some(relay) => {
-                    allocation.relays = allocation.relays.map(|id| id.filter(|id| *id != relay));
-                    self.close(relay);
-                }
-                None => *ended += u64::from(self.remove(key).is_some()),
-            }
-            Duration::ZERO
-        } else {
-            let granted = lifetime.clamp(DEFAULT_LIFETIME, MAX_LIFETIME);
-            allocation.expires = request.now + granted;
+        if !renewal.lifetime.is_zero() {
+            let granted = renewal.lifetime.clamp(DEFAULT_LIFETIME, MAX_LIFETIME);
+            allocation.expires = now + granted;
             allocation.known = known;
             self.reschedule(key);
-            granted
-        };
-        let mut writer = Writer::new(Class::Success, REFRESH, message.transaction_id());
-        writer.attribute(attr::LIFETIME, &(granted.as_secs() as u32).to_be_bytes());
-        Ok(Outcome::Answer(writer))
+            return Ok(granted);
+        }
+        // One family of two can be given back alone.
+        match relay.filter(|_| allocation.relays.iter().all(Option::is_some)) {
+            Some(relay) => {
+                allocation.relays = allocation.relays.map(|id| id.filter(|id| *id != relay));
+                self.close(relay);
+            }
+            None => *ended += u64::from(self.remove(key).is_some()),
+        }
+        Ok(Duration::ZERO)
     }
 
     /// RFC 8656, section 10.2: all its peers or none.
@@ -406,6 +434,29 @@ impl Relays {
             (Peer::Outside, Asked::Channel) => Ok(peer),
         }
     }
+}
+
+/// What a Refresh asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Renewal {
+    lifetime: Duration,
+    /// It is about this family alone; nothing for one that there is not.
+    family: Option<Option<Family>>,
+}
+
+impl Renewal {
+    fn read(message: &Message<'_>) -> Result<Self, TurnError> {
+        let lifetime = read_lifetime(message)?.unwrap_or(DEFAULT_LIFETIME);
+        let family = message.attribute(attr::REQUESTED_ADDRESS_FAMILY).map(read_family).transpose()?;
+        Ok(Self { lifetime, family })
+    }
+}
+
+/// The success response to Refresh, but for its end.
+pub(super) fn refreshed(id: TransactionId, granted: Duration) -> Writer {
+    let mut writer = Writer::new(Class::Success, REFRESH, id);
+    writer.attribute(attr::LIFETIME, &(granted.as_secs() as u32).to_be_bytes());
+    writer
 }
 
 /// What a peer is named for.

@@ -17,6 +17,7 @@ use crate::defence::Defences;
 use crate::relay::allocation::{Allocation, Opening, OpeningPorts, Wanted};
 use crate::relay::handover::ShardMessage;
 use crate::relay::hash::{self, ClientHasher};
+use crate::relay::mobility::NewPlace;
 use crate::relay::owners::PortLease;
 use crate::relay::pairs::Pairs;
 use crate::relay::peers::PeerRules;
@@ -157,13 +158,39 @@ impl Relays {
         key
     }
 
-    /// Ends an allocation and gives back all it had, but for a port it reserved.
-    pub(super) fn remove(&mut self, key: Key) -> Option<Allocation> {
+    /// Notes that its client is elsewhere now.
+    pub(super) fn relocate(&mut self, key: Key, place: NewPlace) {
+        let Some(allocation) = self.slab.get(key) else { return };
+        let hash = self.hasher.place(allocation.listener, allocation.source);
+        hash::remove(&mut self.by_client, hash, |known| *known == key, rehash(&self.slab, self.hasher));
+        if let Some(allocation) = self.slab.get_mut(key) {
+            allocation.relocate(place);
+        }
+        let hash = self.hasher.place(place.listener, place.source);
+        self.by_client.insert_unique(hash, key, rehash(&self.slab, self.hasher));
+    }
+
+    /// Takes an allocation out, but none of its ports.
+    fn take(&mut self, key: Key) -> Option<Allocation> {
         let allocation = self.slab.remove(key)?;
         let hash = self.hasher.place(allocation.listener, allocation.source);
         let rehash = rehash(&self.slab, self.hasher);
         hash::remove(&mut self.by_client, hash, |known| *known == key, rehash);
         self.timers.remove(&(allocation.due, Timer::Allocation(key)));
+        Some(allocation)
+    }
+
+    /// Takes an allocation out with its ports, which stay open.
+    pub(super) fn detach(&mut self, key: Key) -> Option<(Allocation, Vec<(RelayId, PortLease)>)> {
+        let mut allocation = self.take(key)?;
+        let ids = std::mem::take(&mut allocation.relays).into_iter().flatten();
+        let ports = ids.filter_map(|id| Some((id, self.ports.remove(id)?))).collect();
+        Some((allocation, ports))
+    }
+
+    /// Ends an allocation and gives back all it had, but for a port it reserved.
+    pub(super) fn remove(&mut self, key: Key) -> Option<Allocation> {
+        let allocation = self.take(key)?;
         let spare = match allocation.opening {
             Some(Opening::Ports(ports)) => ports.spare,
             Some(Opening::Claim) | None => None,

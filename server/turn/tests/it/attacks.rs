@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use meetpoint_proto::SessionId;
-use meetpoint_turn::message::{ALLOCATE, CREATE_PERMISSION};
+use meetpoint_turn::message::{ALLOCATE, CREATE_PERMISSION, REFRESH};
 use meetpoint_turn::{Defence, Output, Rate, RelayIp, attr, node_user};
 
-use crate::common::{CLIENT, PRIMARY_MAIN, addr, error, plain};
+use crate::common::{CLIENT, PRIMARY_MAIN, addr, error, plain, raw};
 use crate::turn::{A, CHANNEL, PEER, TurnRig, UDP, V6, turn, with};
 
 /// Runs the attack without the defence, and with it.
@@ -308,5 +308,23 @@ fn a_spoofer_blocks_nobody() {
             turn.rig.pass(Duration::from_millis(100));
         }
         refused > 0
+    });
+}
+
+/// Tickets of RFC 8016 go in the clear. Who has read somebody's gets nothing by it: neither what is sent to him nor his name.
+#[test]
+fn a_read_ticket_moves_nothing() {
+    check(Defence::TicketUser, turn, |turn| {
+        let alice = turn.client("alice", CLIENT);
+        let please = A::Raw(attr::MOBILITY_TICKET, &[]);
+        let answer = turn.ask(&alice, ALLOCATE, &[A::Raw(attr::REQUESTED_TRANSPORT, UDP), please]);
+        let ticket = raw(&answer, attr::MOBILITY_TICKET).expect("a ticket");
+        assert_eq!(turn.bind(&alice, CHANNEL, PEER), None);
+        let mallory = turn.client("mallory", "20.0.6.6:6");
+        let code = turn.code(&mallory, REFRESH, &[A::Raw(attr::MOBILITY_TICKET, &ticket)]);
+        let has_it = turn.channel(&mallory, CHANNEL, b"x").is_some();
+        assert_eq!(turn.channel(&alice, CHANNEL, b"x").is_some(), !has_it);
+        assert_eq!(code, if has_it { None } else { Some(441) });
+        has_it
     });
 }

@@ -1,7 +1,7 @@
 //! Every error response there is, each with the clause that asks for it, and what all of them have in
 //! common.
 //!
-//! Not here because the server does not have what they are about: 405 (RFC 8016, mobility); 446 and 447
+//! 405 (RFC 8016) is in `mobility`. Not here because the server does not have what they are about: 446 and 447
 //! (RFC 6062, TCP allocations: whoever asks for one gets 442).
 
 use meetpoint_turn::message::{ALLOCATE, BINDING, CHANNEL_BIND, CREATE_PERMISSION, Class, Message, REFRESH};

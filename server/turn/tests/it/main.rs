@@ -14,6 +14,7 @@ mod errors;
 mod floods;
 mod garbage;
 mod icmp;
+mod mobility;
 mod pairs;
 mod relaying;
 mod reservation;

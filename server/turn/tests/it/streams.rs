@@ -251,3 +251,17 @@ fn listeners_of_streams_are_no_peers() {
     assert_eq!(turn.relay(CLIENT, &send.finish()), None);
     assert_eq!(turn.code(&client, REFRESH, &[]), None);
 }
+
+/// RFC 8016: what a stream carried ends with it, so it follows nobody.
+#[test]
+fn what_a_stream_carries_is_not_mobile() {
+    for at in [TCP_AT, TLS_AT] {
+        let mut turn = turn_over(at);
+        let client = turn.client("alice", CLIENT);
+        let transport = A::Raw(attr::REQUESTED_TRANSPORT, UDP);
+        let ticket = |value| A::Raw(attr::MOBILITY_TICKET, value);
+        assert_eq!(turn.code(&client, ALLOCATE, &[transport.clone(), ticket(&[])]), Some(405));
+        assert_eq!(turn.code(&client, REFRESH, &[ticket(&[0; 16])]), Some(405));
+        assert_eq!(turn.code(&client, ALLOCATE, &[transport]), None);
+    }
+}
