@@ -4,19 +4,24 @@
 //! 4 no server answered.
 
 mod args;
+mod config;
 mod demo;
 mod duration;
 mod exit;
 mod netcheck;
 mod node;
 mod operator;
+mod part;
+mod ping;
+mod progress;
 mod serve;
 mod signals;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches};
 
 use args::{Cli, Command};
 use exit::Failure;
@@ -28,7 +33,10 @@ use exit::Failure;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let (cli, matches) = match parse() {
+        Ok(parsed) => parsed,
+        Err(code) => return code,
+    };
     init_log(cli.log_format);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -49,6 +57,15 @@ fn main() -> ExitCode {
             Command::Netcheck(args) => netcheck::run(args).await,
             Command::Explain(args) => operator::explain(args).await,
             Command::Status(args) => operator::status(args).await,
+            Command::Events(args) => operator::events::events(args).await,
+            Command::Backup(args) => operator::backup::backup(args).await,
+            Command::Restore(args) => operator::backup::restore_file(args).await,
+            Command::Bundle(args) => operator::bundle::bundle(args).await,
+            Command::Ping(args) => ping::run(args).await,
+            Command::Healthcheck(args) => operator::healthcheck::healthcheck(args).await,
+            Command::Config(args) => config::config(args, &matches),
+            Command::Completions(args) => config::completions(&args),
+            Command::Man(args) => config::man(&args),
         }
     });
     // Tasks that outlive their purpose (a name lookup in a blocking thread) must not hold up the exit.
@@ -57,6 +74,25 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
+}
+
+/// The command line, and what it was made of. Else it is told what is wrong with it, or what was asked for.
+fn parse() -> Result<(Cli, clap::ArgMatches), ExitCode> {
+    let parsed = Cli::command().try_get_matches().and_then(|matches| {
+        let cli = Cli::from_arg_matches(&matches)?;
+        Ok((cli, matches))
+    });
+    parsed.map_err(|error| match error.kind() {
+        // These are no complaints but pages.
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            // A terminal that went away is no reason to say anything.
+            let _ = error.print();
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1))
+        }
+        _ => Failure::usage(config::one_line(&error)).report(),
+    })
 }
 
 const DEFAULT_LOG: &str = "warn,meetpoint=info";

@@ -265,7 +265,11 @@ pub(crate) fn router(app: App) -> Router {
         .layer(from_fn_with_state(app.clone(), forwarded::resolve))
         .layer(from_fn_with_state(app.clone(), limit::rest));
     let routes = bounded(routes, MAX_REQUESTS, REQUEST_TIMEOUT);
-    routes.merge(bounded(slow, MAX_SLOW_REQUESTS, SLOW_REQUEST_TIMEOUT)).layer(caller).layer(outer).with_state(app)
+    routes
+        .merge(bounded(slow, MAX_SLOW_REQUESTS, SLOW_REQUEST_TIMEOUT))
+        .layer(caller)
+        .layer(outer)
+        .with_state(app)
 }
 
 /// Bounds what a request takes until its response begins. A body that lasts, or what a connection is
