@@ -32,7 +32,8 @@ pub(crate) use watch::{EventsArgs, HealthcheckArgs, PingArgs};
 #[command(name = "meetpoint", version, propagate_version = true, max_term_width = 110)]
 #[command(
     after_help = "Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 rejected by the cluster, \
-4 no server answered.\nLogs go to stderr; MEETPOINT_LOG sets their level (for example `debug`)."
+4 no server answered.\nLogs go to stderr; MEETPOINT_LOG sets their level (for example `debug`). Operator commands find their server by \
+--server or MEETPOINT_SERVER."
 )]
 pub(crate) struct Cli {
     /// How logs are written.
