@@ -64,7 +64,7 @@ pub use restore::{BackupError, BackupInfo, Restored, restore, verify_backup};
 pub use secrets::SecretsError;
 pub use server::{Info, RunError, Server, StartError};
 pub use service::{AuditError, verify_audit};
-pub use store::OpenError;
+pub use store::{OpenError, newest_schema};
 pub use udp::StunError;
 pub use warning::Warning;
 

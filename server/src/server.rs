@@ -95,11 +95,11 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// The process' exit code: 2 for a bad configuration, else 1.
+    /// The process' exit code: 2 for a bad configuration, which a directory that can't be used is one of, else 1.
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) => 2,
+            Self::Config(_) | Self::Data(DataError::Io { .. }) => 2,
             _ => 1,
         }
     }

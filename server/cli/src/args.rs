@@ -2,6 +2,8 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+mod backup;
+mod config;
 mod identity;
 mod local;
 mod node;
@@ -9,7 +11,10 @@ mod operator;
 mod relay;
 mod seeds;
 mod serve;
+mod watch;
 
+pub(crate) use backup::{BackupArgs, BundleArgs, RestoreArgs};
+pub(crate) use config::{CompletionsArgs, ConfigArgs, ConfigCommand, ExplainedCommand, ManArgs};
 pub(crate) use identity::{
     ApiRole, ClusterSecretsArgs, ClusterSecretsCommand, OverlapArgs, RevocationsArgs, RevocationsCommand,
     TokensArgs, TokensCommand,
@@ -20,13 +25,14 @@ pub(crate) use operator::{AuditArgs, AuditCommand, ExplainArgs, NodesArgs, Serve
 pub(crate) use relay::{RelayArgs, RelayCommand, SecretsCommand, SessionsCommand, UsersCommand};
 pub(crate) use seeds::{SeedsArgs, SeedsCommand};
 pub(crate) use serve::{AnnounceArgs, AnnounceBy, ServeCommand};
+pub(crate) use watch::{EventsArgs, HealthcheckArgs, PingArgs};
 
 /// Lets nodes that cannot reach each other meet.
 #[derive(Debug, Parser)]
 #[command(name = "meetpoint", version, propagate_version = true, max_term_width = 110)]
 #[command(
     after_help = "Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 rejected by the cluster, \
-4 no server answered.\nLogs go to stderr."
+4 no server answered.\nLogs go to stderr. Operator commands find their server by --server or MEETPOINT_SERVER."
 )]
 pub(crate) struct Cli {
     /// How logs are written.
@@ -71,10 +77,28 @@ pub(crate) enum Command {
     Relay(RelayArgs),
     /// Check the server's audit log.
     Audit(AuditArgs),
+    /// Show what happens in a server's clusters.
+    Events(EventsArgs),
+    /// Copy all of a running server into one file: its registry at one moment, its keys and its tokens.
+    Backup(BackupArgs),
+    /// Make a server's data directory of a backup.
+    Restore(RestoreArgs),
+    /// Gather what helps to find a fault into an archive, without secrets.
+    Bundle(BundleArgs),
+    /// Join a cluster for a moment and see whether, how and how fast a node answers there. Exit code 1 if it does not.
+    Ping(PingArgs),
     /// Look at this machine's network: its NAT, how servers are reached, and whom a node here could meet.
     Netcheck(NetcheckArgs),
     /// Say why two nodes meet directly, or why they do not.
     Explain(ExplainArgs),
     /// Show a server's state.
     Status(StatusArgs),
+    /// Ask whether a server is ready to work: exit code 0 if it is, else 1.
+    Healthcheck(HealthcheckArgs),
+    /// Show what a command would be configured with.
+    Config(ConfigArgs),
+    /// Write a shell's completions of this command line to stdout.
+    Completions(CompletionsArgs),
+    /// Write manual pages.
+    Man(ManArgs),
 }

@@ -3,32 +3,49 @@
 use std::fmt::Display;
 use std::process::ExitCode;
 
+/// No server answered.
+const NO_SERVER: u8 = 4;
+/// Bad usage or configuration.
+const USAGE: u8 = 2;
+
 /// A failure with its exit code. The message says what to do next.
 #[derive(Debug)]
 pub(crate) struct Failure {
     code: u8,
     message: String,
+    is_temporary: bool,
 }
 
 impl Failure {
     /// Something went wrong: exit code 1.
     pub(crate) fn failed(message: impl Display) -> Self {
-        Self { code: 1, message: message.to_string() }
+        Self { code: 1, message: message.to_string(), is_temporary: false }
     }
 
     /// Bad usage or configuration: exit code 2.
     pub(crate) fn usage(message: impl Display) -> Self {
-        Self { code: 2, message: message.to_string() }
+        Self { code: USAGE, message: message.to_string(), is_temporary: false }
     }
 
     /// The cluster said no: exit code 3.
     pub(crate) fn rejected(message: impl Display) -> Self {
-        Self { code: 3, message: message.to_string() }
+        Self { code: 3, message: message.to_string(), is_temporary: false }
     }
 
     /// No server answered: exit code 4.
     pub(crate) fn no_server(message: impl Display) -> Self {
-        Self { code: 4, message: message.to_string() }
+        Self { code: NO_SERVER, message: message.to_string(), is_temporary: false }
+    }
+
+    /// It may go well if it is tried again later.
+    pub(crate) fn temporary(mut self) -> Self {
+        self.is_temporary = true;
+        self
+    }
+
+    /// Whether it may.
+    pub(crate) fn is_temporary(&self) -> bool {
+        self.is_temporary || self.code == NO_SERVER
     }
 
     /// What it says.
@@ -38,7 +55,12 @@ impl Failure {
 
     /// Says it on stderr.
     pub(crate) fn report(self) -> ExitCode {
-        eprintln!("meetpoint: {}", self.message);
+        let message = match self.code {
+            // One line, for whoever reads the end of a log.
+            USAGE => self.message.lines().map(str::trim).collect::<Vec<_>>().join(" "),
+            _ => self.message,
+        };
+        eprintln!("meetpoint: {message}");
         ExitCode::from(self.code)
     }
 }

@@ -4,6 +4,7 @@
 //! 4 no server answered.
 
 mod args;
+mod config;
 mod demo;
 #[cfg(test)]
 mod documents;
@@ -13,13 +14,16 @@ mod log;
 mod netcheck;
 mod node;
 mod operator;
+mod part;
+mod ping;
+mod progress;
 mod serve;
 mod signals;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
-use meetpoint_server::{Invocation, LayerError};
+use meetpoint_server::{Invocation, LayerError, Layered};
 
 use args::{Cli, Command};
 use exit::Failure;
@@ -32,10 +36,9 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let invocation = Invocation::new(Cli::command(), Some("serve"), std::env::args_os());
-    let cli = match parse(&invocation) {
-        Ok(cli) => cli,
-        Err(LayerError::Usage(error)) => error.exit(),
-        Err(error) => return Failure::usage(error).report(),
+    let (cli, layered) = match parse(&invocation) {
+        Ok(parsed) => parsed,
+        Err(error) => return config::complain(error),
     };
     log::init(cli.log_format, &cli.log_level);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -57,6 +60,15 @@ fn main() -> ExitCode {
             Command::Netcheck(args) => netcheck::run(args).await,
             Command::Explain(args) => operator::explain(args).await,
             Command::Status(args) => operator::status(args).await,
+            Command::Events(args) => operator::events::events(args).await,
+            Command::Backup(args) => operator::backup::backup(args).await,
+            Command::Restore(args) => operator::backup::restore_file(args).await,
+            Command::Bundle(args) => operator::bundle::bundle(args).await,
+            Command::Ping(args) => ping::run(args).await,
+            Command::Healthcheck(args) => operator::healthcheck::healthcheck(args).await,
+            Command::Config(args) => config::config(args, &layered),
+            Command::Completions(args) => config::completions(&args),
+            Command::Man(args) => config::man(&args),
         }
     });
     // Tasks that outlive their purpose (a name lookup in a blocking thread) must not hold up the exit.
@@ -68,6 +80,7 @@ fn main() -> ExitCode {
 }
 
 /// Flags, environment and, for `serve`, the configuration file.
-fn parse(invocation: &Invocation) -> Result<Cli, LayerError> {
-    Ok(Cli::from_arg_matches(&invocation.read()?.matches)?)
+fn parse(invocation: &Invocation) -> Result<(Cli, Layered), LayerError> {
+    let layered = invocation.read()?;
+    Ok((Cli::from_arg_matches(&layered.matches)?, layered))
 }

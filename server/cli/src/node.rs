@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use meetpoint::sources::{Mdns, Multicast, Registry, SeedFile};
 use meetpoint::{ConnectError, Connection, EffectiveNetwork, Event, Events, Node, StartError};
+use meetpoint_proto::JoinToken;
+use meetpoint_proto::wire::ProfileError;
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -62,9 +64,14 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Failure> {
     outcome
 }
 
-fn builder(args: &NodeArgs) -> Result<meetpoint::Builder, Failure> {
+/// What a node is made with. Files that flags name are read.
+pub(crate) fn builder(args: &NodeArgs) -> Result<meetpoint::Builder, Failure> {
     if args.retry_base > args.retry_max {
-        return Err(Failure::usage("--retry-base is longer than --retry-max"));
+        let (base, max) = (args.retry_base, args.retry_max);
+        return Err(Failure::usage(format!("--retry-base {base:?}: at most --retry-max, which is {max:?}")));
+    }
+    if let Some(Err(error)) = args.join_token.as_deref().map(str::parse::<JoinToken>) {
+        return Err(Failure::usage(format!("--join-token: {error}")));
     }
     let mut builder = meetpoint::Builder::default()
         .backoff(args.retry_base, args.retry_max)
@@ -143,8 +150,23 @@ fn refused(voice: &Voice, error: StartError) -> Failure {
         }
         StartError::NoServer { .. } => Failure::no_server(error),
         StartError::Io(_) => Failure::failed(error),
-        _ => Failure::usage(error),
+        error => Failure::usage(named(&error)),
     }
+}
+
+/// With the flag that it is about.
+fn named(error: &StartError) -> String {
+    let flag = match error {
+        StartError::Name(_) => "--name: ",
+        StartError::Cluster(_) => "--cluster: ",
+        StartError::Secret(_) | StartError::TooManySecrets => "--cluster-secret-file: ",
+        StartError::Membership(_) => "--membership-file: ",
+        StartError::Profile(ProfileError::Capabilities) => "--capability: ",
+        StartError::Profile(ProfileError::Metadata) => "--meta: ",
+        StartError::Key(_) => "--key: ",
+        _ => "",
+    };
+    format!("{flag}{error}")
 }
 
 /// Tells the node's events until it ends.

@@ -7,11 +7,15 @@ use crate::exit::Failure;
 
 mod api_tokens;
 mod audit;
+pub(crate) mod backup;
+pub(crate) mod bundle;
 pub(crate) mod client;
+pub(crate) mod events;
+pub(crate) mod healthcheck;
 pub(crate) mod identity;
 mod relay;
 pub(crate) mod seeds;
-mod table;
+pub(crate) mod table;
 
 pub(crate) use audit::audit;
 use client::{Access, Client};

@@ -2,6 +2,11 @@
 
 use std::process::Command;
 
+#[path = "durability/scratch.rs"]
+mod scratch;
+
+use scratch::Scratch;
+
 fn help(command: &[&str]) -> String {
     let output =
         Command::new(env!("CARGO_BIN_EXE_meetpoint")).args(command).arg("--help").output().expect("it runs");
@@ -110,8 +115,45 @@ fn exit_codes_and_commands_are_documented() {
         "relay",
         "audit",
         "status",
+        "seeds",
+        "explain",
+        "netcheck",
+        "events",
+        "backup",
+        "restore",
+        "bundle",
+        "ping",
+        "healthcheck",
+        "config",
+        "completions",
+        "man",
         "MEETPOINT_LOG",
     ] {
         assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn completions_and_manual_pages_know_every_command() {
+    let run =
+        |args: &[&str]| Command::new(env!("CARGO_BIN_EXE_meetpoint")).args(args).output().expect("it runs");
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = run(&["completions", shell]);
+        let text = String::from_utf8(script.stdout).expect("UTF-8");
+        assert!(script.status.success() && text.contains("healthcheck"), "{shell}");
+    }
+    let dir = Scratch::new();
+    assert!(run(&["man", dir.path().to_str().expect("UTF-8")]).status.success());
+    for page in ["meetpoint", "meetpoint-serve", "meetpoint-backup"] {
+        assert!(dir.path().join(format!("{page}.1")).exists(), "{page}");
+    }
+}
+
+/// Who reads the documentation finds the exit codes that the code has.
+#[test]
+fn the_reference_has_every_exit_code() {
+    let page = include_str!("../../../docs/cli.md");
+    for code in ["| 0 |", "| 1 |", "| 2 |", "| 3 |", "| 4 |"] {
+        assert!(page.contains(code), "{code}");
     }
 }

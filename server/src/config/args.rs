@@ -67,7 +67,7 @@ pub struct ListenArgs {
     #[arg(long, env = "MEETPOINT_STUN", value_name = "IP:PORT", default_value = "0.0.0.0:3478", value_delimiter = ',', value_parser = socket)]
     pub stun: Vec<SocketAddr>,
     /// Second UDP port on each STUN address. Port 0 takes a free one.
-    #[arg(long, env = "MEETPOINT_STUN_ALT_PORT", value_name = "PORT", default_value_t = 3479)]
+    #[arg(long, env = "MEETPOINT_STUN_ALT_PORT", value_name = "PORT", default_value_t = 3479, value_parser = port)]
     pub stun_alt_port: u16,
     /// Threads that serve STUN and the relay, at most 64. One for each core if nothing is said.
     #[arg(long, env = "MEETPOINT_STUN_THREADS", value_name = "N", value_parser = threads)]
@@ -191,7 +191,7 @@ pub struct AccessArgs {
     #[arg(long, env = "MEETPOINT_OPEN_JOIN")]
     pub open_join: bool,
     /// Members from one IPv4 address or IPv6 /64 at once. This machine itself is not counted.
-    #[arg(long, env = "MEETPOINT_NODES_PER_SOURCE", value_name = "COUNT", default_value = "1024")]
+    #[arg(long, env = "MEETPOINT_NODES_PER_SOURCE", value_name = "COUNT", default_value = "1024", value_parser = super::count)]
     pub nodes_per_source: NonZeroU32,
     /// How long a node must have had no reason to send somewhere for what comes from there to be unsolicited, as
     /// in 10m: then two members of other sites, drawn by this server, are introduced to a node that is proven to be
@@ -302,6 +302,10 @@ fn control_addr(text: &str) -> Result<SeedAddr, String> {
     format!("home@{text}")
         .parse()
         .map_err(|_| "expected HOST:PORT, for example seed.example.org:8080".to_owned())
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    text.parse().map_err(|_| "expected a port, from 0 to 65535".to_owned())
 }
 
 fn ip(text: &str) -> Result<IpAddr, String> {

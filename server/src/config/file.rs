@@ -137,7 +137,7 @@ struct Addition {
 
 impl Invocation {
     /// A command, or the subcommand of it, whose flags a file may set, and what the process was called with, its
-    /// name first.
+    /// name first. A subcommand of that name may also stand deeper, as in `config explain serve`.
     #[must_use]
     pub fn new(
         mut command: Command,
@@ -175,10 +175,10 @@ impl Invocation {
 
     /// What was said for the flags that a file may set.
     fn part<'a>(&self, matches: &'a ArgMatches) -> Option<&'a ArgMatches> {
-        match self.subcommand {
-            Some(name) => matches.subcommand_matches(name),
-            None => Some(matches),
-        }
+        let Some(wanted) = self.subcommand else { return Some(matches) };
+        let deeper = |(_, inner): &(&str, &'a ArgMatches)| inner.subcommand();
+        let mut chain = std::iter::successors(matches.subcommand(), deeper);
+        chain.find(|(name, _)| *name == wanted).map(|(_, part)| part)
     }
 
     fn flags(&self) -> impl Iterator<Item = (&Arg, &str)> {
@@ -217,27 +217,36 @@ impl Invocation {
     fn layered(&self, matches: ArgMatches, file: Option<(&Path, &[Addition])>) -> Layered {
         let Some(part) = self.part(&matches) else { return Layered { matches, settings: Vec::new() } };
         let setting = |(arg, long): (&Arg, &str)| {
-            let id = arg.get_id().as_str();
             let from_file = file.filter(|(_, added)| added.iter().any(|addition| addition.key == long));
-            let origin = match (part.value_source(id), from_file) {
-                (_, Some((path, _))) => Origin::File(path.to_path_buf()),
-                (Some(ValueSource::CommandLine), None) => Origin::Flag,
-                (Some(ValueSource::EnvVariable), None) => Origin::Environment,
-                (_, None) => Origin::Default,
-            };
-            let is_secret = arg.is_hide_env_values_set();
-            let values = part.get_raw(id).into_iter().flatten().filter(|_| !is_secret);
-            Setting {
-                name: long.to_owned(),
-                heading: arg.get_help_heading().map(str::to_owned),
-                env: arg.get_env().map(|name| name.to_string_lossy().into_owned()),
-                values: values.map(|value| value.to_string_lossy().into_owned()).collect(),
-                is_secret,
-                origin,
-            }
+            let told = Setting::of(arg, long, part);
+            let origin = from_file.map_or(told.origin, |(path, _)| Origin::File(path.to_path_buf()));
+            Setting { origin, ..told }
         };
         let settings = self.flags().map(setting).collect();
         Layered { matches, settings }
+    }
+}
+
+impl Setting {
+    /// What command line, environment and default say together.
+    #[must_use]
+    pub fn of(arg: &Arg, long: &str, matches: &ArgMatches) -> Self {
+        let id = arg.get_id().as_str();
+        let origin = match matches.value_source(id) {
+            Some(ValueSource::CommandLine) => Origin::Flag,
+            Some(ValueSource::EnvVariable) => Origin::Environment,
+            _ => Origin::Default,
+        };
+        let is_secret = arg.is_hide_env_values_set();
+        let values = matches.get_raw(id).into_iter().flatten().filter(|_| !is_secret);
+        Self {
+            name: long.to_owned(),
+            heading: arg.get_help_heading().map(str::to_owned),
+            env: arg.get_env().map(|name| name.to_string_lossy().into_owned()),
+            values: values.map(|value| value.to_string_lossy().into_owned()).collect(),
+            is_secret,
+            origin,
+        }
     }
 }
 

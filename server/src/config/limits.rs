@@ -51,10 +51,10 @@ pub struct LimitArgs {
     pub limit_introductions_block: Block,
     /// HTTP connections from one source at once. Control connections are no longer counted once they
     /// speak WebSocket, nor are those of trusted proxies.
-    #[arg(long, env = "MEETPOINT_LIMIT_CONNECTIONS", value_name = "N", default_value = "256")]
+    #[arg(long, env = "MEETPOINT_LIMIT_CONNECTIONS", value_name = "N", default_value = "256", value_parser = super::count)]
     pub limit_connections: NonZeroU32,
     /// Control connections from one source whose nodes have not joined yet.
-    #[arg(long, env = "MEETPOINT_LIMIT_JOINS", value_name = "N", default_value = "128")]
+    #[arg(long, env = "MEETPOINT_LIMIT_JOINS", value_name = "N", default_value = "128", value_parser = super::count)]
     pub limit_joins: NonZeroU32,
     /// Reverse proxies, for example 10.0.0.0/8. X-Forwarded-For and Forwarded count only if they come from
     /// there; then the source is the last address in them that is not a trusted proxy itself. Without any,

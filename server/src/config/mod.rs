@@ -10,7 +10,7 @@ mod quotas;
 mod streams;
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU8;
+use std::num::{NonZeroU8, NonZeroU16, NonZeroU32};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -382,6 +382,16 @@ impl ServeArgs {
             seed_timing: SeedTiming::default(),
         })
     }
+}
+
+/// A number of things, for flags.
+fn count(text: &str) -> Result<NonZeroU32, String> {
+    text.parse().map_err(|_| format!("expected a whole number from 1 to {}", u32::MAX))
+}
+
+/// The same, where fewer are possible.
+fn small_count(text: &str) -> Result<NonZeroU16, String> {
+    text.parse().map_err(|_| format!("expected a whole number from 1 to {}", u16::MAX))
 }
 
 fn register_with(home: Option<SeedAddr>, token: Option<Secret>) -> Result<Option<RegisterWith>, ConfigError> {

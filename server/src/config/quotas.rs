@@ -17,19 +17,19 @@ const MIN_BURST_BYTES: u64 = 65_536;
 pub struct QuotaArgs {
     /// STUN answers a second to one source (an IPv4 address or an IPv6 /64), and twice as many at once.
     /// In all, five times as many may be longer than their question, beyond a plain Binding's.
-    #[arg(long, env = "MEETPOINT_STUN_BUDGET", value_name = "PER_SECOND", default_value = "200")]
+    #[arg(long, env = "MEETPOINT_STUN_BUDGET", value_name = "PER_SECOND", default_value = "200", value_parser = super::count)]
     pub stun_budget: NonZeroU32,
     /// Allocations in all.
-    #[arg(long, env = "MEETPOINT_RELAY_ALLOCATIONS", value_name = "N", default_value = "8192")]
+    #[arg(long, env = "MEETPOINT_RELAY_ALLOCATIONS", value_name = "N", default_value = "8192", value_parser = super::count)]
     pub relay_allocations: NonZeroU32,
     /// Allocations of one user.
-    #[arg(long, env = "MEETPOINT_RELAY_ALLOCATIONS_PER_USER", value_name = "N", default_value = "16")]
+    #[arg(long, env = "MEETPOINT_RELAY_ALLOCATIONS_PER_USER", value_name = "N", default_value = "16", value_parser = super::count)]
     pub relay_allocations_per_user: NonZeroU32,
     /// Allocations from one source (an IPv4 address or an IPv6 /64).
-    #[arg(long, env = "MEETPOINT_RELAY_ALLOCATIONS_PER_SOURCE", value_name = "N", default_value = "512")]
+    #[arg(long, env = "MEETPOINT_RELAY_ALLOCATIONS_PER_SOURCE", value_name = "N", default_value = "512", value_parser = super::count)]
     pub relay_allocations_per_source: NonZeroU32,
     /// Permissions of one allocation, and as many channels.
-    #[arg(long, env = "MEETPOINT_RELAY_PEERS", value_name = "N", default_value = "128")]
+    #[arg(long, env = "MEETPOINT_RELAY_PEERS", value_name = "N", default_value = "128", value_parser = super::small_count)]
     pub relay_peers: NonZeroU16,
     /// Bytes a second that one allocation relays, both ways together. All rates take k, M and G.
     #[arg(long, env = "MEETPOINT_RELAY_RATE", value_name = "BYTES", default_value = "12.5M", value_parser = bytes)]

@@ -281,13 +281,21 @@ pub(crate) fn router(app: App) -> Router {
         .layer(header(CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"))
         .layer(from_fn(problem::normalise))
         .layer(CatchPanicLayer::custom(problem::panicked));
-    let routes = api.merge(docs::routes(&contract)).merge(dashboard::routes()).merge(problem::pages::routes()).route(CONTROL_PATH, any(control::door));
+    let routes = api
+        .merge(docs::routes(&contract))
+        .merge(dashboard::routes())
+        .merge(problem::pages::routes())
+        .route(CONTROL_PATH, any(control::door));
     let caller = ServiceBuilder::new()
         .layer(from_fn(limit::head))
         .layer(from_fn_with_state(app.clone(), forwarded::resolve))
         .layer(from_fn_with_state(app.clone(), limit::rest));
     let routes = bounded(routes, MAX_REQUESTS, REQUEST_TIMEOUT);
-    routes.merge(bounded(slow, MAX_SLOW_REQUESTS, SLOW_REQUEST_TIMEOUT)).layer(caller).layer(outer).with_state(app)
+    routes
+        .merge(bounded(slow, MAX_SLOW_REQUESTS, SLOW_REQUEST_TIMEOUT))
+        .layer(caller)
+        .layer(outer)
+        .with_state(app)
 }
 
 /// What a listener answers that is for `/metrics` alone.

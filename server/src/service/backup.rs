@@ -68,7 +68,8 @@ impl Service {
         };
         backup::enclose(&draft.0, &label, files).await?;
         let finished = tokio::task::spawn_blocking(move || draft.finish()).await;
-        let (file, bytes, sha256) = finished.map_err(|_| StoreError::Closed)?.map_err(ServiceError::BackupFile)?;
+        let (file, bytes, sha256) =
+            finished.map_err(|_| StoreError::Closed)?.map_err(ServiceError::BackupFile)?;
         Ok(Backup { file, bytes, sha256, place })
     }
 }

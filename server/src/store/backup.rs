@@ -85,8 +85,7 @@ impl Opened {
 
     /// What SQLite finds wrong with it: `None` if nothing.
     pub(crate) async fn fault(&mut self) -> Result<Option<String>, StoreError> {
-        let said: String =
-            sqlx::query_scalar("PRAGMA integrity_check(1)").fetch_one(&mut self.0).await?;
+        let said: String = sqlx::query_scalar("PRAGMA integrity_check(1)").fetch_one(&mut self.0).await?;
         if said != "ok" {
             return Ok(Some(said));
         }
@@ -96,10 +95,11 @@ impl Opened {
 
     /// What it says of itself; `None` if it is no backup.
     pub(crate) async fn label(&mut self) -> Result<Option<Label>, StoreError> {
-        let tables: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM sqlite_schema WHERE name IN ('backup', 'backup_files', 'audit')")
-                .fetch_one(&mut self.0)
-                .await?;
+        let tables: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM sqlite_schema WHERE name IN ('backup', 'backup_files', 'audit')",
+        )
+        .fetch_one(&mut self.0)
+        .await?;
         if tables < 3 {
             return Ok(None);
         }
@@ -119,7 +119,8 @@ impl Opened {
 
     /// The newest migration that was applied, or else one that this program does not have.
     pub(crate) async fn schema(&mut self) -> Result<Result<i64, i64>, StoreError> {
-        let rows = sqlx::query("SELECT version, checksum FROM _sqlx_migrations WHERE success ORDER BY version");
+        let rows =
+            sqlx::query("SELECT version, checksum FROM _sqlx_migrations WHERE success ORDER BY version");
         let mut newest = 0;
         for row in rows.fetch_all(&mut self.0).await? {
             let (version, checksum): (i64, Vec<u8>) = (row.try_get("version")?, row.try_get("checksum")?);

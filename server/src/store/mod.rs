@@ -46,6 +46,12 @@ const CODE_FULL: &str = "13";
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 
+/// The number of the newest change of the schema that this program knows.
+#[must_use]
+pub fn newest_schema() -> i64 {
+    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
+}
+
 /// Why the registry did not answer. A refused write changed nothing.
 #[derive(Debug, Clone, Error)]
 pub(crate) enum StoreError {

@@ -22,6 +22,7 @@ pub(crate) struct NetcheckArgs {
         env = "MEETPOINT_RENDEZVOUS",
         value_name = "URL",
         value_delimiter = ',',
+        value_parser = super::node::url,
         default_value = "http://127.0.0.1:8080"
     )]
     pub(crate) rendezvous: Vec<String>,

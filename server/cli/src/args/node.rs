@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use meetpoint::sources::{Dns, MulticastGroup, Registry};
+use meetpoint_proto::name::NodeName;
 use meetpoint_proto::{ClusterNetwork, NetworkType, SeedAddr};
 
 use crate::duration;
@@ -21,6 +22,7 @@ pub(crate) struct NodeArgs {
         env = "MEETPOINT_RENDEZVOUS",
         value_name = "URL",
         value_delimiter = ',',
+        value_parser = url,
         required_unless_present_any = ["seeds", "seeds_of", "discover"]
     )]
     pub(crate) rendezvous: Vec<String>,
@@ -30,7 +32,7 @@ pub(crate) struct NodeArgs {
     pub(crate) seeds: Vec<SeedOrUrl>,
     /// The servers that the DNS SRV records `_meetpoint._tcp.DOMAIN` name, looked up at the start and every five minutes.
     /// Their certificates have to be for the domain, or of a known fingerprint. May be repeated.
-    #[arg(long, env = "MEETPOINT_SEEDS_OF", value_name = "DOMAIN", value_delimiter = ',')]
+    #[arg(long, env = "MEETPOINT_SEEDS_OF", value_name = "DOMAIN", value_delimiter = ',', value_parser = domain)]
     pub(crate) seeds_of: Vec<String>,
     /// Where to hear of servers, from the start and as long as the node runs: `mdns`, `multicast` or
     /// `multicast:GROUP:PORT` (servers that announce themselves on the LAN: serve --announce), `file:PATH` (a server a
@@ -54,10 +56,10 @@ pub(crate) struct NodeArgs {
     #[arg(long, env = "MEETPOINT_GIVE_UP_AFTER", value_name = "DURATION", value_parser = duration::parse)]
     pub(crate) give_up_after: Option<Duration>,
     /// Cluster to join.
-    #[arg(long, env = "MEETPOINT_CLUSTER", default_value = "default")]
+    #[arg(long, env = "MEETPOINT_CLUSTER", default_value = "default", value_parser = name)]
     pub(crate) cluster: String,
     /// This node's name, unique in the cluster.
-    #[arg(long, env = "MEETPOINT_NAME")]
+    #[arg(long, env = "MEETPOINT_NAME", value_parser = name)]
     pub(crate) name: String,
     /// The right to join: the server's data directory has one in `join-token`.
     #[arg(long, env = "MEETPOINT_JOIN_TOKEN", hide_env_values = true, value_name = "TOKEN")]
@@ -79,13 +81,13 @@ pub(crate) struct NodeArgs {
     #[arg(long, env = "MEETPOINT_MEMBERSHIP_FILE", value_name = "FILE", requires = "key")]
     pub(crate) membership_file: Option<PathBuf>,
     /// Something this node can do: a name. May be repeated.
-    #[arg(long = "capability", env = "MEETPOINT_CAPABILITIES", value_name = "NAME", value_delimiter = ',')]
+    #[arg(long = "capability", env = "MEETPOINT_CAPABILITIES", value_name = "NAME", value_delimiter = ',', value_parser = name)]
     pub(crate) capabilities: Vec<String>,
     /// Where this node runs.
-    #[arg(long, env = "MEETPOINT_DATACENTER", value_name = "NAME")]
+    #[arg(long, env = "MEETPOINT_DATACENTER", value_name = "NAME", value_parser = name)]
     pub(crate) datacenter: Option<String>,
     /// And where there.
-    #[arg(long, env = "MEETPOINT_RACK", value_name = "NAME")]
+    #[arg(long, env = "MEETPOINT_RACK", value_name = "NAME", value_parser = name)]
     pub(crate) rack: Option<String>,
     /// Anything else that the registry is to show. May be repeated.
     #[arg(long = "meta", env = "MEETPOINT_META", value_name = "KEY=VALUE", value_delimiter = ',', value_parser = pair)]
@@ -178,5 +180,22 @@ fn told(error: impl std::error::Error) -> String {
 
 fn pair(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
-    Ok((key.to_owned(), value.to_owned()))
+    let key = name(key).map_err(|error| format!("KEY: {error}"))?;
+    if value.chars().any(char::is_control) {
+        return Err("VALUE: it can't have control characters".to_owned());
+    }
+    Ok((key, value.to_owned()))
+}
+
+/// What a node, a cluster or a place may be called.
+pub(super) fn name(text: &str) -> Result<String, String> {
+    text.parse::<NodeName>().map(|_| text.to_owned()).map_err(told)
+}
+
+pub(super) fn url(text: &str) -> Result<String, String> {
+    text.parse::<meetpoint::ServerUrl>().map(|_| text.to_owned()).map_err(told)
+}
+
+fn domain(text: &str) -> Result<String, String> {
+    Dns::new(text).map(|_| text.to_owned()).map_err(told)
 }

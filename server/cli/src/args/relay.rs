@@ -21,9 +21,21 @@ pub(crate) enum RelayCommand {
     /// The secrets that time-limited credentials are minted with.
     #[command(subcommand)]
     Secrets(SecretsCommand),
-    /// What is allocated on the relay.
-    #[command(subcommand)]
-    Sessions(SessionsCommand),
+    /// What is allocated on the relay: a list, if nothing else is said.
+    #[command(args_conflicts_with_subcommands = true)]
+    Sessions {
+        #[command(flatten)]
+        server: ServerArgs,
+        #[command(subcommand)]
+        command: Option<SessionsCommand>,
+    },
+    /// End an allocation, as `relay sessions end` does.
+    Kill {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// The allocation's id, from the list.
+        id: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

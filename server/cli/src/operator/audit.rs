@@ -11,6 +11,7 @@ use super::client::{Access, Client};
 use super::show;
 use crate::args::{AuditArgs, AuditCommand, ServerArgs};
 use crate::exit::Failure;
+use crate::progress::Progress;
 
 /// Largest page the server gives.
 const PAGE: usize = 500;
@@ -35,12 +36,17 @@ async fn verify_file(data: &Path, noted: Option<AuditHead>) -> Result<AuditHead,
 }
 
 /// Page by page, until there is nothing behind the last entry.
-async fn verify_served(server: &ServerArgs, noted: Option<AuditHead>) -> Result<AuditHead, Failure> {
+pub(super) async fn verify_served(
+    server: &ServerArgs,
+    noted: Option<AuditHead>,
+) -> Result<AuditHead, Failure> {
+    let progress = Progress::new();
     let client = Client::new(server, Access::Read)?;
     let mut chain = AuditChain::new(noted);
     loop {
         let page = client.get(&format!("/v1/audit?limit={PAGE}&after={}", chain.head().seq)).await?;
         let items = page["items"].as_array().map_or(&[][..], Vec::as_slice);
+        progress.tell("checking entry", chain.head().seq, 0);
         if items.is_empty() {
             return chain.finish().map_err(not_whole);
         }

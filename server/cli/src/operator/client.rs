@@ -5,12 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
-use hyper::{Method, Request, StatusCode, header};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{self, HeaderName};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use meetpoint::ServerUrl;
 use meetpoint_proto::id::Fingerprint;
 use serde_json::Value;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::args::ServerArgs;
 use crate::exit::Failure;
@@ -42,7 +44,7 @@ pub(crate) struct Client {
 impl Client {
     /// Reads the token that the call needs.
     pub(crate) fn new(args: &ServerArgs, access: Access) -> Result<Self, Failure> {
-        let server = args
+        let server: ServerUrl = args
             .server
             .parse()
             .map_err(|error| Failure::usage(format!("--server {}: {error}", args.server)))?;
@@ -53,7 +55,8 @@ impl Client {
                 Some(read_token("--admin-token-file", &args.admin_token_file)?)
             }
         };
-        Ok(Self { server, fingerprint: args.fingerprint, insecure_http: args.insecure_http, token })
+        let fingerprint = args.fingerprint.or_else(|| own_fingerprint(&server, &args.admin_token_file));
+        Ok(Self { server, fingerprint, insecure_http: args.insecure_http, token })
     }
 
     pub(crate) async fn get(&self, path: &str) -> Result<Value, Failure> {
@@ -109,37 +112,114 @@ impl Client {
         if status.is_success() { Ok(value) } else { Err(problem(status, &value)) }
     }
 
+    /// A call whose answer is read as it comes. Its head has to come within `patience`; a refusal is an error.
+    pub(crate) async fn open(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, &str)],
+        patience: Duration,
+    ) -> Result<Answer, Failure> {
+        let ask = self.ask(method, path, headers, Bytes::new());
+        let (answer, connection) = tokio::time::timeout(patience, ask)
+            .await
+            .map_err(|_| Failure::no_server(format!("{} did not answer in time", self.server)))??;
+        if answer.status().is_success() {
+            return Ok(Answer { response: answer, _connection: connection });
+        }
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await;
+        let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        Err(problem(status, &serde_json::from_slice(&body).unwrap_or(Value::Null)))
+    }
+
     async fn exchange(
         &self,
         method: Method,
         path: &str,
         body: Option<&Value>,
     ) -> Result<(StatusCode, Bytes), Failure> {
+        let body = Bytes::from(body.map(Value::to_string).unwrap_or_default());
+        let json = (header::CONTENT_TYPE, "application/json");
+        let (response, _connection) = self.ask(method, path, &[json], body).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
+        let body = body.map_err(|error| Failure::failed(format!("the answer broke off: {error}")))?;
+        Ok((status, body.to_bytes()))
+    }
+
+    /// One request on a connection of its own, which lasts as long as what is returned.
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, &str)],
+        body: Bytes,
+    ) -> Result<(Response<Incoming>, AbortOnDropHandle<()>), Failure> {
         let stream = meetpoint::open_stream(&self.server, self.fingerprint, self.insecure_http).await;
-        let stream = stream.map_err(|error| Failure::no_server(format!("{}: {error}", self.server)))?;
-        let broken = |error: hyper::Error| Failure::failed(format!("{} broke off: {error}", self.server));
+        let stream = stream.map_err(|error| {
+            Failure::no_server(format!("{error} (--server or MEETPOINT_SERVER names another one)"))
+        })?;
+        let broken =
+            |error: hyper::Error| Failure::failed(format!("{} broke off: {error}", self.server)).temporary();
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, self.server.authority())
-            .header(header::CONTENT_TYPE, "application/json");
+        // A connection that breaks shows in the answer.
+        let connection = AbortOnDropHandle::new(tokio::spawn(async move {
+            let _ = connection.await;
+        }));
+        let mut request =
+            Request::builder().method(method).uri(path).header(header::HOST, self.server.authority());
+        for (name, value) in headers {
+            request = request.header(name, *value);
+        }
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
-        let body = body.map(Value::to_string).unwrap_or_default();
-        let request = request.body(Full::new(Bytes::from(body))).map_err(Failure::failed)?;
-        let ask = async move {
-            let response = sender.send_request(request).await.map_err(broken)?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
-            let body = body.map_err(|error| Failure::failed(format!("the answer broke off: {error}")))?;
-            Ok((status, body.to_bytes()))
-        };
-        let (answer, _) = tokio::join!(ask, connection);
-        answer
+        let request = request.body(Full::new(body)).map_err(Failure::failed)?;
+        Ok((sender.send_request(request).await.map_err(broken)?, connection))
     }
+}
+
+/// An answer whose body is read as it comes.
+pub(crate) struct Answer {
+    response: Response<Incoming>,
+    _connection: AbortOnDropHandle<()>,
+}
+
+impl Answer {
+    /// A header's text.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.response.headers().get(name)?.to_str().ok()
+    }
+
+    /// The next piece of its body; `None` at its end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, hyper::Error> {
+        while let Some(frame) = self.response.frame().await {
+            if let Ok(data) = frame?.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// What a server on this machine proves itself by, if the admin token is read from its data directory: the join
+/// token beside it says so. For https; a plain URL stays plain.
+fn own_fingerprint(server: &ServerUrl, admin_token_file: &Path) -> Option<Fingerprint> {
+    if !server.to_string().starts_with("https:") || !is_here(server) {
+        return None;
+    }
+    let text = std::fs::read_to_string(admin_token_file.with_file_name("join-token")).ok()?;
+    text.trim().parse::<meetpoint_proto::JoinToken>().ok()?.fingerprint()
+}
+
+/// Whether a server is on this machine by its name alone.
+fn is_here(server: &ServerUrl) -> bool {
+    let authority = server.authority();
+    let host = authority.rsplit_once(':').map_or(&*authority, |(host, _)| host);
+    let ip = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
 }
 
 fn read_token(flag: &str, file: &Path) -> Result<String, Failure> {
@@ -165,7 +245,9 @@ fn problem(status: StatusCode, value: &Value) -> Failure {
             let _ = write!(message, "{mark}{text}{}", if name == "code" { "]" } else { "" });
         }
     }
-    Failure::failed(message)
+    let failure = Failure::failed(message);
+    let is_temporary = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+    if is_temporary { failure.temporary() } else { failure }
 }
 
 /// Percent-encodes what must not be read as part of the path (RFC 3986, section 2.3).

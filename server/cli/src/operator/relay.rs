@@ -19,7 +19,10 @@ pub(crate) async fn relay(args: RelayArgs) -> Result<(), Failure> {
     match args.command {
         RelayCommand::Users(command) => users(command).await,
         RelayCommand::Secrets(command) => secrets(command).await,
-        RelayCommand::Sessions(command) => sessions(command).await,
+        RelayCommand::Sessions { server, command } => {
+            sessions(command.unwrap_or(SessionsCommand::List { server })).await
+        }
+        RelayCommand::Kill { server, id } => sessions(SessionsCommand::End { server, id }).await,
     }
 }
 
