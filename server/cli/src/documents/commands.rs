@@ -58,8 +58,9 @@ fn arguments(words: &[String]) -> Option<Vec<String>> {
         "cargo" => after_cargo(words)?,
         _ => return None,
     };
-    // What follows is a comment, or stands for whatever the reader chooses.
-    Some(own.iter().take_while(|word| !word.starts_with(['#', '<', '['])).cloned().collect())
+    // What follows is a comment, or stands for whatever the reader chooses, such as the command itself.
+    let is_open = |word: &str| word.starts_with(['#', '<', '[']) || word == "COMMAND";
+    Some(own.iter().take_while(|word| !is_open(word)).cloned().collect())
 }
 
 /// The arguments of the program that `cargo run` runs, if that is this one.
@@ -203,6 +204,7 @@ fn what_is_wrong_is_found() {
     check("$ cargo run --release -- demo --once | tee file", true, false);
     check("$ meetpoint node --fingerprint ... --name a --seed NAME@HOST:PORT", true, false);
     check("$ meetpoint nodes [OPTIONS]", true, false);
+    check("meetpoint COMMAND --help", false, false);
     check("meetpoint tokens", false, false);
     check("meetpoint tokens mint", false, true);
     check("meetpoint audit verify --head", false, false);
