@@ -9,7 +9,9 @@ use super::{Document, Line, all};
 use crate::args::Cli;
 
 /// Blocks of code that a reader would paste into a shell.
-const SHELLS: [&str; 4] = ["console", "sh", "bash", "shell"];
+const SHELLS: [&str; 4] = [CONSOLE, "sh", "bash", "shell"];
+/// A block with what was typed and what came of it.
+const CONSOLE: &str = "console";
 /// What stands for more of the same kind.
 const MORE: &str = "...";
 
@@ -53,10 +55,20 @@ fn arguments(words: &[String]) -> Option<Vec<String>> {
     let words = &words[before..];
     let own = match words.first()?.as_str() {
         "meetpoint" => &words[1..],
-        "cargo" if words.get(1)? == "run" => &words[words.iter().position(|word| word == "--")? + 1..],
+        "cargo" => after_cargo(words)?,
         _ => return None,
     };
-    Some(own.iter().take_while(|word| !word.starts_with('#')).cloned().collect())
+    // What follows is a comment, or stands for whatever the reader chooses, such as the command itself.
+    let is_open = |word: &str| word.starts_with(['#', '<', '[']) || word == "COMMAND";
+    Some(own.iter().take_while(|word| !is_open(word)).cloned().collect())
+}
+
+/// The arguments of the program that `cargo run` runs, if that is this one.
+fn after_cargo(words: &[String]) -> Option<&[String]> {
+    let end = words.iter().position(|word| word == "--")?;
+    let names_another = |word: &String| ["-p", "--package", "--bin", "--example"].contains(&word.as_str());
+    let is_ours = words.get(1)? == "run" && !words[..end].iter().any(names_another);
+    is_ours.then(|| &words[end + 1..])
 }
 
 /// Lines that end with a backslash go on in the next one.
@@ -89,8 +101,11 @@ fn alternatives(words: &[String]) -> Vec<Vec<String>> {
 
 fn shown(document: &Document) -> Vec<Shown> {
     let is_shell = |line: &&Line| line.code.as_deref().is_some_and(|word| SHELLS.contains(&word));
+    // Among what a console shows only what follows a prompt was typed.
+    let is_typed = |line: &Line, text: &str| line.code.as_deref() != Some(CONSOLE) || text.starts_with("$ ");
     let mut found = Vec::new();
-    for (line, text) in joined(document.lines.iter().filter(is_shell)) {
+    let lines = joined(document.lines.iter().filter(is_shell));
+    for (line, text) in lines.into_iter().filter(|(line, text)| is_typed(line, text)) {
         let all = commands(&text).into_iter().filter_map(|words| arguments(&words));
         found.extend(all.map(|words| Shown { place: document.place(line), words, is_whole: true }));
     }
@@ -188,6 +203,8 @@ fn what_is_wrong_is_found() {
     check("$ X=1 meetpoint node --name a --rendezvous $URL --fingerprint ... --ech", true, true);
     check("$ cargo run --release -- demo --once | tee file", true, false);
     check("$ meetpoint node --fingerprint ... --name a --seed NAME@HOST:PORT", true, false);
+    check("$ meetpoint nodes [OPTIONS]", true, false);
+    check("meetpoint COMMAND --help", false, false);
     check("meetpoint tokens", false, false);
     check("meetpoint tokens mint", false, true);
     check("meetpoint audit verify --head", false, false);

@@ -26,12 +26,15 @@ Every setting is a flag, and nearly every flag is an environment variable too. T
 program's own list: `MEETPOINT_UPDATE=1 cargo test -p meetpoint-cli configuration` prints it anew. `meetpoint serve --help`
 says the same on your machine.
 
-* A flag counts before its variable, and that before the default.
-* What may be given several times is a list with commas in its variable: `MEETPOINT_STUN=203.0.113.10:3478,203.0.113.11:3478`.
+";
+
+const HABITS: &str = "* What may be given several times is a list with commas in its variable: `MEETPOINT_STUN=203.0.113.10:3478,203.0.113.11:3478`.
 * A flag without a value is `true` or `false` in its variable: `MEETPOINT_OPEN_JOIN=true`.
 * Secrets belong in files or variables, not in flags: other users of a machine see its command lines.
 * A value that can't be is refused at the start, with exit code 2 and the name of its flag.
-* `MEETPOINT_LOG` sets what is logged: a level (`debug`), or a list of `module=level`. If it is not set: `warn,meetpoint=info`.
+";
+
+const LOG: &str = "* `MEETPOINT_LOG` sets what is logged: a level (`debug`), or a list of `module=level`. If it is not set: `warn,meetpoint=info`.
 ";
 
 /// A flag as the page shows it.
@@ -170,10 +173,24 @@ fn usual(all: Vec<Flag>) -> Option<Flag> {
     all.into_iter().rev().max_by_key(|flag| count[&flag.meaning])
 }
 
+/// What holds for all flags, as far as there are such flags.
+fn introduction(command: &Command) -> String {
+    let serve = command.find_subcommand("serve").into_iter().flat_map(flags);
+    let all = serve.chain(command.get_arguments()).collect::<Vec<_>>();
+    let order = if all.iter().any(|arg| arg.get_long() == Some("config")) {
+        "* A flag counts before its variable, that before the file of `--config`, and that before the default."
+    } else {
+        "* A flag counts before its variable, and that before the default."
+    };
+    let is_log = |arg: &&Arg| arg.get_env().is_some_and(|name| name == "MEETPOINT_LOG");
+    let log = if all.iter().any(is_log) { "" } else { LOG };
+    format!("{INTRODUCTION}{order}\n{HABITS}{log}")
+}
+
 fn page() -> String {
     let mut command = Cli::command();
     command.build();
-    let mut page = INTRODUCTION.to_owned();
+    let mut page = introduction(&command);
     let everywhere = command.get_arguments().filter(|arg| arg.is_global_set());
     page.push_str("\n## Every command\n");
     table(&mut page, everywhere.map(|arg| flag(&[], arg)));
