@@ -17,7 +17,7 @@ mod signals;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
-use meetpoint_server::{Invocation, LayerError};
+use meetpoint_server::{ConfigSource, Fresh, Invocation, LayerError};
 
 use args::{Cli, Command};
 use exit::Failure;
@@ -35,14 +35,14 @@ fn main() -> ExitCode {
         Err(LayerError::Usage(error)) => error.exit(),
         Err(error) => return Failure::usage(error).report(),
     };
-    log::init(cli.log_format, &cli.log_level);
+    let set_log_level = log::init(cli.log_format, &cli.log_level);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::failed(format!("no async runtime: {error}")).report(),
     };
     let outcome = runtime.block_on(async {
         match cli.command {
-            Command::Serve(args) => serve::run(*args).await,
+            Command::Serve(args) => serve::run(*args, source(invocation, set_log_level)).await,
             Command::Node(args) => node::run(*args).await,
             Command::Demo(args) => demo::run(&args).await,
             Command::Tokens(args) => operator::tokens(args).await,
@@ -68,4 +68,23 @@ fn main() -> ExitCode {
 /// Flags, environment and, for `serve`, the configuration file.
 fn parse(invocation: &Invocation) -> Result<Cli, LayerError> {
     Ok(Cli::from_arg_matches(&invocation.read()?.matches)?)
+}
+
+/// From where a running server has its configuration.
+fn source(invocation: Invocation, set_log_level: log::Change) -> ConfigSource {
+    let first = invocation.read().map(|layered| layered.settings).unwrap_or_default();
+    let read = move || {
+        let layered = invocation.read().map_err(one_line)?;
+        let cli = Cli::from_arg_matches(&layered.matches).map_err(one_line)?;
+        let Command::Serve(args) = cli.command else { return Err("this is no server".to_owned()) };
+        let config = args.serve.validate().map_err(one_line)?;
+        Ok(Fresh { config, settings: layered.settings })
+    };
+    ConfigSource { first, read: Box::new(read), set_log_level }
+}
+
+/// The first line of a message says what is wrong; the others are the help.
+fn one_line(error: impl std::fmt::Display) -> String {
+    let text = error.to_string();
+    text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
 }
