@@ -17,12 +17,10 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use thiserror::Error;
-use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::info;
 
 use crate::config::{ConfigError, GivenToken, MIN_ADMIN_TOKEN_LEN, Secret, ServeConfig, read_api_token};
 use crate::data_dir::{DataDir, DataError};
-use crate::reload::Reload;
 use crate::secrets::{SecretsError, random};
 use crate::service::{Action, Actor, Service, ServiceError, UnixMs};
 use crate::store::StoreError;
@@ -173,7 +171,7 @@ pub(crate) struct Replacement {
 
 /// Why a token was not read again. The one in use stays.
 #[derive(Debug, Error)]
-enum RereadError {
+pub(crate) enum RereadError {
     #[error(transparent)]
     Secrets(#[from] SecretsError),
     #[error(transparent)]
@@ -272,43 +270,52 @@ impl ApiTokens {
         Ok(())
     }
 
-    /// Reads the files again whenever the operator asks.
-    pub(crate) async fn follow(
-        self: Arc<Self>,
-        service: Arc<Service>,
-        asked: Reload,
-        stop: CancellationToken,
-    ) {
-        let mut requests = asked.requests();
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = requests.next() => {}
-            }
-            for role in Role::ALL {
-                match self.reread(&service, UnixMs::now(), role).await {
-                    Ok(true) => info!(role = role.as_str(), "the token was replaced by its file"),
-                    Ok(false) => {}
-                    Err(error) => {
-                        error!(role = role.as_str(), %error, "the token was not read again; the one in use stays");
-                    }
-                }
+    /// Reads the files again. Those that were replaced by it.
+    pub(crate) async fn reread_all(
+        &self,
+        service: &Service,
+        now: UnixMs,
+    ) -> Result<Vec<&'static str>, RereadError> {
+        let mut replaced = Vec::new();
+        for role in Role::ALL {
+            if self.reread(service, now, role).await? {
+                info!(role = role.as_str(), "the token was replaced by its file");
+                replaced.push(role.as_str());
             }
         }
+        Ok(replaced)
+    }
+
+    /// Whether [`Self::reread_all`] would take what the files hold.
+    pub(crate) fn check(&self) -> Result<(), RereadError> {
+        let mut digests = Vec::new();
+        for role in Role::ALL {
+            let held = self.held(role);
+            digests.push(self.read_again(role, &held)?.map_or(held.digest, |text| TokenDigest::of(&text)));
+        }
+        match digests[..] {
+            [admin, viewer] if admin.is(viewer) => Err(SecretsError::SameToken.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// What a token's file says, if it has one.
+    fn read_again(&self, role: Role, held: &Held) -> Result<Option<String>, RereadError> {
+        Ok(match &held.source {
+            Source::Data => {
+                let text = self.data.read(role.file())?;
+                Some(checked(role, text.ok_or(RereadError::Missing(role.file()))?)?)
+            }
+            Source::File(path) => Some(read_api_token(role.flag(), path)?.reveal().to_owned()),
+            Source::Flag => None,
+        })
     }
 
     /// Whether the file says something new.
     async fn reread(&self, service: &Service, now: UnixMs, role: Role) -> Result<bool, RereadError> {
         let _changing = self.changing.lock().await;
         let held = self.held(role);
-        let text = match &held.source {
-            Source::Data => {
-                let text = self.data.read(role.file())?;
-                checked(role, text.ok_or(RereadError::Missing(role.file()))?)?
-            }
-            Source::File(path) => read_api_token(role.flag(), path)?.reveal().to_owned(),
-            Source::Flag => return Ok(false),
-        };
+        let Some(text) = self.read_again(role, &held)? else { return Ok(false) };
         let digest = TokenDigest::of(&text);
         if held.digest.is(digest) {
             return Ok(false);

@@ -29,11 +29,13 @@ mod clock;
 mod config;
 mod data_dir;
 mod defence;
+mod drain;
 mod events;
 mod http;
 mod identity;
 mod limits;
 mod listen;
+mod live;
 mod metrics;
 mod pace;
 mod reload;
@@ -57,8 +59,10 @@ pub use config::{
     StreamAddrs, TlsArgs, TlsFiles,
 };
 pub use data_dir::DataError;
+pub use drain::Drain;
 pub use identity::IdentityError;
 pub use limits::{Block, ParsePolicyError, Policy, Quota};
+pub use live::{ConfigSource, Fresh};
 pub use reload::Reload;
 pub use restore::{BackupError, BackupInfo, Restored, restore, verify_backup};
 pub use secrets::SecretsError;

@@ -25,7 +25,7 @@ use tracing::{debug, info, warn};
 
 use crate::clock;
 use crate::config::AccessLimits;
-use crate::limits::{Key, Limiter, Verdict};
+use crate::limits::{Key, Limiter, Policy, Verdict};
 use crate::metrics::instruments::Meetings;
 use crate::pace::Pace;
 use crate::service::{
@@ -107,6 +107,7 @@ enum NotAdmitted {
 
 /// Who does what too often.
 struct Limiters {
+    policies: [Policy; 2],
     /// Joins that failed, by source.
     failures: Limiter,
     /// Joins from a source with too many failures, by node: members may come back, yet not at will.
@@ -118,10 +119,24 @@ struct Limiters {
 impl Limiters {
     fn new(limits: &AccessLimits) -> Self {
         Self {
+            policies: [limits.join_failures, limits.introductions],
             failures: Limiter::new(limits.join_failures),
             returns: Limiter::new(limits.join_failures),
             introductions: Limiter::new(limits.introductions),
         }
+    }
+
+    /// Counts by these. Where a policy is another one than before everybody begins anew.
+    fn set(&mut self, limits: &AccessLimits) {
+        let [failures, introductions] = self.policies;
+        if failures != limits.join_failures {
+            self.failures = Limiter::new(limits.join_failures);
+            self.returns = Limiter::new(limits.join_failures);
+        }
+        if introductions != limits.introductions {
+            self.introductions = Limiter::new(limits.introductions);
+        }
+        self.policies = [limits.join_failures, limits.introductions];
     }
 }
 
@@ -331,6 +346,8 @@ impl Rendezvous {
             Request::Told { cluster, text } => Input::Told { cluster, text },
             Request::Restore { cluster, node } => Input::Restore { cluster, node },
             Request::EndSession { cluster, node } => Input::EndSession { cluster, node },
+            Request::Limits(limits) => return self.limiters.set(&limits),
+            Request::Drain { deadline } => Input::Drain { until: deadline },
             Request::Query(query) => return query(&self.broker),
         };
         self.broker.handle(Instant::now(), input);

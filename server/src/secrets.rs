@@ -55,6 +55,18 @@ pub enum SecretsError {
     Random(#[from] getrandom::Error),
 }
 
+impl SecretsError {
+    /// The disk is full.
+    pub(crate) fn is_for_space(&self) -> bool {
+        match self {
+            Self::Data(DataError::Io { source, .. }) => {
+                matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+            }
+            _ => false,
+        }
+    }
+}
+
 /// Bytes that nobody can guess.
 pub(crate) fn random<const N: usize>() -> Result<[u8; N], getrandom::Error> {
     let mut bytes = [0; N];

@@ -20,13 +20,13 @@ use tracing::{info, warn};
 use crate::api_tokens::ApiTokens;
 use crate::config::{ConfigError, RegisterWith, ServeConfig};
 use crate::data_dir::{DataDir, DataError};
-use crate::http::forwarded::TrustedProxies;
+use crate::drain::{Drain, Draining};
 use crate::http::serve::Listener;
 use crate::http::{self, App};
 use crate::identity::{Identity, IdentityError, Reloader};
 use crate::listen::{Sockets, machine_ips};
+use crate::live::{self, ConfigSource, Live};
 use crate::metrics::Metrics;
-use crate::metrics::instruments::Requests;
 use crate::reload::Reload;
 use crate::rendezvous::{Rendezvous, StunChannels};
 use crate::restore;
@@ -146,6 +146,7 @@ pub struct Server {
     listener: Listener,
     metrics_listener: Option<Listener>,
     reloader: Reloader,
+    reload: Reload,
     verifier: Verifier,
     herald: Herald,
     registrar: Option<Registrar>,
@@ -203,6 +204,7 @@ impl Server {
             http_ips: reachable_ips(&sockets),
             url: url(&config, &sockets, &verdict),
             stun: sockets.stun_servers(config.external_ip),
+            metrics: sockets.metrics.as_ref().and_then(|socket| socket.local_addr().ok()),
             stun_tcp: sockets.streams.addrs(StreamKind::Tcp),
             stun_tls: sockets.streams.addrs(StreamKind::Tls),
             effective,
@@ -245,19 +247,15 @@ impl Server {
             tasks.work.clone(),
         );
         rendezvous.relay(access);
-        let limits = config.access_limits.clone();
-        let proxies = Arc::new(TrustedProxies::new(limits.trusted_proxies.clone()));
-        let (per_source, head_timeout) = (limits.connections_per_source, limits.head_timeout);
-        let requests = Requests::default();
-        let instruments = (store.times(), service.events().lag(), rendezvous.meetings(), &requests);
-        let started_unix_s = started.unsigned() / 1000;
+        let files = (Arc::clone(&identity), Arc::clone(&data));
+        let live = Live::new(config, files, Arc::clone(&api_tokens), Arc::clone(&service));
+        let instruments = (store.times(), service.events().lag(), rendezvous.meetings());
         let app = App::new(http::Parts {
             machines: RelayHandle::new(stun.inboxes()),
-            metrics: Metrics::new(instruments, config.data.clone(), started_unix_s),
-            requests,
+            is_relaying: config.relay.is_some(),
+            metrics: Metrics::new(instruments, config.data.clone(), started.unsigned() / 1000),
             service: Arc::clone(&service),
             rendezvous: handle,
-            relay: config.relay.is_some().then(|| RelayHandle::new(stun.inboxes())),
             api_tokens,
             identity: Arc::clone(&identity),
             me: Arc::clone(&me),
@@ -267,34 +265,16 @@ impl Server {
             halt: tasks.hard.clone(),
             stun_probe,
             stun_ports: stun_ports(&info),
-            limits,
-            proxies: Arc::clone(&proxies),
+            drain: Drain::new(config.drain_timeout),
+            live: Arc::new(live),
+            limits: config.access_limits.clone(),
         });
-        let listener = Listener {
-            socket: tokio::net::TcpListener::from_std(http)?,
-            tls: identity.server_config(&http::serve::PROTOCOLS)?,
-            router: http::router(app.clone()),
-            per_source,
-            proxies,
-            head_timeout,
-            tasks: tasks.work.clone(),
-            stop: tasks.soft.clone(),
-            halt: tasks.hard.clone(),
-        };
-        let metrics_listener = match metrics {
-            Some(socket) => Some(Listener {
-                socket: tokio::net::TcpListener::from_std(socket)?,
-                tls: Arc::clone(&listener.tls),
-                router: http::metrics_router(app.clone()),
-                proxies: Arc::clone(&listener.proxies),
-                tasks: tasks.work.clone(),
-                stop: tasks.soft.clone(),
-                halt: tasks.hard.clone(),
-                per_source,
-                head_timeout,
-            }),
-            None => None,
-        };
+        let head_timeout = config.access_limits.head_timeout;
+        let listener = listener_on(&app, http, http::router(app.clone()), head_timeout)?;
+        let metrics_router = || http::metrics_router(app.clone());
+        let metrics = metrics.map(|socket| listener_on(&app, socket, metrics_router(), head_timeout));
+        let metrics_listener = metrics.transpose()?;
+        // What the operator asks for is one act, of which the certificate is a part; this only watches.
         let reloader = Reloader { identity, data: Arc::clone(&data), requests: Reload::default() };
         let herald = Herald { service: Arc::clone(&service), me: Arc::clone(&me) };
         let verifier = Verifier::new(Arc::clone(&service), me, config.seed_timing);
@@ -311,6 +291,7 @@ impl Server {
             listener,
             metrics_listener,
             reloader,
+            reload: Reload::default(),
             verifier,
             herald,
             registrar,
@@ -322,7 +303,19 @@ impl Server {
     /// By which the running server is asked to read its certificate and its tokens again.
     #[must_use]
     pub fn reload(&self) -> Reload {
-        self.reloader.requests.clone()
+        self.reload.clone()
+    }
+
+    /// By which the running server is told to end with notice.
+    #[must_use]
+    pub fn drain(&self) -> Drain {
+        self.app.drain.clone()
+    }
+
+    /// From where the running server reads its configuration again. Without it only the certificate and the tokens
+    /// are.
+    pub fn set_source(&self, source: ConfigSource) {
+        self.app.live.set_source(source);
     }
 
     /// What the operator is told.
@@ -353,6 +346,7 @@ impl Server {
             listener,
             metrics_listener,
             reloader,
+            reload,
             verifier,
             herald,
             registrar,
@@ -369,9 +363,14 @@ impl Server {
         if let Some(listener) = metrics_listener {
             core.spawn(listener.run());
         }
-        let reload = reloader.requests.clone();
-        let tokens = Arc::clone(&app.api_tokens).follow(Arc::clone(&service), reload, soft.clone());
-        let tokens = core.spawn(tokens);
+        let reloads = core.spawn(live::follow(app.clone(), reload, soft.clone()));
+        let draining = Draining {
+            order: app.drain.clone(),
+            rendezvous: app.rendezvous.clone(),
+            machines: app.machines.clone(),
+            live: Arc::clone(&app.live),
+        };
+        let drained = core.spawn(draining.run(soft.clone()));
         let reloader = core.spawn(reloader.run(soft.clone()));
         let verifier = core.spawn(verifier.run(soft.clone()));
         core.spawn(herald.run(soft.clone()));
@@ -387,7 +386,8 @@ impl Server {
             _ = broker => Err(RunError::TaskEnded("broker")),
             _ = http => Err(RunError::TaskEnded("listener")),
             _ = reloader => Err(RunError::TaskEnded("watch over the certificate")),
-            _ = tokens => Err(RunError::TaskEnded("watch over the tokens")),
+            _ = reloads => Err(RunError::TaskEnded("watch over the configuration")),
+            _ = drained => Ok(()),
             _ = verifier => Err(RunError::TaskEnded("watch over the seeds")),
             _ = &mut writer_ended => Err(RunError::TaskEnded("registry")),
         };
@@ -410,6 +410,27 @@ impl Server {
             Err(_) => outcome.and(Err(RunError::Stuck)),
         }
     }
+}
+
+/// A listener that shares with the others how many connections there may be.
+fn listener_on(
+    app: &App,
+    socket: std::net::TcpListener,
+    router: axum::Router,
+    head_timeout: Duration,
+) -> Result<Listener, StartError> {
+    Ok(Listener {
+        socket: tokio::net::TcpListener::from_std(socket)?,
+        tls: app.identity.server_config(&http::serve::PROTOCOLS)?,
+        plain: Arc::clone(&app.plain),
+        router,
+        gate: Arc::clone(&app.connections),
+        proxies: Arc::clone(&app.proxies),
+        head_timeout,
+        tasks: app.tasks.clone(),
+        stop: app.shutdown.clone(),
+        halt: app.halt.clone(),
+    })
 }
 
 /// What [`Server::bind`] has made before the tasks.

@@ -24,6 +24,8 @@ pub enum Warning {
     NotASeed,
     /// The operator has revoked the token of the data directory.
     JoinTokenRevoked,
+    /// Somebody came over plain HTTP from a public address.
+    PlainHttp,
     /// With one STUN address nobody can be proven publicly reachable.
     NoAlternateStun,
     /// An address that nobody named, but that is listened on unless it is switched off, can't be had.
@@ -48,6 +50,7 @@ impl Warning {
             Self::SeedReturned(_) => "seed_returned",
             Self::NotASeed => "not_a_seed",
             Self::JoinTokenRevoked => "join_token_revoked",
+            Self::PlainHttp => "plain_http",
             Self::NoAlternateStun => "no_alternate_stun",
             Self::NoStream { .. } => "no_stun_stream",
         }
@@ -77,6 +80,10 @@ impl fmt::Display for Warning {
             ),
             Self::JoinTokenRevoked => f.write_str(
                 "the join token in the data directory is revoked; make another by `meetpoint tokens create`",
+            ),
+            Self::PlainHttp => f.write_str(
+                "somebody came over PLAIN HTTP from a public address, and not through a trusted proxy: tokens that travel \
+                 so can be read on the way; use https://, or name the proxy by --trusted-proxy",
             ),
             Self::NoAlternateStun => f.write_str(
                 "there is one STUN address only, so nodes can't tell NAT mappings apart nor be proven reachable; \

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use meetpoint::{Event, Node};
+use meetpoint::{Connection, Event, Node};
+use meetpoint_proto::JoinToken;
 use meetpoint_tests::binary::{PATIENCE, Server, meetpoint};
 use tokio::task::JoinSet;
 
@@ -98,6 +99,62 @@ async fn every_acknowledged_join_survives_sigkill() {
     assert!(lost.is_empty(), "acknowledged but lost: {lost:?}");
     drop(server);
     assert_eq!(integrity(&data).await, "ok");
+}
+
+/// A stream that stays open: a word goes there and back.
+async fn said(send: &mut meetpoint::SendStream, recv: &mut meetpoint::RecvStream, word: &[u8; 4]) {
+    send.write_all(word).await.expect("it goes");
+    let mut back = [0; 4];
+    recv.read_exact(&mut back).await.expect("it comes back");
+    assert_eq!(&back, word);
+}
+
+async fn echo(connection: Connection) {
+    let (mut send, mut recv) = connection.accept_bi().await.expect("a stream");
+    let mut word = [0; 4];
+    while recv.read_exact(&mut word).await.is_ok() {
+        send.write_all(&word).await.expect("it goes back");
+    }
+}
+
+/// A server that ends with notice: its nodes go to another one before it is gone, and nothing between them ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_move_from_a_server_that_drains_and_keep_their_stream() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let mut home = Server::on_loopback(&folder.path().join("home"), &["--drain-timeout", "9s"]);
+    let scout = node(&home, "scout", folder.path()).start().await.expect("a join");
+    let membership = scout.membership().expect("a member");
+    let (cluster_key, _) = membership.split_once(' ').expect("key and certificate");
+    scout.leave().await;
+    let flag = format!("default={cluster_key}");
+    let away = Server::on_loopback(&folder.path().join("away"), &["--foreign-cluster", &flag]);
+    let away_token: JoinToken = away.join_token().parse().expect("a token");
+    let fingerprint = away_token.fingerprint().expect("a fingerprint");
+    let member = async |name: &str| {
+        let node = node(&home, name, folder.path()).server(away.url()).fingerprint(fingerprint);
+        node.start().await.expect("a join")
+    };
+    let (alice, bob) = (member("alice").await, member("bob").await);
+    let (to_bob, to_alice) = tokio::join!(alice.connect_when_present("bob"), bob.accept());
+    let (to_bob, to_alice) = (to_bob.expect("a connection"), to_alice.expect("a connection"));
+    let echoing = tokio::spawn(echo(to_alice));
+    let (mut send, mut recv) = to_bob.open_bi().await.expect("a stream");
+    said(&mut send, &mut recv, b"here").await;
+
+    let (mut of_alice, mut of_bob) = (alice.events(), bob.events());
+    let ended = tokio::task::spawn_blocking(move || (home.process.terminate(), home));
+    let moved = async |events: &mut meetpoint::Events| {
+        while !matches!(events.next().await.expect("the node lives on"), Event::Joined { again: true, .. }) {}
+    };
+    let both = async { tokio::join!(moved(&mut of_alice), moved(&mut of_bob)) };
+    tokio::time::timeout(PATIENCE, both).await.expect("they go on at the other server");
+    said(&mut send, &mut recv, b"away").await;
+    let (status, home) = ended.await.expect("it ends");
+    assert!(status.expect("in time").success());
+    let log = home.process.output().to_string();
+    assert!(log.contains("drained: nobody is here any more"), "{log}");
+    said(&mut send, &mut recv, b"gone").await;
+    echoing.abort();
 }
 
 fn registered(server: &Server) -> Vec<String> {

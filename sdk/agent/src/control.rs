@@ -391,6 +391,7 @@ impl Control {
                 stay.heard = now;
                 self.renewed(env, now, *renewal)
             }
+            (State::Member(_), ServerMessage::Draining { in_ms }) => self.drained(env, now, in_ms),
             (State::Member(stay), message) => {
                 stay.heard = now;
                 stay.message(env, message)
@@ -398,6 +399,16 @@ impl Control {
             (State::Handshake { .. }, ServerMessage::Unknown) => Step::Quiet,
             (State::Handshake { .. }, _) => self.distrust(env, now, Refusal::new(Code::OutOfOrder)),
         }
+    }
+
+    /// The server will be gone soon. Whoever knows another one goes there now, while its paths are as they were, and
+    /// comes back when the server may be there again; whoever does not stays to the end.
+    fn drained(&mut self, env: &mut Env, now: Instant, in_ms: u64) -> Step {
+        let in_time = Duration::from_millis(in_ms).min(MAX_RETRY_AFTER);
+        let Some(server) = self.servers.leave(now, now + in_time, &mut env.rng) else { return Step::Quiet };
+        self.backoff.reset();
+        self.open(env, now, server);
+        Step::Lost
     }
 
     fn welcomed(
@@ -570,7 +581,8 @@ impl Stay {
             ServerMessage::Challenge { .. }
             | ServerMessage::Welcome(_)
             | ServerMessage::Certificate(_)
-            | ServerMessage::Left => {
+            | ServerMessage::Left
+            | ServerMessage::Draining { .. } => {
                 env.counters.control_refused += 1;
                 Step::Quiet
             }

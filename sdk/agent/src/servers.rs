@@ -170,6 +170,18 @@ impl Servers {
         self.known[self.current].not_before = Some(until);
     }
 
+    /// The current server takes nobody until then: the first one of a round among the others, or `None` if there is no
+    /// other to go to.
+    pub(crate) fn leave(&mut self, now: Instant, until: Instant, rng: &mut impl Rng) -> Option<usize> {
+        let is_other_free =
+            self.known.iter().enumerate().any(|(at, known)| at != self.current && known.is_free(now));
+        if !is_other_free {
+            return None;
+        }
+        self.order(until);
+        Some(self.begin(Some(now), rng))
+    }
+
     /// The current server has asked for a little patience.
     pub(crate) fn ask_patience(&mut self, pause: Duration) {
         self.pause = self.pause.max(pause);

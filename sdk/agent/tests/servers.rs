@@ -382,3 +382,24 @@ fn a_server_that_is_heard_of_is_knocked_at_while_there_is_none() {
     }
     assert_eq!(gone_to(&mut rig).1.len(), 60);
 }
+
+#[test]
+fn who_is_told_that_the_server_drains_goes_elsewhere_if_there_is_an_elsewhere() {
+    let draining = || ServerMessage::Draining { in_ms: 10_000 };
+    let mut alone = rig(&equals(1));
+    alone.join();
+    alone.tell(draining());
+    assert!(gone_to(&mut alone).0.is_empty(), "it stays where it is");
+
+    for n in 1..20 {
+        let mut rig = rig_with(n, &equals(3), BackoffConfig::default());
+        let first = gone_to(&mut rig).0[0];
+        rig.join();
+        rig.tell(draining());
+        let next = gone_to(&mut rig).0;
+        assert!(next.len() == 1 && next[0] != first, "at once, and to another one");
+        // Not back to the one that drains, until that may be there again.
+        let round = failing_round(&mut rig);
+        assert!(round.len() == 1 && round[0] != next[0] && round[0] != first, "{round:?}");
+    }
+}

@@ -165,6 +165,11 @@ pub enum Input {
         /// The node.
         node: NodeId,
     },
+    /// The server will go away then: say so to all members, who may have somewhere else to go.
+    Drain {
+        /// When.
+        until: Instant,
+    },
     /// The server is going away: say so to everybody.
     Shutdown,
 }

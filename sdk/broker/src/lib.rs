@@ -150,6 +150,7 @@ impl Broker {
             Input::Told { cluster, text } => self.told(now, &cluster, text),
             Input::Restore { cluster, node } => self.restore(&cluster, &node),
             Input::EndSession { cluster, node } => self.end_session(now, &cluster, &node),
+            Input::Drain { until } => self.drain(now, until),
             Input::Shutdown => self.shutdown(now),
         }
     }
@@ -323,6 +324,14 @@ impl Broker {
             self.refuse(now, conn, Refusal::new(Code::UnknownCluster));
         }
         self.clusters.remove(name);
+    }
+
+    fn drain(&mut self, now: Instant, until: Instant) {
+        let message = ServerMessage::Draining { in_ms: millis(until.saturating_duration_since(now)) };
+        let frame: Arc<str> = meetpoint_proto::wire::encode(&message).into();
+        let members = self.sessions.values();
+        let sends = members.map(|conn| Output::SendFrame { conn: *conn, frame: Arc::clone(&frame) });
+        self.outputs.extend(sends);
     }
 
     fn shutdown(&mut self, now: Instant) {

@@ -351,6 +351,11 @@ pub enum ServerMessage {
     Revoked(RevocationText),
     /// Answers leave. The connection closes.
     Left,
+    /// The server will be gone then, and takes nobody new: who knows another server goes there.
+    Draining {
+        /// Milliseconds until it closes this connection.
+        in_ms: u64,
+    },
     /// The connection closes; the node may come back.
     Closing(Refusal),
     /// A message of a newer server. Ignored.

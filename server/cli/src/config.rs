@@ -148,7 +148,7 @@ pub(crate) fn complain(error: LayerError) -> ExitCode {
     }
 }
 
-fn in_one_line(error: &LayerError) -> String {
+pub(crate) fn in_one_line(error: &LayerError) -> String {
     match error {
         LayerError::Usage(error) => one_line(error),
         other => other.to_string(),

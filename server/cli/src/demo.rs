@@ -34,7 +34,7 @@ pub(crate) async fn run(args: &DemoArgs) -> Result<(), Failure> {
     let mut stage = tokio::task::spawn_blocking(move || raise_curtain(story, loopback));
     let stage = tokio::select! {
         stage = &mut stage => stage,
-        () = stop.wait() => {
+        _ = stop.wait() => {
             stopping.store(true, Ordering::Relaxed);
             stage.await
         }

@@ -4,14 +4,17 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::reload::Handle;
 
 use crate::args::LogFormat;
 
 /// Checks a level, or directives.
 pub(crate) fn level(text: &str) -> Result<String, String> {
+    // A word that is no level would be taken for the name of a module.
+    let is_sound = |part: &str| part.contains('=') || part.parse::<LevelFilter>().is_ok();
     match EnvFilter::builder().parse(directives(text)) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(_) => Err("expected off, error, warn, info, debug or trace, or directives such as \
+        Ok(_) if text.split(',').all(is_sound) => Ok(text.to_owned()),
+        _ => Err("expected off, error, warn, info, debug or trace, or directives such as \
                        warn,meetpoint_server::http=debug"
             .to_owned()),
     }
@@ -25,17 +28,36 @@ fn directives(text: &str) -> String {
     }
 }
 
-/// Begins to log.
-pub(crate) fn init(format: LogFormat, level: &str) {
+/// Changes how much is logged.
+pub(crate) type Change = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+/// Begins to log. What is given changes how much.
+pub(crate) fn init(format: LogFormat, level: &str) -> Change {
     let colours = std::io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(directives(level)))
-        .with_ansi(colours)
-        .with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_ansi(colours).with_writer(std::io::stderr);
+    let filter = EnvFilter::new(directives(level));
     match format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
+        LogFormat::Text => {
+            let builder = builder.with_env_filter(filter).with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.init();
+            change(handle)
+        }
+        LogFormat::Json => {
+            let builder = builder.json().with_env_filter(filter).with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.init();
+            change(handle)
+        }
     }
+}
+
+/// By the handle of whatever logs.
+fn change<S: 'static>(handle: Handle<EnvFilter, S>) -> Change {
+    Box::new(move |level| {
+        let filter = EnvFilter::new(directives(level));
+        handle.reload(filter).map_err(|error| format!("--log-level {level}: {error}"))
+    })
 }
 
 #[cfg(test)]

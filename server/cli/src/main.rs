@@ -23,7 +23,7 @@ mod signals;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
-use meetpoint_server::{Invocation, LayerError, Layered};
+use meetpoint_server::{ConfigSource, Fresh, Invocation, LayerError, Layered, Setting};
 
 use args::{Cli, Command};
 use exit::Failure;
@@ -40,14 +40,14 @@ fn main() -> ExitCode {
         Ok(parsed) => parsed,
         Err(error) => return config::complain(error),
     };
-    log::init(cli.log_format, &cli.log_level);
+    let set_log_level = log::init(cli.log_format, &cli.log_level);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::failed(format!("no async runtime: {error}")).report(),
     };
     let outcome = runtime.block_on(async {
         match cli.command {
-            Command::Serve(args) => serve::run(*args).await,
+            Command::Serve(args) => serve::run(*args, source(invocation, layered.settings, set_log_level)).await,
             Command::Node(args) => node::run(*args).await,
             Command::Demo(args) => demo::run(&args).await,
             Command::Tokens(args) => operator::tokens(args).await,
@@ -83,4 +83,15 @@ fn main() -> ExitCode {
 fn parse(invocation: &Invocation) -> Result<(Cli, Layered), LayerError> {
     let layered = invocation.read()?;
     Ok((Cli::from_arg_matches(&layered.matches)?, layered))
+}
+
+/// From where a running server has its configuration, and what it was at first.
+fn source(invocation: Invocation, first: Vec<Setting>, set_log_level: log::Change) -> ConfigSource {
+    let read = move || {
+        let (cli, layered) = parse(&invocation).map_err(|error| config::in_one_line(&error))?;
+        let Command::Serve(args) = cli.command else { return Err("this is no server".to_owned()) };
+        let config = args.serve.validate().map_err(|error| error.to_string())?;
+        Ok(Fresh { config, settings: layered.settings })
+    };
+    ConfigSource { first, read: Box::new(read), set_log_level }
 }

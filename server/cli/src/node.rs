@@ -39,7 +39,7 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Failure> {
     let voice = Arc::new(Voice::new(args.json, args.name.clone()));
     let node = tokio::select! {
         started = builder(&args)?.start() => started.map_err(|error| refused(&voice, error))?,
-        () = stop.wait() => return Ok(()),
+        _ = stop.wait() => return Ok(()),
     };
     let node = Arc::new(node);
     let mut tasks = JoinSet::new();
@@ -56,7 +56,7 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Failure> {
     let outcome = tokio::select! {
         outcome = narrate(events, &voice) => outcome,
         outcome = first_failure(&mut tasks) => outcome,
-        () = stop.wait() => Ok(()),
+        _ = stop.wait() => Ok(()),
     };
     node.leave().await;
     let fields = json!({ "blocked": node.socket_stats().blocked });

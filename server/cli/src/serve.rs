@@ -3,21 +3,22 @@
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 
-use meetpoint_server::{Info, Reload, Server};
+use meetpoint_server::{ConfigSource, Drain, Info, Reload, Server};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::ServeCommand;
 use crate::exit::Failure;
-use crate::signals::{Hangup, Hangups, Stop};
+use crate::signals::{Hangup, Hangups, Stop, StopSignal};
 
 mod announce;
 
-/// Serves until SIGINT or SIGTERM. SIGHUP has the certificate read again.
-pub(crate) async fn run(args: ServeCommand) -> Result<(), Failure> {
+/// Serves until SIGINT, or until it is drained after SIGTERM. SIGHUP has files read again.
+pub(crate) async fn run(args: ServeCommand, source: ConfigSource) -> Result<(), Failure> {
     let ServeCommand { serve: args, announce } = args;
     let mut stop = Stop::new()?;
     let mut hangups = Hangups::new()?;
     let config = args.validate().map_err(Failure::usage)?;
+    let drain_timeout = config.drain_timeout;
     allow_many_connections();
     let server = Server::bind(config).await.map_err(|error| match error.exit_code() {
         2 => Failure::usage(error),
@@ -26,28 +27,35 @@ pub(crate) async fn run(args: ServeCommand) -> Result<(), Failure> {
     introduce(server.info());
     // Whatever ends the server ends its announcements.
     let _announcing = announce::start(&announce, server.info());
-    let reload = server.reload();
+    server.set_source(source);
+    let (reload, drain) = (server.reload(), server.drain());
+    let drain = (!drain_timeout.is_zero()).then_some(drain);
     let shutdown = CancellationToken::new();
     let ended = tokio::spawn(server.run(shutdown.clone()));
     tokio::pin!(ended);
     let outcome = tokio::select! {
         outcome = &mut ended => outcome,
-        () = told_to_stop(&mut stop, &mut hangups, &reload) => {
+        () = told_to_stop(&mut stop, &mut hangups, (&reload, drain.as_ref())) => {
             shutdown.cancel();
             // A second signal does not wait for the nodes' goodbyes.
             tokio::select! {
                 outcome = &mut ended => outcome,
-                () = stop.wait() => return Err(Failure::failed("interrupted while shutting down")),
+                _ = stop.wait() => return Err(Failure::failed("interrupted while shutting down")),
             }
         }
     };
     outcome.map_err(|error| Failure::failed(format!("the server broke: {error}")))?.map_err(Failure::failed)
 }
 
-async fn told_to_stop(stop: &mut Stop, hangups: &mut Hangups, reload: &Reload) {
+/// Waits until the server is to end at once. A first SIGTERM only has it drained.
+async fn told_to_stop(stop: &mut Stop, hangups: &mut Hangups, (reload, drain): (&Reload, Option<&Drain>)) {
+    let mut drain = drain;
     loop {
         tokio::select! {
-            () = stop.wait() => return,
+            signal = stop.wait() => match (signal, drain.take()) {
+                (StopSignal::Terminate, Some(drain)) => drain.begin(),
+                (StopSignal::Terminate | StopSignal::Interrupt, _) => return,
+            },
             hangup = hangups.next() => match hangup {
                 Hangup::Reload => reload.request(),
                 Hangup::Goodbye => return,

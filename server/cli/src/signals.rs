@@ -6,6 +6,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::exit::Failure;
 
+/// Which of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StopSignal {
+    /// From a terminal: SIGINT.
+    Interrupt,
+    /// From whoever manages services: SIGTERM.
+    Terminate,
+}
+
 /// Waits for SIGINT or SIGTERM. Made before any work, so that none is lost.
 pub(crate) struct Stop {
     interrupt: Signal,
@@ -19,10 +28,10 @@ impl Stop {
         Ok(Self { interrupt: hook(SignalKind::interrupt())?, terminate: hook(SignalKind::terminate())? })
     }
 
-    pub(crate) async fn wait(&mut self) {
+    pub(crate) async fn wait(&mut self) -> StopSignal {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => StopSignal::Interrupt,
+            _ = self.terminate.recv() => StopSignal::Terminate,
         }
     }
 }

@@ -46,6 +46,10 @@ pub struct ServeArgs {
     /// environment, and that before the file. It is read again on SIGHUP and by POST /v1/reload.
     #[arg(long, env = "MEETPOINT_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// How long the server waits on the first SIGTERM, or on POST /v1/drain, for its nodes to go to another server
+    /// and for allocations to end, as in 30s. 0s ends it at once.
+    #[arg(long, env = "MEETPOINT_DRAIN_TIMEOUT", value_name = "TIME", default_value = "5s", value_parser = patience)]
+    pub drain_timeout: Duration,
 }
 
 /// Where the server listens.
@@ -306,6 +310,14 @@ fn control_addr(text: &str) -> Result<SeedAddr, String> {
 
 fn port(text: &str) -> Result<u16, String> {
     text.parse().map_err(|_| "expected a port, from 0 to 65535".to_owned())
+}
+
+/// A time, or none.
+fn patience(text: &str) -> Result<Duration, String> {
+    match text {
+        "0s" => Ok(Duration::ZERO),
+        _ => crate::limits::time(text).map_err(|error| error.to_string()),
+    }
 }
 
 fn ip(text: &str) -> Result<IpAddr, String> {

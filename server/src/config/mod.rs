@@ -88,6 +88,8 @@ pub struct ServeConfig {
     pub tls: Option<TlsFiles>,
     /// Where everything is kept.
     pub data: PathBuf,
+    /// How long those who are here are waited for when the server is to end.
+    pub drain_timeout: Duration,
     /// The broker's bounds.
     pub limits: meetpoint_broker::Limits,
     /// When seeds are asked whether they are there.
@@ -374,6 +376,7 @@ impl ServeArgs {
             viewer_token: token_file("--viewer-token-file", self.access.viewer_token_file)?,
             tls,
             data: self.data,
+            drain_timeout: self.drain_timeout,
             limits: meetpoint_broker::Limits {
                 members_per_source: self.access.nodes_per_source.get() as usize,
                 unsolicited_after: self.access.unsolicited_after,

@@ -125,6 +125,11 @@ enum End {
 /// A place at the door, or why there is none. Whose source has failed too often is let in: whether its
 /// node is a member is known only when it has signed.
 fn enter(app: &App, source: SocketAddr) -> Result<Place, Refusal> {
+    if let Some(until) = app.drain.until() {
+        let left = until.at.saturating_duration_since(Instant::now());
+        let wait_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
+        return Err(Refusal::new(Code::Shutdown).retry_after_ms(wait_ms).detail("the server is draining"));
+    }
     app.gate.enter(Some(source.ip())).ok_or_else(|| {
         let wait_ms = u64::try_from(app.turns.next(Instant::now()).as_millis()).unwrap_or(u64::MAX);
         Refusal::new(Code::ServerFull).retry_after_ms(wait_ms).detail("too many joins at once")

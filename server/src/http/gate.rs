@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::limits::Source;
@@ -10,7 +11,7 @@ use crate::limits::Source;
 /// Places, some for each source.
 pub(crate) struct Gate {
     most: usize,
-    most_of_source: usize,
+    most_of_source: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -30,7 +31,12 @@ pub(crate) struct Place {
 impl Gate {
     /// Places in all, and places for one source.
     pub(crate) fn new(most: usize, most_of_source: usize) -> Arc<Self> {
-        Arc::new(Self { most, most_of_source, state: Mutex::default() })
+        Arc::new(Self { most, most_of_source: AtomicUsize::new(most_of_source), state: Mutex::default() })
+    }
+
+    /// So many of one source from now on. Whoever has a place keeps it.
+    pub(crate) fn set_most_of_source(&self, most: usize) {
+        self.most_of_source.store(most, Ordering::Relaxed);
     }
 
     /// A place, if there is one. Without a source only all places together are counted.
@@ -42,7 +48,7 @@ impl Gate {
         }
         if let Some(source) = source {
             let of_source = state.by_source.get(&source).copied().unwrap_or(0);
-            if of_source >= self.most_of_source {
+            if of_source >= self.most_of_source.load(Ordering::Relaxed) {
                 return None;
             }
             state.by_source.insert(source, of_source + 1);

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::extract::{ConnectInfo, Request, State};
@@ -34,34 +34,56 @@ const STATE: HeaderName = HeaderName::from_static("ratelimit");
 
 /// Counts REST requests.
 pub(super) struct RestLimiter {
-    limiter: Mutex<Limiter>,
-    quota: Quota,
-    policy: HeaderValue,
+    state: Mutex<Counting>,
     #[cfg(feature = "attack-tests")]
     counts_presented_tokens: bool,
 }
 
+/// What is counted, and by which policy.
+struct Counting {
+    limiter: Limiter,
+    policy: Policy,
+    header: HeaderValue,
+}
+
+impl Counting {
+    fn new(policy: Policy) -> Self {
+        let quota = policy.quota;
+        let header = value(format!("\"rest\";q={};w={}", quota.max, quota.window.as_secs()));
+        Self { limiter: Limiter::new(policy), policy, header }
+    }
+}
+
 impl RestLimiter {
     pub(super) fn new(limits: &AccessLimits) -> Self {
-        let quota = limits.rest.quota;
-        let policy = format!("\"rest\";q={};w={}", quota.max, quota.window.as_secs());
         Self {
-            limiter: Mutex::new(Limiter::new(limits.rest)),
-            quota,
-            policy: value(policy),
+            state: Mutex::new(Counting::new(limits.rest)),
             #[cfg(feature = "attack-tests")]
             counts_presented_tokens: limits.counts_presented_tokens,
         }
     }
 
+    /// Counts by this policy. If it is another one than before, everybody begins anew.
+    pub(super) fn set_policy(&self, policy: Policy) {
+        let mut state = self.state();
+        if state.policy != policy {
+            *state = Counting::new(policy);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, Counting> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn count(&self, now: Instant, key: Key) -> Verdict {
-        self.limiter.lock().unwrap_or_else(PoisonError::into_inner).count(now, key)
+        self.state().limiter.count(now, key)
     }
 
     /// Tells the caller what he has left.
     fn tell(&self, response: &mut Response, remaining: u32, reset: Duration) {
         let state = format!("\"rest\";r={remaining};t={}", seconds(reset));
-        response.headers_mut().insert(POLICY, self.policy.clone());
+        let header = self.state().header.clone();
+        response.headers_mut().insert(POLICY, header);
         response.headers_mut().insert(STATE, value(state));
     }
 }
@@ -118,7 +140,7 @@ pub(super) async fn rest(
             response
         }
         Verdict::Refuse { wait } => {
-            let Quota { max, window } = app.limiter.quota;
+            let Quota { max, window } = app.limiter.state().policy.quota;
             let detail = format!("more than {max} requests in {} seconds", window.as_secs());
             let mut response = Problem::new(ProblemCode::RateLimited, detail).into_response();
             let headers = response.headers_mut();

@@ -64,7 +64,7 @@ async fn scrape(State(app): State<App>) -> Result<Response, Problem> {
     let gone = || Problem::new(ProblemCode::NotReady, "the server is shutting down");
     let members = app.rendezvous.query(Members::of).await?;
     let machines = app.machines.states().await.ok_or_else(gone)?;
-    let snapshot = Snapshot { machines, members, is_draining: app.shutdown.is_cancelled() };
+    let snapshot = Snapshot { machines, members, is_draining: app.drain.is_on() };
     let failed = |_| Problem::new(ProblemCode::Internal, "the metrics can't be written");
     let text = app.metrics.text(&snapshot).map_err(failed)?;
     Ok(([(CONTENT_TYPE, MEDIA_TYPE)], text).into_response())
@@ -77,6 +77,6 @@ pub(super) async fn count(State(app): State<App>, request: Request, next: Next) 
     let method = request.method().clone();
     let response = next.run(request).await;
     let route = route.as_ref().map_or(NO_ROUTE, MatchedPath::as_str);
-    app.requests.note(&method, route, response.status().as_u16(), begun.elapsed());
+    app.metrics.requests().note(&method, route, response.status().as_u16(), begun.elapsed());
     response
 }

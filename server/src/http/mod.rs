@@ -18,7 +18,9 @@ mod health;
 mod limit;
 mod metrics;
 mod nodes;
+mod operations;
 mod paths;
+pub(crate) mod plain;
 mod problem;
 mod relay;
 mod revocations;
@@ -60,9 +62,10 @@ use utoipa_axum::routes;
 use self::problem::{Problem, ProblemCode};
 use crate::api_tokens::ApiTokens;
 use crate::config::AccessLimits;
+use crate::drain::Drain;
 use crate::identity::Identity;
+use crate::live::Live;
 use crate::metrics::Metrics;
-use crate::metrics::instruments::Requests;
 use crate::rendezvous::Handle;
 use crate::seeds::me::Me;
 use crate::service::{Service, ServiceError};
@@ -97,7 +100,6 @@ pub(crate) struct AppState {
     /// All STUN machines, whether they relay or not.
     pub(crate) machines: RelayHandle,
     pub(crate) metrics: Metrics,
-    requests: Requests,
     pub(crate) api_tokens: Arc<ApiTokens>,
     pub(crate) identity: Arc<Identity>,
     pub(crate) me: Arc<Me>,
@@ -113,23 +115,27 @@ pub(crate) struct AppState {
     pub(crate) stun_ports: status::StunPorts,
     streams: events::Streams,
     readiness: health::Readiness,
+    pub(crate) plain: Arc<plain::PlainHttp>,
+    pub(crate) drain: Drain,
+    pub(crate) live: Arc<Live>,
+    /// For connections that speak HTTP.
+    pub(crate) connections: Arc<gate::Gate>,
     /// For strangers on the control channel.
     gate: Arc<gate::Gate>,
     turns: turns::Turns,
     /// What is signed and verified for those who have proven nothing.
     strangers: limit::Strangers,
     limiter: limit::RestLimiter,
-    proxies: Arc<forwarded::TrustedProxies>,
+    pub(crate) proxies: Arc<forwarded::TrustedProxies>,
 }
 
 /// What [`App::new`] takes.
 pub(crate) struct Parts {
     pub(crate) service: Arc<Service>,
     pub(crate) rendezvous: Handle,
-    pub(crate) relay: Option<RelayHandle>,
     pub(crate) machines: RelayHandle,
+    pub(crate) is_relaying: bool,
     pub(crate) metrics: Metrics,
-    pub(crate) requests: Requests,
     pub(crate) api_tokens: Arc<ApiTokens>,
     pub(crate) identity: Arc<Identity>,
     pub(crate) me: Arc<Me>,
@@ -141,8 +147,9 @@ pub(crate) struct Parts {
     pub(crate) stun_probe: std::net::SocketAddr,
     /// As everybody may know them.
     pub(crate) stun_ports: status::StunPorts,
+    pub(crate) drain: Drain,
+    pub(crate) live: Arc<Live>,
     pub(crate) limits: AccessLimits,
-    pub(crate) proxies: Arc<forwarded::TrustedProxies>,
 }
 
 impl App {
@@ -150,10 +157,9 @@ impl App {
         let Parts {
             service,
             rendezvous,
-            relay,
             machines,
+            is_relaying,
             metrics,
-            requests,
             api_tokens,
             identity,
             me,
@@ -163,16 +169,16 @@ impl App {
             halt,
             stun_probe,
             stun_ports,
+            drain,
+            live,
             limits,
-            proxies,
         } = parts;
         Self(Arc::new(AppState {
             service,
             rendezvous,
-            relay,
+            relay: is_relaying.then(|| machines.clone()),
             machines,
             metrics,
-            requests,
             api_tokens,
             identity,
             me,
@@ -185,9 +191,13 @@ impl App {
             stun_ports,
             streams: events::Streams::new(),
             readiness: health::Readiness::default(),
+            plain: Arc::default(),
+            drain,
+            live,
+            connections: gate::Gate::new(serve::MAX_CONNECTIONS, limits.connections_per_source),
             gate: gate::Gate::new(MAX_STRANGERS, limits.joins_per_source),
             limiter: limit::RestLimiter::new(&limits),
-            proxies,
+            proxies: Arc::new(forwarded::TrustedProxies::new(limits.trusted_proxies)),
             turns: turns::Turns::default(),
             strangers: limit::Strangers::default(),
         }))
@@ -244,6 +254,8 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(api_tokens::drop_before))
         .routes(routes!(events::watch))
         .routes(routes!(events::create_ticket))
+        .routes(routes!(operations::reload))
+        .routes(routes!(operations::drain))
         .routes(routes!(audit::list))
         .routes(routes!(relay::create_credentials))
         .routes(routes!(relay::users::list))

@@ -13,6 +13,7 @@ use meetpoint_proto::Code;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::health::Check;
 use crate::rendezvous::Gone;
 use crate::service::ServiceError;
 use crate::store::StoreError;
@@ -107,6 +108,7 @@ problems! {
     UrlTooLong = URI_TOO_LONG, "url_too_long", "keep path and query under 4 KiB";
     HeadersTooLarge = REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", "keep all headers together under 32 KiB";
     UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "send the body as `Content-Type: application/json`";
+    ConfigRefused = UNPROCESSABLE_ENTITY, "config_refused", "nothing was changed: put right what the detail names, then reload again";
     Invalid = UNPROCESSABLE_ENTITY, "invalid", "the detail names the field and what it may be";
     UpgradeRequired = UPGRADE_REQUIRED, "upgrade_required", "this path speaks WebSocket (RFC 6455) over HTTP/1.1";
     RateLimited = TOO_MANY_REQUESTS, "rate_limited", "wait as many seconds as Retry-After says; RateLimit-Policy says how many requests are allowed";
@@ -137,6 +139,9 @@ pub(crate) struct Problem {
     code: &'static str,
     /// What to do about it.
     hint: &'static str,
+    /// What was tried, where that is what it is about.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    checks: Vec<Check>,
 }
 
 impl Problem {
@@ -149,7 +154,13 @@ impl Problem {
             detail: shortened(detail.into()),
             code: code.as_str(),
             hint: code.hint(),
+            checks: Vec::new(),
         }
+    }
+
+    /// With what was tried.
+    pub(super) fn checks(self, checks: Vec<Check>) -> Self {
+        Self { checks, ..self }
     }
 
     /// A detail may quote what was sent, for example the name of a field that there is none of. JSON
@@ -226,6 +237,11 @@ impl From<ServiceError> for Problem {
             }
             ServiceError::BackupFile(_) => ProblemCode::Storage,
             ServiceError::Random(_) => ProblemCode::Internal,
+            ServiceError::CredentialFile(error) | ServiceError::ApiTokenFile(error)
+                if error.is_for_space() =>
+            {
+                ProblemCode::DiskFull
+            }
             ServiceError::CredentialFile(_) | ServiceError::ApiTokenFile(_) => ProblemCode::Storage,
             ServiceError::Store(StoreError::Full) => ProblemCode::DiskFull,
             ServiceError::Store(StoreError::Busy) => ProblemCode::Overloaded,

@@ -6,7 +6,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -28,11 +28,12 @@ use tracing::{debug, trace, warn};
 
 use super::forwarded::TrustedProxies;
 use super::gate::Gate;
+use super::plain::PlainHttp;
 use super::stall::Unstalled;
 
 /// Connections that speak HTTP at once: as many nodes as the broker takes may come back together, and the
 /// operator still gets through.
-const MAX_CONNECTIONS: usize = 22_000;
+pub(super) const MAX_CONNECTIONS: usize = 22_000;
 /// TLS handshakes at once: each costs the processor about a millisecond of signing.
 const MAX_TLS_HANDSHAKES: usize = 256;
 /// From accept to the end of the TLS handshake.
@@ -59,9 +60,11 @@ type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 pub(crate) struct Listener {
     pub(crate) socket: TcpListener,
     pub(crate) tls: Arc<rustls::ServerConfig>,
+    /// Who comes without it.
+    pub(crate) plain: Arc<PlainHttp>,
     pub(crate) router: Router,
-    /// Each source's connections that speak HTTP.
-    pub(crate) per_source: usize,
+    /// Of all sources' connections that speak HTTP.
+    pub(crate) gate: Arc<Gate>,
     /// Those carry the connections of many, and are counted in all only.
     pub(crate) proxies: Arc<TrustedProxies>,
     /// For the head of a request, and so for an idle connection that is kept.
@@ -76,6 +79,7 @@ pub(crate) struct Listener {
 #[derive(Clone)]
 struct Shared {
     tls: TlsAcceptor,
+    plain: Arc<PlainHttp>,
     handshakes: Arc<Semaphore>,
     router: Router,
     head_timeout: Duration,
@@ -85,9 +89,9 @@ struct Shared {
 impl Listener {
     /// Accepts until told to stop.
     pub(crate) async fn run(self) {
-        let gate = Gate::new(MAX_CONNECTIONS, self.per_source);
         let shared = Shared {
             tls: TlsAcceptor::from(self.tls),
+            plain: self.plain,
             handshakes: Arc::new(Semaphore::new(MAX_TLS_HANDSHAKES)),
             router: self.router,
             head_timeout: self.head_timeout,
@@ -107,13 +111,13 @@ impl Listener {
                 }
             };
             let is_proxy = self.proxies.has(source.ip());
-            let Some(place) = gate.enter((!is_proxy).then(|| source.ip())) else {
+            let Some(place) = self.gate.enter((!is_proxy).then(|| source.ip())) else {
                 debug!(%source, "too many connections; one was closed unheard");
                 continue;
             };
             let (shared, halt) = (shared.clone(), self.halt.clone());
             self.tasks.spawn(async move {
-                let served = halt.run_until_cancelled(shared.serve(stream, source)).await;
+                let served = halt.run_until_cancelled(shared.serve(stream, source, is_proxy)).await;
                 if let Some(Err(error)) = served {
                     trace!(%source, %error, "a connection ended");
                 }
@@ -124,7 +128,7 @@ impl Listener {
 }
 
 impl Shared {
-    async fn serve(self, stream: TcpStream, source: SocketAddr) -> io::Result<()> {
+    async fn serve(self, stream: TcpStream, source: SocketAddr, is_proxy: bool) -> io::Result<()> {
         // Control messages are small and must not wait for each other.
         stream.set_nodelay(true)?;
         let arrived_at = ArrivedAt(stream.local_addr()?);
@@ -132,6 +136,9 @@ impl Shared {
             () = self.stop.cancelled() => return Ok(()),
             opened = timeout(HANDSHAKE_TIMEOUT, self.open(stream)) => opened.map_err(io::Error::from)??,
         };
+        if !is_proxy && matches!(stream, Either::Left(_)) {
+            self.plain.note(Instant::now(), source.ip());
+        }
         let router = self.router;
         let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(ConnectInfo(source));

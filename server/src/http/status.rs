@@ -99,7 +99,7 @@ pub(super) async fn status(State(app): State<App>) -> Result<Json<Status>, Probl
     Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION"),
         effective: effective.as_str(),
-        warnings: warnings(&app.warnings, effective),
+        warnings: warnings(&app, effective),
         seed_key: app.me.public_key().to_string(),
         stun: app.stun_ports,
         uptime_ms: u64::try_from(app.started.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -124,14 +124,16 @@ fn clusters(app: &App) -> Result<BTreeMap<ClusterName, ClusterStatus>, Problem> 
     all.map(status).collect()
 }
 
-/// Those of the start, but for the one about the cluster: that may have become another meanwhile.
-fn warnings(at_start: &[Warning], effective: EffectiveNetwork) -> Vec<StatusWarning> {
+/// Those of the start, but for the one about the cluster: that may have become another meanwhile. And what was
+/// noticed since.
+fn warnings(app: &App, effective: EffectiveNetwork) -> Vec<StatusWarning> {
     let (of_cluster, others): (Vec<&Warning>, Vec<&Warning>) =
-        at_start.iter().partition(|warning| matches!(warning, Warning::PrivateOnly { .. }));
+        app.warnings.iter().partition(|warning| matches!(warning, Warning::PrivateOnly { .. }));
     let private_only = Warning::PrivateOnly { no_seed: false };
     let of_cluster = of_cluster.first().copied().unwrap_or(&private_only);
     let holds = (effective == EffectiveNetwork::Private).then_some(of_cluster);
-    holds.into_iter().chain(others).map(StatusWarning::from).collect()
+    let plain = app.plain.is_seen().then_some(&Warning::PlainHttp);
+    holds.into_iter().chain(others).chain(plain).map(StatusWarning::from).collect()
 }
 
 impl From<&Warning> for StatusWarning {

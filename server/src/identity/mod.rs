@@ -28,7 +28,7 @@ use thiserror::Error;
 use crate::config::{ConfigError, TlsFiles, read_file};
 use crate::data_dir::{DataDir, DataError};
 
-pub(crate) use reload::Reloader;
+pub(crate) use reload::{Reloader, repin};
 
 /// Where the self-signed identity is kept.
 const DIR: &str = "tls";
@@ -172,12 +172,7 @@ impl Identity {
     pub(crate) fn reload(&self) -> Result<Reloaded, ReloadError> {
         // Before reading: a file that changes meanwhile has another stamp at the next look.
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = stamps(&self.files);
-        let cert = read(&self.files.cert)?;
-        let key = read(&self.files.key)?;
-        let next = assemble(&cert, &key).map_err(|fault| match fault {
-            Fault::Cert(reason) => ReloadError { path: self.files.cert.clone(), reason },
-            Fault::Key(reason) => ReloadError { path: self.files.key.clone(), reason },
-        })?;
+        let next = self.read_again()?;
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let (before, after) = (current.fingerprint, next.fingerprint);
         let reloaded = if before != after {
@@ -189,6 +184,20 @@ impl Identity {
         };
         *current = next;
         Ok(reloaded)
+    }
+
+    /// Whether [`Self::reload`] would take what the files hold.
+    pub(crate) fn check(&self) -> Result<(), ReloadError> {
+        self.read_again().map(drop)
+    }
+
+    fn read_again(&self) -> Result<Current, ReloadError> {
+        let cert = read(&self.files.cert)?;
+        let key = read(&self.files.key)?;
+        assemble(&cert, &key).map_err(|fault| match fault {
+            Fault::Cert(reason) => ReloadError { path: self.files.cert.clone(), reason },
+            Fault::Key(reason) => ReloadError { path: self.files.key.clone(), reason },
+        })
     }
 
     /// True if a file is not the one that was read last.

@@ -56,17 +56,21 @@ fn tell(outcome: Result<Reloaded, ReloadError>, is_asked: bool, data: &DataDir) 
         Ok(Reloaded::Same) if is_asked => info!("the certificate was read again and is the same"),
         Ok(Reloaded::Same) => {}
         Ok(Reloaded::Renewed) => info!("the certificate was renewed; new connections get the new one"),
-        Ok(Reloaded::Rekeyed { before, after }) => {
-            warn!(
-                %before, %after,
-                "the certificate was replaced by one with ANOTHER KEY: nodes whose join token carries the old \
-                 fingerprint refuse this server until they are given a new token"
-            );
-            if let Err(error) = secrets::repin_join_token(data, after) {
-                error!(%error, "the stored join token still carries the old fingerprint");
-            }
-        }
+        Ok(reloaded @ Reloaded::Rekeyed { .. }) => repin(reloaded, data),
         Err(error) => error!(%error, "the certificate was not read again; the one in use stays"),
+    }
+}
+
+/// After another key: says so, and writes it into the stored join token.
+pub(crate) fn repin(reloaded: Reloaded, data: &DataDir) {
+    let Reloaded::Rekeyed { before, after } = reloaded else { return };
+    warn!(
+        %before, %after,
+        "the certificate was replaced by one with ANOTHER KEY: nodes whose join token carries the old \
+         fingerprint refuse this server until they are given a new token"
+    );
+    if let Err(error) = secrets::repin_join_token(data, after) {
+        error!(%error, "the stored join token still carries the old fingerprint");
     }
 }
 

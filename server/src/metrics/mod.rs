@@ -31,6 +31,7 @@ const PREFIX: &str = "meetpoint";
 /// The instruments, and what else is needed for an answer.
 pub(crate) struct Metrics {
     standing: Registry,
+    requests: Requests,
     data: PathBuf,
     started_unix_s: u64,
 }
@@ -79,7 +80,7 @@ impl Members {
 impl Metrics {
     /// Takes the instruments of all parts.
     pub(crate) fn new(
-        (sqlite, lag, meetings, requests): (&SqliteTimes, &StreamLag, &Meetings, &Requests),
+        (sqlite, lag, meetings): (&SqliteTimes, &StreamLag, &Meetings),
         data: PathBuf,
         started_unix_s: u64,
     ) -> Self {
@@ -89,8 +90,19 @@ impl Metrics {
         sqlite.register(&mut standing);
         lag.register(&mut standing);
         meetings.register(&mut standing);
+        let requests = Requests::default();
         requests.register(&mut standing);
-        Self { standing, data, started_unix_s }
+        Self { standing, requests, data, started_unix_s }
+    }
+
+    /// Where requests are counted.
+    pub(crate) fn requests(&self) -> &Requests {
+        &self.requests
+    }
+
+    /// The data directory.
+    pub(crate) fn data(&self) -> &std::path::Path {
+        &self.data
     }
 
     /// All of it as text.
@@ -115,3 +127,6 @@ impl Metrics {
         Ok(text)
     }
 }
+
+#[cfg(test)]
+mod tests;

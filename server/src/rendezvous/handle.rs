@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
+use crate::config::AccessLimits;
 use meetpoint_broker::{Broker, ConnId};
 use meetpoint_proto::wire::{ClientMessage, DecodeError, RevocationText, ServerMessage};
 use meetpoint_proto::{ClusterName, NodeId};
@@ -43,6 +45,8 @@ pub(super) enum Request {
     Told { cluster: ClusterName, text: RevocationText },
     Restore { cluster: ClusterName, node: NodeId },
     EndSession { cluster: ClusterName, node: NodeId },
+    Limits(Box<AccessLimits>),
+    Drain { deadline: Instant },
     Query(Query),
 }
 
@@ -103,6 +107,16 @@ impl Handle {
     /// Ends a node's session, if it has one: it is to join anew.
     pub(crate) async fn end_session(&self, cluster: ClusterName, node: NodeId) -> Result<(), Gone> {
         self.send(Request::EndSession { cluster, node }).await
+    }
+
+    /// Counts by these limits from now on.
+    pub(crate) async fn set_limits(&self, limits: AccessLimits) -> Result<(), Gone> {
+        self.send(Request::Limits(Box::new(limits))).await
+    }
+
+    /// Tells all members that the server ends then, so that they can go elsewhere.
+    pub(crate) async fn drain(&self, deadline: Instant) -> Result<(), Gone> {
+        self.send(Request::Drain { deadline }).await
     }
 
     /// Asks the broker something. The question must be quick: the loop waits for it.

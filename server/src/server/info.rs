@@ -24,6 +24,8 @@ pub struct Info {
     pub url: String,
     /// The STUN servers, as nodes are told.
     pub stun: Vec<StunServer>,
+    /// The bound address of the listener for metrics, if there is one.
+    pub metrics: Option<SocketAddr>,
     /// Where STUN and TURN are answered over TCP.
     pub stun_tcp: Vec<SocketAddr>,
     /// Where they are answered over TLS.

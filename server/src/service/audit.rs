@@ -99,6 +99,8 @@ macro_rules! actions {
 actions! {
     ServerStart = "server.start";
     ServerStop = "server.stop";
+    Reload = "server.reload";
+    Drain = "server.drain";
     JoinRefuse = "join.refuse";
     NodeRemove = "node.remove";
     NodeRestore = "node.restore";

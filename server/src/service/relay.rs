@@ -170,6 +170,11 @@ impl Service {
         Ok(self.keyring.keys.borrow().secrets.mint(user, expires_unix_s))
     }
 
+    /// Credentials that end before anybody could replace the secret for good: nothing is stored for them.
+    pub(crate) fn mint_for_probe(&self, user: &str, expires_unix_s: u64) -> (String, String) {
+        self.keyring.keys.borrow().secrets.mint(user, expires_unix_s)
+    }
+
     /// Mints credentials for an operator. They are noted, outside the lock under which secrets change:
     /// those of many callers go into one commit.
     pub(crate) async fn mint_for_operator(

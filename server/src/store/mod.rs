@@ -41,8 +41,8 @@ const READERS: u32 = 4;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Before it a write-ahead log could be corrupted (SQLite's own notes on 3.51.3).
 const MIN_SQLITE: (u32, u32, u32) = (3, 51, 3);
-/// SQLITE_FULL.
-const CODE_FULL: &str = "13";
+/// What SQLite says when there is no space: SQLITE_FULL, and SQLITE_IOERR_SHMSIZE where the log's index can't grow.
+const CODES_FULL: [&str; 2] = ["13", "4874"];
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 
@@ -70,7 +70,7 @@ pub(crate) enum StoreError {
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         let code = error.as_database_error().and_then(|error| error.code());
-        if code.is_some_and(|code| code == CODE_FULL) {
+        if code.is_some_and(|code| CODES_FULL.contains(&&*code)) {
             return Self::Full;
         }
         Self::Database(Arc::new(error))

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use meetpoint_turn::{ListenerId, ShardId, ShardMessage};
+use meetpoint_turn::{ListenerId, RelayPolicy, ShardId, ShardMessage};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc;
 
@@ -40,6 +40,8 @@ pub(crate) enum Message {
     Broker(StunRequest),
     /// From the operator.
     Inspect(Inspection),
+    /// How to relay from now on.
+    Policy(Box<RelayPolicy>),
     /// Packets from a client of another shard to clients of this one.
     Inside(Batch),
     /// From another shard's machine.

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use meetpoint_turn::{Counters, Input, Session, SessionId, StunServer, Traffic, Transport};
+use meetpoint_turn::{Counters, Input, RelayPolicy, Session, SessionId, StunServer, Traffic, Transport};
 use tokio::sync::oneshot;
 
 use super::inbox::{Inbox, Inboxes, Message};
@@ -115,6 +115,14 @@ impl RelayHandle {
             all.push(asked(inbox, |reply| Inspection::State { reply }).await?);
         }
         Some(all)
+    }
+
+    /// Has all shards relay by this from now on.
+    pub(crate) async fn set_policy(&self, policy: &RelayPolicy) {
+        for inbox in self.0.iter() {
+            // A shard that is gone ends the server.
+            let _ = inbox.send(Message::Policy(Box::new(policy.clone()))).await;
+        }
     }
 
     /// Whether there was such a session. Nothing if the server is going away.

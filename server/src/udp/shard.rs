@@ -263,6 +263,7 @@ impl Serving {
                 }
                 Some(Message::FromShard(message)) => self.machine.handle(now, Input::FromShard(message)),
                 Some(Message::Adopt(socket, message)) => self.adopt(now, socket, message),
+                Some(Message::Policy(policy)) => self.machine.handle(now, Input::Policy(policy)),
                 Some(Message::Inspect(inspection)) => inspection.answer(&mut self.machine),
                 Some(Message::Stream(input)) => self.stream(now, input),
             }

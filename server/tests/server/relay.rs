@@ -105,6 +105,11 @@ impl Client {
         self.receive().await
     }
 
+    /// Ends its allocation.
+    pub(crate) async fn release(&mut self) {
+        assert_eq!(self.ask(REFRESH, &[(attr::LIFETIME, &[0; 4])], None).await.0, Class::Success);
+    }
+
     /// The error in the answer to a Refresh, if there is one.
     pub(crate) async fn refresh(&mut self) -> Option<u16> {
         let answer = self.signed(REFRESH, &[], None).await;

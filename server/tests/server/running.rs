@@ -4,19 +4,26 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
-use meetpoint_server::{Info, Reload, RunError, ServeArgs, ServeConfig, Server, StartError};
+use meetpoint_server::{
+    ConfigSource, Drain, Info, Reload, RunError, ServeArgs, ServeConfig, Server, StartError,
+};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 #[derive(Parser)]
-struct Cli {
+pub(crate) struct Cli {
     #[command(flatten)]
-    serve: ServeArgs,
+    pub(crate) serve: ServeArgs,
 }
 
 /// Loopback, free ports, this data directory, and these flags.
 pub(crate) fn args(data: &Path, flags: &[&str]) -> Result<ServeArgs, clap::Error> {
+    Cli::try_parse_from(line(data, flags)).map(|cli| cli.serve)
+}
+
+/// The same as a command line.
+pub(crate) fn line(data: &Path, flags: &[&str]) -> impl Iterator<Item = String> {
     let data = data.to_str().unwrap();
     let base =
         ["serve", "--http", "127.0.0.1:0", "--stun", "127.0.0.1:0", "--stun-alt-port", "0", "--data", data];
@@ -24,7 +31,7 @@ pub(crate) fn args(data: &Path, flags: &[&str]) -> Result<ServeArgs, clap::Error
     let given = |flag: &str| flags.contains(&flag);
     let base = base[1..].chunks(2).filter(|pair| !given(pair[0])).flatten();
     let line = std::iter::once("serve").chain(base.copied()).chain(flags.iter().copied());
-    Cli::try_parse_from(line).map(|cli| cli.serve)
+    line.map(str::to_owned).collect::<Vec<_>>().into_iter()
 }
 
 /// As [`args`], validated. No seed is asked whether it is there: it may be a stranger's address.
@@ -38,6 +45,7 @@ pub(crate) fn config(data: &Path, flags: &[&str]) -> ServeConfig {
 pub(crate) struct Running {
     pub(crate) info: Info,
     pub(crate) reload: Reload,
+    pub(crate) drain: Drain,
     data: PathBuf,
     stop: CancellationToken,
     task: JoinHandle<Result<(), RunError>>,
@@ -45,12 +53,23 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) async fn start(config: ServeConfig) -> Result<Self, StartError> {
+        Self::start_from(config, None).await
+    }
+
+    /// With a configuration that can be read again.
+    pub(crate) async fn start_from(
+        config: ServeConfig,
+        source: Option<ConfigSource>,
+    ) -> Result<Self, StartError> {
         let data = config.data.clone();
         let server = Server::bind(config).await?;
-        let (info, reload) = (server.info().clone(), server.reload());
+        if let Some(source) = source {
+            server.set_source(source);
+        }
+        let (info, reload, drain) = (server.info().clone(), server.reload(), server.drain());
         let stop = CancellationToken::new();
         let task = tokio::spawn(server.run(stop.clone()));
-        Ok(Self { info, reload, data, stop, task })
+        Ok(Self { info, reload, drain, data, stop, task })
     }
 
     /// In a fresh directory, which lives as long as what is returned.
@@ -71,6 +90,11 @@ impl Running {
     pub(crate) fn viewer_token(&self) -> String {
         let file = std::fs::read_to_string(self.data.join("viewer-token")).unwrap();
         file.trim().to_owned()
+    }
+
+    /// Waits until it ends by itself.
+    pub(crate) async fn ended(self) -> Result<(), RunError> {
+        self.task.await.unwrap()
     }
 
     /// Asks it to end, and waits.

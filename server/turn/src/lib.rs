@@ -101,7 +101,7 @@ pub use meetpoint_stun::{
 };
 pub use relay::{
     ByteRate, Cidr, DEFAULT_PORTS, Head, MAX_LIFETIME, MAX_PEER_BLOCKS, ParseCidrError, Relay, RelayConfig,
-    RelayId, RelayIp, RelayLimits, Session, SessionId, ShardMessage,
+    RelayId, RelayIp, RelayLimits, RelayPolicy, Session, SessionId, ShardMessage,
 };
 pub use server::{Input, MAX_OUTPUTS, Output, StunServer};
 pub use shared::{MAX_SHARDS, ShardId, Shared};

@@ -21,7 +21,8 @@ use crate::credentials::Secrets;
 use crate::dialback::{DialBacks, Probe, is_one_host};
 use crate::message::{BINDING, Class, Message, ParseError, SEND, TransactionId};
 use crate::relay::{
-    Datagram, Due, Icmp, Relay, RelayId, Relays, Session, SessionId, ShardMessage, Told, is_turn_request,
+    Datagram, Due, Icmp, Relay, RelayId, RelayPolicy, Relays, Session, SessionId, ShardMessage, Told,
+    is_turn_request,
 };
 use crate::shared::{ShardId, Shared};
 use crate::users::Users;
@@ -124,6 +125,8 @@ pub enum Input<'a> {
         /// Its client.
         source: SocketAddr,
     },
+    /// Relay by this from now on. For every shard; each change is heard by all of them soon after one another.
+    Policy(Box<RelayPolicy>),
     /// What another shard said by [`Output::ToShard`].
     FromShard(ShardMessage),
 }
@@ -289,6 +292,11 @@ impl StunServer {
             Input::Parted { node } => {
                 if let Some(relays) = &mut self.relays {
                     relays.part(node);
+                }
+            }
+            Input::Policy(policy) => {
+                if let Some(relays) = &mut self.relays {
+                    relays.set_policy(*policy);
                 }
             }
             Input::FromShard(message) => self.shard_message(now, message),

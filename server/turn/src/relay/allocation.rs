@@ -13,6 +13,7 @@ use crate::counters::Traffic;
 use crate::defence::Defences;
 use crate::holder::Holder;
 use crate::message::TransactionId;
+use crate::relay::RelayLimits;
 use crate::relay::icmp;
 use crate::relay::mobility::{MobilitySecret, NewPlace};
 use crate::relay::owners::Parity;
@@ -167,15 +168,20 @@ impl Allocation {
     }
 
     /// Installs or renews permissions: all or none of them.
-    pub(crate) fn permit(&mut self, now: Instant, peers: &[SocketAddr]) -> Result<(), Denial> {
+    pub(crate) fn permit(
+        &mut self,
+        now: Instant,
+        peers: &[SocketAddr],
+        limits: &RelayLimits,
+    ) -> Result<(), Denial> {
         self.prune(now);
-        Ok(self.install(now, peers)?)
+        Ok(self.install(now, peers, limits)?)
     }
 
-    fn install(&mut self, now: Instant, peers: &[SocketAddr]) -> Result<(), Quota> {
+    fn install(&mut self, now: Instant, peers: &[SocketAddr], limits: &RelayLimits) -> Result<(), Quota> {
         let places = |all: &[Permission], peer: &SocketAddr| all.binary_search_by(|p| p.peer.cmp(peer));
         let added = peers.iter().filter(|peer| places(&self.permissions, peer).is_err()).count();
-        self.seat.take_permissions(added)?;
+        self.seat.take_permissions(added, limits)?;
         self.permissions.reserve_exact(added);
         let expires = now + PERMISSION_LIFETIME;
         for peer in peers {
@@ -202,6 +208,7 @@ impl Allocation {
         number: u16,
         peer: SocketAddr,
         permission: SocketAddr,
+        limits: &RelayLimits,
     ) -> Result<(), Denial> {
         self.prune(now);
         let expires = now + CHANNEL_LIFETIME;
@@ -209,12 +216,12 @@ impl Allocation {
         let peer_place = self.by_peer.binary_search_by(|(p, _)| p.cmp(&peer));
         match (place, peer_place) {
             (Ok(at), Ok(_)) if self.channels[at].peer == peer => {
-                self.install(now, &[permission])?;
+                self.install(now, &[permission], limits)?;
                 self.channels[at].expires = expires;
             }
             (Err(at), Err(peer_at)) => {
-                self.seat.take_channel()?;
-                if let Err(quota) = self.install(now, &[permission]) {
+                self.seat.take_channel(limits)?;
+                if let Err(quota) = self.install(now, &[permission], limits) {
                     self.seat.keep(self.permissions.len(), self.channels.len());
                     return Err(quota.into());
                 }

@@ -212,6 +212,19 @@ impl Default for RelayLimits {
     }
 }
 
+/// What can change while a server relays: how much is given to whom, and who may be a peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayPolicy {
+    /// How much.
+    pub limits: RelayLimits,
+    /// Peers that are allowed although the rules deny them.
+    pub allow: Vec<Cidr>,
+    /// Peers that are denied, whatever else is said.
+    pub deny: Vec<Cidr>,
+    /// The server waits for its end: what there is goes on and is refreshed, and there are no new allocations.
+    pub is_draining: bool,
+}
+
 impl RelayLimits {
     const fn is_usable(&self) -> bool {
         self.allocations_per_user > 0

@@ -60,6 +60,11 @@ impl PeerRules {
         }
     }
 
+    /// Takes other lists.
+    pub(crate) fn set_lists(&mut self, allow: Vec<Cidr>, deny: Vec<Cidr>) {
+        (self.allow, self.deny) = (allow, deny);
+    }
+
     /// What a permission for this peer is for: his address, or, at this server's own, the one
     /// relayed address.
     #[inline]

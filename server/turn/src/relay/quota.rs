@@ -16,7 +16,7 @@ use siphasher::sip::SipHasher13;
 use crate::answer::TurnError;
 use crate::defence::{Defence, Defences};
 use crate::relay::hash::{self, source_hash, user_hash};
-use crate::relay::rate::{Account, Meter, Meters, Prepaid, Spent};
+use crate::relay::rate::{Account, Meters, Prepaid, Spent};
 use crate::relay::{MAX_ALLOCATIONS, RelayLimits};
 
 /// What somebody has enough of.
@@ -97,12 +97,12 @@ enum Unsettled {
 }
 
 /// Something of which there is a number.
+#[derive(Default)]
 struct Stock {
     used: AtomicU32,
-    limit: u32,
 }
 
-/// What all shards count together.
+/// What all shards count together. How much there may be each shard is told, and may be told anew.
 pub(crate) struct Quotas {
     limits: RelayLimits,
     /// Users choose names and sources: without the key they cannot choose their places.
@@ -125,26 +125,19 @@ pub(crate) struct Seat {
 
 impl Quotas {
     pub(crate) fn new(limits: RelayLimits, hasher: SipHasher13) -> Self {
-        let stock = |limit| Stock { used: AtomicU32::new(0), limit };
         Self {
             limits,
             hasher,
             holders: Mutex::default(),
-            permissions: stock(limits.permissions_total),
-            channels: stock(limits.channels_total),
+            permissions: Stock::default(),
+            channels: Stock::default(),
             server: Account::default(),
         }
     }
 
-    /// The rates, for one shard.
-    pub(crate) fn meters(&self) -> Meters {
-        Meters {
-            allocation: Meter::new(self.limits.rate),
-            user: Meter::new(self.limits.rate_per_user),
-            source: Meter::new(self.limits.rate_per_source),
-            server: Meter::new(self.limits.rate_total),
-            prepaid: Prepaid::default(),
-        }
+    /// What holds until something else is said.
+    pub(crate) const fn limits(&self) -> &RelayLimits {
+        &self.limits
     }
 
     /// Takes a seat, unless somebody has enough.
@@ -153,6 +146,7 @@ impl Quotas {
         user: &str,
         source: SocketAddr,
         now_ns: u64,
+        limits: &RelayLimits,
         defences: Defences,
     ) -> Result<Seat, Quota> {
         let source = source_key(source);
@@ -164,13 +158,13 @@ impl Quotas {
         let known_user = users.find(user_hash, |holder| *holder.name == *user);
         let known_source = sources.find(source_hash, |holder| holder.name == source);
         if defences.stand(Defence::Quotas) {
-            if known_user.is_some_and(|user| user.count() >= self.limits.allocations_per_user) {
+            if known_user.is_some_and(|user| user.count() >= limits.allocations_per_user) {
                 return Err(Quota::User);
             }
-            if known_source.is_some_and(|source| source.count() >= self.limits.allocations_per_source) {
+            if known_source.is_some_and(|source| source.count() >= limits.allocations_per_source) {
                 return Err(Quota::Source);
             }
-            if *allocations >= self.max_allocations() {
+            if *allocations >= limits.allocations.min(MAX_ALLOCATIONS) {
                 return Err(Quota::Server);
             }
         }
@@ -278,8 +272,8 @@ impl<N> Holder<N> {
 }
 
 impl Stock {
-    fn take(&self, count: u16) -> bool {
-        let next = |used: u32| used.checked_add(count.into()).filter(|used| *used <= self.limit);
+    fn take(&self, count: u16, limit: u32) -> bool {
+        let next = |used: u32| used.checked_add(count.into()).filter(|used| *used <= limit);
         self.used.try_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
     }
 
@@ -316,10 +310,9 @@ impl Seat {
     }
 
     /// Takes so many permissions more, or none.
-    pub(crate) fn take_permissions(&mut self, count: usize) -> Result<(), Quota> {
-        let limits = &self.quotas.limits;
+    pub(crate) fn take_permissions(&mut self, count: usize, limits: &RelayLimits) -> Result<(), Quota> {
         let more = grown(self.permissions, count, limits.permissions).ok_or(Quota::Permissions)?;
-        if !self.quotas.permissions.take(more - self.permissions) {
+        if !self.quotas.permissions.take(more - self.permissions, limits.permissions_total) {
             return Err(Quota::Permissions);
         }
         self.permissions = more;
@@ -327,9 +320,9 @@ impl Seat {
     }
 
     /// Takes a channel more, if there is one.
-    pub(crate) fn take_channel(&mut self) -> Result<(), Quota> {
-        let more = grown(self.channels, 1, self.quotas.limits.channels).ok_or(Quota::Channels)?;
-        if !self.quotas.channels.take(1) {
+    pub(crate) fn take_channel(&mut self, limits: &RelayLimits) -> Result<(), Quota> {
+        let more = grown(self.channels, 1, limits.channels).ok_or(Quota::Channels)?;
+        if !self.quotas.channels.take(1, limits.channels_total) {
             return Err(Quota::Channels);
         }
         self.channels = more;

@@ -9,6 +9,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::relay::RelayLimits;
+
 /// Bytes bought at once, at most. A busy flow buys once in about a dozen packets.
 const MAX_PURCHASE: u64 = 16 * 1024;
 /// A purchase takes no more than this part of a burst, so that a small rate stays exact.
@@ -150,6 +152,19 @@ pub(crate) struct Meters {
     pub(crate) source: Meter,
     pub(crate) server: Meter,
     pub(crate) prepaid: Prepaid,
+}
+
+impl Meters {
+    /// By these limits. What was bought before is a few kilobytes and stays.
+    pub(crate) const fn new(limits: &RelayLimits, prepaid: Prepaid) -> Self {
+        Self {
+            allocation: Meter::new(limits.rate),
+            user: Meter::new(limits.rate_per_user),
+            source: Meter::new(limits.rate_per_source),
+            server: Meter::new(limits.rate_total),
+            prepaid,
+        }
+    }
 }
 
 #[cfg(test)]

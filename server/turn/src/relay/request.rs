@@ -165,7 +165,7 @@ impl Relays {
             Ask::Fresh { .. } => None,
         };
         let now_ns = self.shared.nanos(request.now);
-        let seat = self.quotas.admit(known.user(), request.seen, now_ns, self.defences)?;
+        let seat = self.quotas.admit(known.user(), request.seen, now_ns, &self.limits, self.defences)?;
         let lifetime = lifetime.clamp(DEFAULT_LIFETIME, MAX_LIFETIME);
         let beginning = Beginning {
             listener: request.listener.id,
@@ -396,7 +396,7 @@ impl Relays {
         peers.sort_unstable();
         peers.dedup();
         let allocation = self.slab.get_mut(key).ok_or(TurnError::AllocationMismatch)?;
-        allocation.permit(request.now, &peers)?;
+        allocation.permit(request.now, &peers, &self.limits)?;
         self.reschedule(key);
         Ok(Outcome::Answer(Writer::new(Class::Success, CREATE_PERMISSION, message.transaction_id())))
     }
@@ -415,7 +415,7 @@ impl Relays {
         let peer = self.judged(key, peer, Asked::Channel)?;
         let permission = self.rules.permission(peer);
         let allocation = self.slab.get_mut(key).ok_or(TurnError::AllocationMismatch)?;
-        allocation.bind(request.now, number, peer, permission)?;
+        allocation.bind(request.now, number, peer, permission, &self.limits)?;
         self.reschedule(key);
         Ok(Outcome::Answer(Writer::new(Class::Success, CHANNEL_BIND, message.transaction_id())))
     }

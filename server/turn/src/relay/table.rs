@@ -23,11 +23,11 @@ use crate::relay::pairs::Pairs;
 use crate::relay::peers::PeerRules;
 use crate::relay::ports::Ports;
 use crate::relay::quota::{Quota, Quotas};
-use crate::relay::rate::Meters;
+use crate::relay::rate::{Meters, Prepaid};
 use crate::relay::slab::{Key, Slab};
 use crate::relay::{
-    Family, MAX_OPEN_ATTEMPTS, OPEN_TIMEOUT, RESERVATION_LIFETIME, RelayConfig, RelayId, Session, SessionId,
-    SharedRelay,
+    Family, MAX_OPEN_ATTEMPTS, OPEN_TIMEOUT, RESERVATION_LIFETIME, RelayConfig, RelayId, RelayLimits,
+    RelayPolicy, Session, SessionId, SharedRelay,
 };
 use crate::server::Output;
 use crate::shared::{ShardId, Shared};
@@ -67,6 +67,8 @@ pub(crate) struct Relays {
     pub(super) shard: ShardId,
     pub(super) shared: Shared,
     pub(super) quotas: Arc<Quotas>,
+    /// What a shard grants, which can change while it serves.
+    pub(super) limits: RelayLimits,
     pub(super) meters: Meters,
     pub(super) ports: Ports,
     pub(super) rules: PeerRules,
@@ -95,7 +97,8 @@ impl Relays {
             shard,
             shared: shared.clone(),
             quotas: Arc::clone(&relay.quotas),
-            meters: relay.quotas.meters(),
+            limits: *relay.quotas.limits(),
+            meters: Meters::new(relay.quotas.limits(), Prepaid::default()),
             ports: Ports::new(shard, Arc::clone(&relay.owners)),
             rules: relay.rules.clone(),
             slab: Slab::default(),
@@ -110,6 +113,18 @@ impl Relays {
             orders: VecDeque::new(),
             closing: None,
         }
+    }
+
+    /// Grants by this from now on. Nothing that was granted is taken back: a permission for a peer that is denied
+    /// now is not renewed, and ends within five minutes.
+    pub(crate) fn set_policy(&mut self, policy: RelayPolicy) {
+        let RelayPolicy { mut limits, allow, deny, is_draining } = policy;
+        if is_draining {
+            limits.allocations = 0;
+        }
+        self.limits = limits;
+        self.meters = Meters::new(&limits, self.meters.prepaid);
+        self.rules.set_lists(allow, deny);
     }
 
     /// What is to be done next about a socket. The one before is done.
