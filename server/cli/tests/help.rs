@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-#[path = "durability/scratch.rs"]
+#[path = "running/scratch.rs"]
 mod scratch;
 
 use scratch::Scratch;

@@ -27,7 +27,7 @@ const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 #[utoipa::path(
     post, path = "/v1/backup", tag = "backup", operation_id = "make_backup", security(("admin" = [])),
     responses(
-        (status = OK, body = Vec<u8>, content_type = "application/vnd.sqlite3", description = "The backup",
+        (status = OK, body = String, content_type = "application/vnd.sqlite3", description = "The backup",
             headers(("repr-digest" = String, description = "`sha-256=:BASE64:` (RFC 9530)"))),
         (status = "default", body = Problem, content_type = "application/problem+json", description = "Refused")
     )

@@ -96,7 +96,7 @@ pub(crate) struct NodeArgs {
     #[arg(long, env = "MEETPOINT_KEY", value_name = "FILE")]
     pub(crate) key: Option<PathBuf>,
     /// This node's public address, if it has one that it doesn't see itself (a cloud's 1:1 NAT).
-    #[arg(long, env = "MEETPOINT_NODE_ADDR", value_name = "IP:PORT")]
+    #[arg(long, env = "MEETPOINT_NODE_ADDR", value_name = "IP:PORT", value_parser = socket)]
     pub(crate) node_addr: Option<SocketAddr>,
     /// The cluster type this node insists on: PRIVATE, PUBLIC or DYNAMIC. With PRIVATE nothing is sent to
     /// a public address.
@@ -110,7 +110,7 @@ pub(crate) struct NodeArgs {
     pub(crate) insecure_http: bool,
     /// Connect to this peer (name or id) as soon as it is there, send 64 KiB through a stream, check
     /// what comes back, then ping until stopped. May be repeated.
-    #[arg(long, env = "MEETPOINT_CONNECT", value_name = "PEER", value_delimiter = ',')]
+    #[arg(long, env = "MEETPOINT_CONNECT", value_name = "PEER", value_delimiter = ',', value_parser = peer)]
     pub(crate) connect: Vec<String>,
     /// Connect only once the node knows its class and its NAT, as a node that has been there for a while does.
     #[arg(long, env = "MEETPOINT_SETTLE", requires = "connect")]
@@ -190,6 +190,14 @@ fn pair(text: &str) -> Result<(String, String), String> {
 /// What a node, a cluster or a place may be called.
 pub(super) fn name(text: &str) -> Result<String, String> {
     text.parse::<NodeName>().map(|_| text.to_owned()).map_err(told)
+}
+
+fn peer(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("expected a peer's name or id".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+fn socket(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "expected IP:PORT, for example 20.0.0.7:40001".to_owned())
 }
 
 pub(super) fn url(text: &str) -> Result<String, String> {

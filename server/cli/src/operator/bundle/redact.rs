@@ -55,9 +55,10 @@ impl Redactor {
         let mut is_in_key = false;
         for line in text.split_inclusive('\n') {
             if line.contains("PRIVATE KEY-----") {
-                // The marks themselves tell what was there.
-                is_in_key = line.contains("-----BEGIN");
-                out.push_str(line.split("-----BEGIN").next().unwrap_or_default());
+                // A key may be in one line, where its breaks are escaped; what is behind it goes with it.
+                let before = line.split("-----").next().filter(|_| !is_in_key);
+                is_in_key = line.contains("-----BEGIN") && !line.contains("-----END");
+                words(before.unwrap_or_default(), &mut out);
                 out.push_str("(redacted key)\n");
             } else if !is_in_key {
                 words(line, &mut out);
@@ -131,6 +132,10 @@ mod tests {
         check(
             "a\n-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMG\n-----END PRIVATE KEY-----\nb\n",
             "a\n(redacted key)\n(redacted key)\nb\n",
+        );
+        check(
+            "{\"key\":\"-----BEGIN PRIVATE KEY-----\\nMIGH\\n-----END PRIVATE KEY-----\"}\nb\n",
+            "{\"key\":\"(redacted key)\nb\n",
         );
     }
 }

@@ -134,3 +134,40 @@ pub(crate) fn numbers(writer: usize, found: &Found) -> BTreeSet<u32> {
     let prefix = prefix.trim_end_matches('0');
     found.tokens.values().filter_map(|label| label.strip_prefix(prefix)?.parse().ok()).collect()
 }
+
+/// What the check is for: it is not blind.
+mod blindness {
+    use std::collections::BTreeMap;
+
+    use super::{Acknowledged, Found, check, label, port, seed};
+
+    fn states() -> Vec<Acknowledged> {
+        vec![Acknowledged { tokens: [1, 2].into(), asked: 3, puts: 2, open_put: false }]
+    }
+
+    fn found(tokens: &[u32], audited_tokens: usize, puts: u32) -> Found {
+        let tokens = tokens.iter().map(|number| (number.to_string(), label(0, *number))).collect();
+        Found { tokens, seeds: BTreeMap::from([(seed(0), port(0, puts))]), audited_tokens }
+    }
+
+    #[test]
+    fn what_may_be_is_taken() {
+        for tokens in [&[1, 2][..], &[1, 2, 3]] {
+            check(&mut states(), &found(tokens, tokens.len(), 2));
+        }
+    }
+
+    #[test]
+    fn what_may_not_be_is_noticed() {
+        for (what, found) in [
+            ("a token is lost", found(&[1], 1, 2)),
+            ("a token is nobody's", found(&[1, 2, 4], 3, 2)),
+            ("a put is lost", found(&[1, 2], 2, 1)),
+            ("a put is nobody's", found(&[1, 2], 2, 3)),
+            ("a write is half done", found(&[1, 2], 1, 2)),
+        ] {
+            let noticed = std::panic::catch_unwind(|| check(&mut states(), &found));
+            assert!(noticed.is_err(), "{what}");
+        }
+    }
+}

@@ -7,8 +7,8 @@ use crate::scratch::Scratch;
 use crate::server::{PATIENCE, Server, look, run};
 use crate::writers::{Acknowledged, WRITERS, Writers, check};
 
-/// Kills of an ordinary run; more with the environment variable.
-const KILLS: u32 = 25;
+/// Kills of an ordinary run, some 15 seconds; another number with the environment variable.
+const KILLS: u32 = 100;
 const MORE: &str = "MEETPOINT_KILLS";
 /// Which moments are drawn; another one with the environment variable.
 const SEED: u64 = 1;
