@@ -99,14 +99,15 @@ impl Broker {
         let Some(cluster) = self.clusters.get(cluster) else { return Vec::new() };
         let first = after.map_or(Bound::Unbounded, |[first, _]| Bound::Included(first));
         let members = cluster.members.range((first, Bound::Unbounded));
-        let pairs = members.filter_map(|(a, conn)| Some((*a, self.session(*conn)?))).flat_map(|(a, session)| {
-            let behind = match after {
-                Some([first, second]) if first == a => second.max(a),
-                _ => a,
-            };
-            let peers = session.paths.0.range((Bound::Excluded(behind), Bound::Unbounded));
-            peers.map(move |(b, report)| (a, *b, report))
-        });
+        let pairs =
+            members.filter_map(|(a, conn)| Some((*a, self.session(*conn)?))).flat_map(|(a, session)| {
+                let behind = match after {
+                    Some([first, second]) if first == a => second.max(a),
+                    _ => a,
+                };
+                let peers = session.paths.0.range((Bound::Excluded(behind), Bound::Unbounded));
+                peers.map(move |(b, report)| (a, *b, report))
+            });
         // What is older than either session is about an earlier one.
         let stands = |(_, b, report): &(NodeId, NodeId, &Report)| {
             let other = cluster.members.get(b).and_then(|conn| self.session(*conn));

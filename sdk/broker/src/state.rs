@@ -17,8 +17,8 @@ use meetpoint_proto::{
     SessionId, TicketId,
 };
 
-use crate::paths::PathReports;
 use crate::api::{ClusterConfig, ConnId, RelayAccess, SessionView, StunCredential};
+use crate::paths::PathReports;
 
 /// A control connection.
 #[derive(Debug)]

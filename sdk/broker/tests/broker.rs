@@ -424,7 +424,11 @@ fn only_the_two_sides_end_a_ticket() {
     let stranger = rig.join(3, "20.0.0.13:5000", "10.0.3.2");
     rig.say(a, connect("node-2", false));
     let ticket = rig.introductions(a)[0].ticket;
-    let direct = || ClientMessage::TicketResult { ticket, outcome: TicketOutcome::Direct { elapsed_ms: 7 }, rtt_us: None };
+    let direct = || ClientMessage::TicketResult {
+        ticket,
+        outcome: TicketOutcome::Direct { elapsed_ms: 7 },
+        rtt_us: None,
+    };
     let ended = |rig: &Rig| rig.log.iter().any(|o| matches!(o, Output::Event(Event::TicketEnded { .. })));
     rig.say(stranger, direct());
     assert!(!ended(&rig));

@@ -10,7 +10,8 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::Request;
 use axum::http::header::{
-    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY,
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
+    IF_NONE_MATCH, VARY,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -90,7 +91,8 @@ impl Asset {
         let tag = HEXLOWER.encode(&hash[..TAG_BYTES]);
         let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
         // Writing to memory can't fail; if it did, what is sent would be empty and marked so by nothing: then the file travels as it is.
-        let small = encoder.write_all(file.text.as_bytes()).and_then(|()| encoder.finish()).unwrap_or_default();
+        let small =
+            encoder.write_all(file.text.as_bytes()).and_then(|()| encoder.finish()).unwrap_or_default();
         Self { file, tag, small: small.into() }
     }
 
@@ -106,7 +108,8 @@ impl Asset {
             (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
         ];
         let fixed = fixed.map(|(name, value)| (name, HeaderValue::from_static(value)));
-        let known = |value: &HeaderValue| value.to_str().is_ok_and(|tags| tags == "*" || tags.contains(&self.tag));
+        let known =
+            |value: &HeaderValue| value.to_str().is_ok_and(|tags| tags == "*" || tags.contains(&self.tag));
         if headers.get_all(IF_NONE_MATCH).iter().any(known) {
             return (StatusCode::NOT_MODIFIED, fixed, [(ETAG, tag)]).into_response();
         }
@@ -121,7 +124,8 @@ impl Asset {
 /// Whether gzip is named and not refused by a weight of nothing (RFC 9110, section 12.5.3).
 fn takes_gzip(headers: &HeaderMap) -> bool {
     let lists = headers.get_all(ACCEPT_ENCODING).into_iter().filter_map(|list| list.to_str().ok());
-    let mut codings = lists.flat_map(|list| list.split(',')).map(|coding| coding.split_once(';').unwrap_or((coding, "")));
+    let mut codings =
+        lists.flat_map(|list| list.split(',')).map(|coding| coding.split_once(';').unwrap_or((coding, "")));
     let refused = |weight: &str| weight.trim().strip_prefix("q=").is_some_and(|q| q.parse() == Ok(0.0_f32));
     codings.any(|(name, weight)| name.trim().eq_ignore_ascii_case("gzip") && !refused(weight))
 }
@@ -173,7 +177,9 @@ mod tests {
         for file in FILES {
             let quoted = file.text.split(['"', '\'']).filter(|_| !file.path.contains("/vendor/"));
             for name in quoted.filter(|text| text.starts_with("/dashboard/") || text.starts_with("./")) {
-                let path = name.strip_prefix("./").map_or_else(|| name.to_owned(), |rest| format!("/dashboard/{rest}"));
+                let path = name
+                    .strip_prefix("./")
+                    .map_or_else(|| name.to_owned(), |rest| format!("/dashboard/{rest}"));
                 assert!(FILES.iter().any(|file| file.path == path), "{}: {name}", file.path);
             }
         }

@@ -230,15 +230,21 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(relay::end))
 }
 
+/// The routes, and the whole contract.
+fn split() -> (Router<App>, utoipa::openapi::OpenApi) {
+    let (router, mut contract) = api().split_for_parts();
+    docs::complete(&mut contract);
+    (router, contract)
+}
+
 /// The REST contract, as YAML.
 pub(crate) fn contract() -> String {
-    let (_, contract) = api().split_for_parts();
-    docs::yaml(&contract)
+    docs::yaml(&split().1)
 }
 
 /// Everything this server answers over HTTP.
 pub(crate) fn router(app: App) -> Router {
-    let (api, contract) = api().split_for_parts();
+    let (api, contract) = split();
     let api = api.layer(header(CACHE_CONTROL, "no-store"));
     let outer = ServiceBuilder::new()
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
@@ -250,7 +256,11 @@ pub(crate) fn router(app: App) -> Router {
         .layer(header(CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"))
         .layer(from_fn(problem::normalise))
         .layer(CatchPanicLayer::custom(problem::panicked));
-    let routes = api.merge(docs::routes(&contract)).merge(dashboard::routes()).merge(problem::pages::routes()).route(CONTROL_PATH, any(control::door));
+    let routes = api
+        .merge(docs::routes(&contract))
+        .merge(dashboard::routes())
+        .merge(problem::pages::routes())
+        .route(CONTROL_PATH, any(control::door));
     let caller = ServiceBuilder::new()
         .layer(from_fn(limit::head))
         .layer(from_fn_with_state(app.clone(), forwarded::resolve))

@@ -27,7 +27,11 @@ async fn the_page_and_its_files_are_small_and_kept() {
         assert!(plain.header("content-encoding").is_empty());
         large += plain.text.len();
         let packed = get(&path).header("accept-encoding", "br, gzip").send(at).await;
-        assert_eq!((packed.header("content-encoding"), packed.header("vary")), ("gzip", "accept-encoding"), "{path}");
+        assert_eq!(
+            (packed.header("content-encoding"), packed.header("vary")),
+            ("gzip", "accept-encoding"),
+            "{path}"
+        );
         small += packed.header("content-length").parse::<usize>().unwrap();
         // Whoever has it is told so.
         for reply in [&plain, &packed] {
@@ -43,7 +47,9 @@ async fn the_page_and_its_files_are_small_and_kept() {
         // What it names is loaded too.
         if !path.contains("/vendor/") {
             for name in plain.text.split(['"', '\'']) {
-                let name = name.strip_prefix("./").map_or_else(|| name.to_owned(), |rest| format!("/dashboard/{rest}"));
+                let name = name
+                    .strip_prefix("./")
+                    .map_or_else(|| name.to_owned(), |rest| format!("/dashboard/{rest}"));
                 if name.starts_with("/dashboard/") && !paths.contains(&name) {
                     paths.push(name);
                 }

@@ -63,7 +63,11 @@ async fn a_pair_is_explained_by_what_became_of_its_introductions() {
     bob.send(&ClientMessage::TicketResult { ticket, outcome: TicketOutcome::Failed, rtt_us: None }).await;
     settled(&mut bob).await;
     alice
-        .send(&ClientMessage::TicketResult { ticket, outcome: TicketOutcome::Direct { elapsed_ms: 84 }, rtt_us: Some(1_250) })
+        .send(&ClientMessage::TicketResult {
+            ticket,
+            outcome: TicketOutcome::Direct { elapsed_ms: 84 },
+            rtt_us: Some(1_250),
+        })
         .await;
     settled(&mut alice).await;
     let paths = get(PATHS).viewer(&server).await.json();

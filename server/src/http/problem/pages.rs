@@ -166,7 +166,9 @@ fn page_of(code: ProblemCode) -> Option<&'static Page> {
 /// `/problems` and `/problems/CODE`.
 pub(in crate::http) fn routes() -> Router<App> {
     let one = |Path(word): Path<String>| std::future::ready(one(&word));
-    Router::new().route(TYPES, get(|| std::future::ready(page(&index())))).route(&format!("{TYPES}/{{code}}"), get(one))
+    Router::new()
+        .route(TYPES, get(|| std::future::ready(page(&index()))))
+        .route(&format!("{TYPES}/{{code}}"), get(one))
 }
 
 fn one(word: &str) -> Response {
@@ -226,7 +228,9 @@ fn index() -> String {
     let row = |code: &ProblemCode| {
         let (word, status) = (code.as_str(), code.status().as_u16());
         let means = page_of(*code).map_or_else(String::new, |page| markup(page.means));
-        format!("<tr><td><a href=\"{TYPES}/{word}\"><code>{word}</code></a></td><td class=\"right\">{status}</td><td class=\"long\">{means}</td></tr>\n")
+        format!(
+            "<tr><td><a href=\"{TYPES}/{word}\"><code>{word}</code></a></td><td class=\"right\">{status}</td><td class=\"long\">{means}</td></tr>\n"
+        )
     };
     let rows: String = ProblemCode::ALL.iter().map(row).collect();
     let body = format!(
@@ -247,7 +251,9 @@ fn capitalised(text: &str) -> String {
 fn markup(text: &str) -> String {
     let escaped = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     let parts = escaped.split('`').enumerate();
-    parts.map(|(at, part)| if at % 2 == 1 { format!("<code>{part}</code>") } else { part.to_owned() }).collect()
+    parts
+        .map(|(at, part)| if at % 2 == 1 { format!("<code>{part}</code>") } else { part.to_owned() })
+        .collect()
 }
 
 #[cfg(test)]
@@ -258,8 +264,14 @@ mod tests {
     fn each_code_has_one_page() {
         for code in ProblemCode::ALL {
             let pages: Vec<&Page> = PAGES.iter().filter(|page| page.code == *code).collect();
-            let [page] = pages[..] else { panic!("{}: {} pages; add one to this file's table", code.as_str(), pages.len()) };
-            assert!(page.means.ends_with('.') && page.causes.iter().all(|cause| cause.ends_with('.')), "{}", code.as_str());
+            let [page] = pages[..] else {
+                panic!("{}: {} pages; add one to this file's table", code.as_str(), pages.len())
+            };
+            assert!(
+                page.means.ends_with('.') && page.causes.iter().all(|cause| cause.ends_with('.')),
+                "{}",
+                code.as_str()
+            );
         }
     }
 
