@@ -92,7 +92,7 @@ function connection(inside) {
   else if (store.link === 'live') set(link, store.reason ? state('warn', `live, but: ${store.reason}`) : state('good', 'live'));
   // The number changes each second: it is not read out.
   else if (store.link === 'away') {
-    set(link, state('bad', 'The server does not answer.'), h('span', { 'aria-hidden': 'true' }, 'Next try in ', h('span', { class: 'left num' }, span(left))),
+    set(link, state('bad', store.reason || 'The server does not answer.'), h('span', { 'aria-hidden': 'true' }, 'Next try in ', h('span', { class: 'left num' }, span(left))),
       h('button', { type: 'button', class: 'quiet', onclick: () => store.tryNow() }, 'Try now'));
   } else set(link, state('idle', 'connecting'));
 }

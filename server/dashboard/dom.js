@@ -22,9 +22,11 @@ function fill(element, attributes, children) {
   return element;
 }
 
-/** Puts these children in the place of all that were there. */
+/** Puts these children in the place of all that were there. Whoever has the keyboard on a link in there keeps his place. */
 export function set(element, ...children) {
+  const held = element.contains(document.activeElement) ? document.activeElement.getAttribute('href') : null;
   element.replaceChildren(...children.flat(3).filter((child) => child !== null && child !== undefined && child !== false));
+  if (held) [...element.querySelectorAll('a')].find((link) => link.getAttribute('href') === held)?.focus({ preventScroll: true });
 }
 
 const SHAPES = {

@@ -75,10 +75,14 @@ export function graph(store, go) {
     const count = cy.nodes().length;
     if (count === 0 || count > MAX_FORCES) return cy.fit(undefined, 24);
     const { x1, y1, w, h: tall } = cy.nodes().boundingBox({ includeLabels: false });
-    const room = [Math.max(60, canvas.clientWidth - 150), Math.max(60, canvas.clientHeight - 110)];
+    // Few nodes are not torn apart.
+    const most = 120 + 160 * Math.sqrt(count);
+    const whole = [canvas.clientWidth - 150, canvas.clientHeight - 110];
+    const room = whole.map((side) => Math.max(60, Math.min(side, most)));
+    const [left, top] = [75 + (whole[0] - room[0]) / 2, 45 + (whole[1] - room[1]) / 2];
     cy.nodes().positions((node) => {
       const { x, y } = node.position();
-      return { x: 75 + (w > 40 ? ((x - x1) / w) * room[0] : room[0] / 2), y: 45 + (tall > 40 ? ((y - y1) / tall) * room[1] : room[1] / 2) };
+      return { x: left + (w > 40 ? ((x - x1) / w) * room[0] : room[0] / 2), y: top + (tall > 40 ? ((y - y1) / tall) * room[1] : room[1] / 2) };
     });
     cy.viewport({ zoom: 1, pan: { x: 0, y: 0 } });
   }

@@ -81,6 +81,8 @@ export class Store {
   async #follow(signal, run) {
     for (let failures = 0; !signal.aborted;) {
       let wait = null;
+      // What can't be read now is read after a while, with the stream begun anew.
+      const attempt = new AbortController();
       try {
         let begun = false;
         this.#queue = [];
@@ -88,16 +90,17 @@ export class Store {
           if (run !== this.#run) return;
           if (!begun) {
             begun = true;
-            failures = 0;
-            this.#load(signal).catch((error) => this.#failed(error));
+            this.#load(signal).then(() => { failures = 0; }, (error) => { if (!this.#refused(error)) attempt.abort(error); });
           }
           if (this.#queue) this.#queue.push(event);
           else this.#take(event, signal);
-        }, signal);
+        }, AbortSignal.any([signal, attempt.signal]));
       } catch (error) {
         if (signal.aborted) return;
         if (this.#refused(error)) return;
-        wait = error instanceof Refused ? error.wait : null;
+        const cause = attempt.signal.aborted ? attempt.signal.reason : error;
+        wait = cause instanceof Refused ? cause.wait : null;
+        this.reason = cause instanceof Refused ? cause.message : '';
       }
       if (signal.aborted) return;
       const seconds = wait ?? WAITS_S[Math.min(failures, WAITS_S.length - 1)];

@@ -29,12 +29,9 @@ export function table(label, columns, empty) {
     const window = `${first}-${last}`;
     if (!force && window === shown) return;
     shown = window;
-    // Whoever has the keyboard in here keeps his place.
-    const focus = body.contains(document.activeElement) ? document.activeElement.getAttribute('href') : null;
     const lines = rows.slice(first, last).map((row, at) => h('tr', { class: row.away ? 'away' : undefined, 'aria-rowindex': first + at + 2 },
       columns.map((column) => h('td', { class: css(column) }, column.cell(row)))));
     set(body, filler(first, columns.length), lines, filler(rows.length - last, columns.length));
-    if (focus) [...body.querySelectorAll('a')].find((link) => link.getAttribute('href') === focus)?.focus({ preventScroll: true });
   }
 
   frame.addEventListener('scroll', () => draw(false), { passive: true });

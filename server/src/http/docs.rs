@@ -1,6 +1,8 @@
 //! The contract and its documentation. The user interface is compiled in: it loads nothing from
 //! elsewhere and tells nobody of the contract.
 
+mod complete;
+
 use axum::Router;
 use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
@@ -57,6 +59,11 @@ pub(super) fn contract_head() -> utoipa::openapi::OpenApi {
         components.add_security_scheme(name, SecurityScheme::Http(bearer));
     }
     contract
+}
+
+/// Adds to the contract with its routes what is told of each: examples, and the problems it can answer with.
+pub(super) fn complete(contract: &mut utoipa::openapi::OpenApi) {
+    complete::complete(contract);
 }
 
 /// The contract's text, the same byte for byte each time.

@@ -138,7 +138,8 @@ pub(super) async fn watch(
     let place = Arc::clone(&app.streams.places).try_acquire_owned();
     let full = |_| Problem::new(ProblemCode::Overloaded, "there are as many event streams as there may be");
     let place = place.map_err(full)?;
-    let stream = Stream::new(&app, app.service.events().subscribe(after, filter), place);
+    let mut stream = Stream::new(&app, app.service.events().subscribe(after, filter), place);
+    stream.over = query.lasts()?.map(|lasts| tokio::time::Instant::now() + lasts);
     if !is_socket {
         return Ok(stream.into_response());
     }
@@ -153,6 +154,8 @@ struct Stream {
     events: Subscription,
     has_begun: bool,
     pings: Interval,
+    /// When it ends, if the request says so.
+    over: Option<tokio::time::Instant>,
     shutdown: CancellationToken,
     _place: OwnedSemaphorePermit,
 }
@@ -161,18 +164,25 @@ impl Stream {
     fn new(app: &App, events: Subscription, place: OwnedSemaphorePermit) -> Self {
         let mut pings = tokio::time::interval_at(tokio::time::Instant::now() + PING_INTERVAL, PING_INTERVAL);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { events, has_begun: false, pings, shutdown: app.shutdown.clone(), _place: place }
+        Self { events, has_begun: false, pings, over: None, shutdown: app.shutdown.clone(), _place: place }
     }
 
-    /// What is to be sent next; `None` when the server ends. Nothing is lost if the waiting is given up.
+    /// What is to be sent next; `None` when the server ends, or the time that was asked for. Nothing is lost if the waiting is given up.
     async fn next(&mut self) -> Option<Frame> {
         // The first ping comes at once: it tells in which place the stream begins.
         if !std::mem::replace(&mut self.has_begun, true) {
             return Some(self.events.say(&Event::Ping {}));
         }
+        let over = async {
+            match self.over {
+                Some(over) => tokio::time::sleep_until(over).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             () = self.shutdown.cancelled() => None,
+            () = over => None,
             _ = self.pings.tick() => Some(self.events.say(&Event::Ping {})),
             frame = self.events.next() => Some(frame),
         }

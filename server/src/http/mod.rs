@@ -271,15 +271,21 @@ fn slow_api() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(backup::make))
 }
 
+/// The whole contract.
+fn whole() -> utoipa::openapi::OpenApi {
+    let (_, mut contract) = api().merge(slow_api()).split_for_parts();
+    docs::complete(&mut contract);
+    contract
+}
+
 /// The REST contract, as YAML.
 pub(crate) fn contract() -> String {
-    let (_, contract) = api().merge(slow_api()).split_for_parts();
-    docs::yaml(&contract)
+    docs::yaml(&whole())
 }
 
 /// Everything this server answers over HTTP.
 pub(crate) fn router(app: App) -> Router {
-    let (_, contract) = api().merge(slow_api()).split_for_parts();
+    let contract = whole();
     let no_store = header(CACHE_CONTROL, "no-store");
     let (api, slow) = (Router::from(api()).layer(no_store.clone()), Router::from(slow_api()).layer(no_store));
     let outer = ServiceBuilder::new()

@@ -32,7 +32,7 @@ macro_rules! problems {
         impl ProblemCode {
             pub(crate) const ALL: &'static [Self] = &[$(Self::$variant),+];
 
-            const fn status(self) -> StatusCode {
+            pub(super) const fn status(self) -> StatusCode {
                 match self { $(Self::$variant => StatusCode::$status),+ }
             }
 
@@ -45,7 +45,7 @@ macro_rules! problems {
                 match self { $(Self::$variant => concat!("/problems/", $code)),+ }
             }
 
-            const fn hint(self) -> &'static str {
+            pub(super) const fn hint(self) -> &'static str {
                 match self { $(Self::$variant => $hint),+ }
             }
         }

@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
+use serde_json::Value;
+
 use crate::client::get;
 use crate::running::Running;
+use crate::schema::{misfit, resolve};
 
 /// Set to write the contract instead of comparing it.
 const UPDATE: &str = "MEETPOINT_UPDATE";
@@ -42,4 +45,84 @@ async fn the_documentation_loads_nothing_from_elsewhere() {
     assert!(script.text.contains("/openapi.yaml"), "{}", script.text);
     assert!(script.text.contains("\"validatorUrl\": \"none\""), "{}", script.text);
     server.stop().await.unwrap();
+}
+
+/// The contract as a tree.
+fn contract() -> Value {
+    yaml_serde::from_str(&meetpoint_server::openapi_yaml()).expect("YAML")
+}
+
+/// Each operation: its method, its path, and what the contract says of it.
+fn operations(contract: &Value) -> Vec<(String, &Value)> {
+    let paths = contract["paths"].as_object().expect("paths").iter();
+    let all = paths.flat_map(|(path, item)| {
+        item.as_object()
+            .expect("methods")
+            .iter()
+            .map(move |(method, operation)| (format!("{method} {path}"), operation))
+    });
+    all.collect()
+}
+
+/// Checks that a body has an example that is as its schema says; `named` ones are each checked.
+fn check_examples(contract: &Value, name: &str, content: &Value) {
+    let content = content.as_object().unwrap_or_else(|| panic!("{name}: no content"));
+    for (media_type, content) in content {
+        let named = content["examples"]
+            .as_object()
+            .into_iter()
+            .flat_map(|named| named.values().map(|one| &resolve(contract, &one["$ref"])["value"]));
+        let examples: Vec<&Value> = content.get("example").into_iter().chain(named).collect();
+        assert!(
+            !examples.is_empty(),
+            "{name}, {media_type}: no example; see server/src/http/docs/examples.json"
+        );
+        for example in examples {
+            let found = misfit(contract, &content["schema"], example);
+            assert_eq!(found, None, "{name}, {media_type}: {example}");
+        }
+    }
+}
+
+#[test]
+fn each_operation_is_summed_up_and_has_examples_and_errors() {
+    let contract = contract();
+    let operations = operations(&contract);
+    assert!(operations.len() > 40);
+    for (name, operation) in operations {
+        assert!(operation["summary"].as_str().is_some_and(|text| text.len() > 5), "{name}: no summary");
+        for parameter in operation["parameters"].as_array().into_iter().flatten() {
+            let parameter = parameter.get("$ref").map_or(parameter, |found| resolve(&contract, found));
+            let is_required = parameter["required"] == true;
+            assert!(
+                !is_required || parameter["example"].is_string(),
+                "{name}: no example of {}",
+                parameter["name"]
+            );
+        }
+        if let Some(body) = operation.get("requestBody") {
+            check_examples(&contract, &format!("{name}, request"), &body["content"]);
+        }
+        let mut errors = 0;
+        for (status, response) in operation["responses"].as_object().expect("responses") {
+            let is_error = status.starts_with(['4', '5']);
+            let is_empty = ["101", "204", "304"].contains(&&**status);
+            if is_error || !(is_empty || status == "default") {
+                check_examples(&contract, &format!("{name}, {status}"), &response["content"]);
+            }
+            let problems = &response["content"]["application/problem+json"]["examples"];
+            for (code, problem) in problems.as_object().into_iter().flatten() {
+                let problem = resolve(&contract, &problem["$ref"]);
+                assert!(
+                    is_error && problem["value"]["status"].to_string() == *status,
+                    "{name}: {code} under {status}"
+                );
+                assert_eq!(problem["value"]["code"], **code, "{name}");
+                errors += 1;
+            }
+        }
+        assert!(errors >= 4, "{name}: which problems can it answer with?");
+        let is_public = operation.get("security").is_none();
+        assert!(is_public || operation["responses"].get("401").is_some(), "{name}: it wants a token");
+    }
 }

@@ -304,6 +304,19 @@ async fn a_stream_resumes_where_it_ended() {
 }
 
 #[tokio::test]
+async fn a_stream_ends_when_it_was_asked_to() {
+    let (server, _dir) = Running::fresh(&[]).await;
+    for (transport, code) in [(Transport::Sse, None), (Transport::Socket, Some(1000))] {
+        let watch = Watch::open(&server, transport, "?for_s=1", None).await;
+        assert_eq!(watch.closed().await, code, "{transport:?}");
+    }
+    for bad in ["0", "3601", "-1", "x"] {
+        get(&format!("{EVENTS}?for_s={bad}")).admin(&server).await.assert_problem(400, "bad_query");
+    }
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_restart_is_a_gap() {
     let (server, dir) = Running::fresh(&[]).await;
     let id = Watch::open(&server, Transport::Sse, "?after=0", None).await.event().await["id"].clone();

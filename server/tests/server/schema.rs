@@ -1,12 +1,12 @@
-//! Checks JSON against the part of JSON Schema that `asyncapi.yaml` uses.
+//! Checks JSON against the part of JSON Schema that `asyncapi.yaml` and `openapi.yaml` use.
 //!
 //! Written out because the validators there are bring licences that `deny.toml` does not allow (MIT-0). It
 //! knows few words and fails at all others, so a schema that says more than is checked is noticed.
 
 use serde_json::Value;
 
-/// What says nothing about a value.
-const ANNOTATIONS: [&str; 2] = ["description", "summary"];
+/// What says nothing about a value, or in a language of its own.
+const ANNOTATIONS: [&str; 6] = ["description", "summary", "example", "format", "default", "pattern"];
 
 /// Why the value does not fit the schema at `path` of the document, if it does not.
 pub(crate) fn misfit(document: &Value, schema: &Value, value: &Value) -> Option<String> {
@@ -24,6 +24,11 @@ fn check(document: &Value, schema: &Value, keyword: &str, rule: &Value, value: &
     match keyword {
         "$ref" => misfit(document, resolve(document, rule), value),
         "allOf" => list().iter().find_map(|part| misfit(document, part, value)),
+        "oneOf" => {
+            let fitting = list().iter().filter(|part| misfit(document, part, value).is_none()).count();
+            unless(fitting == 1)
+        }
+        "propertyNames" => None,
         "type" => match rule {
             Value::Array(types) => unless(types.iter().any(|word| is_a(word, value))),
             word => unless(is_a(word, value)),
@@ -44,6 +49,11 @@ fn check(document: &Value, schema: &Value, keyword: &str, rule: &Value, value: &
             let found = misfit(document, schema, value.get(name)?);
             found.map(|found| format!("{name}: {found}"))
         }),
+        "additionalProperties" if rule.is_object() => {
+            let known = |name: &str| schema["properties"].get(name).is_some();
+            let mut others = value.as_object()?.iter().filter(|(name, _)| !known(name));
+            others.find_map(|(_, other)| misfit(document, rule, other))
+        }
         "additionalProperties" => {
             assert_eq!(rule, false, "nothing else is known");
             let known = |name: &String| schema["properties"].get(name).is_some();

@@ -1,6 +1,7 @@
 //! What a request for events asks for.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use axum::http::header::{ACCEPT, UPGRADE};
 use axum::http::{HeaderMap, HeaderName};
@@ -15,6 +16,9 @@ use crate::service::Service;
 /// Where a client that reconnects says what it has (WHATWG HTML, section 9.2.3).
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
+/// Whoever wants to watch for longer does so without an end.
+const MAX_SECONDS: u64 = 3600;
+
 /// Which events.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -28,6 +32,9 @@ pub(in crate::http) struct WatchQuery {
     cluster: Option<String>,
     /// Resume after this event: its `id`, or its `seq`; 0 is before the first one. Left out: what happens from now on.
     after: Option<String>,
+    /// End the stream after so many seconds. Left out: it lasts.
+    #[param(minimum = 1, maximum = 3600, example = 5)]
+    for_s: Option<u64>,
     /// A ticket, for a WebSocket.
     pub(super) ticket: Option<String>,
 }
@@ -40,6 +47,15 @@ impl WatchQuery {
         let kinds = kinds.map_err(|error| Problem::new(ProblemCode::BadQuery, format!("types: {error}")))?;
         let cluster = self.cluster.as_deref().map(|name| service.cluster(name)).transpose()?;
         Ok(Filter { kinds, cluster: cluster.map(|cluster| cluster.name.clone()) })
+    }
+
+    /// How long the stream is to last.
+    pub(super) fn lasts(&self) -> Result<Option<Duration>, Problem> {
+        let Some(seconds) = self.for_s else { return Ok(None) };
+        if !(1..=MAX_SECONDS).contains(&seconds) {
+            return Err(Problem::new(ProblemCode::BadQuery, format!("for_s: from 1 to {MAX_SECONDS}")));
+        }
+        Ok(Some(Duration::from_secs(seconds)))
     }
 
     /// The place to resume from. The header says what this client has had most recently: it wins over

@@ -54,6 +54,7 @@ pub(super) fn upgrade(upgrade: WebSocketUpgrade, app: &App, stream: Stream) -> R
 
 async fn serve(mut socket: WebSocket, mut stream: Stream) {
     let (code, reason) = match tell(&mut socket, &mut stream).await {
+        Ok(()) if !stream.shutdown.is_cancelled() => (close_code::NORMAL, "the time is over"),
         Ok(()) => (close_code::AWAY, "the server is going away"),
         Err(End::Refused(code, reason)) => (code, reason),
         Err(End::Gone) => return,
