@@ -20,7 +20,7 @@ pub(crate) async fn run(args: PingArgs) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
     tokio::select! {
         outcome = ping(&args) => outcome,
-        () = stop.wait() => Err(Failure::failed("interrupted")),
+        _ = stop.wait() => Err(Failure::failed("interrupted")),
     }
 }
 

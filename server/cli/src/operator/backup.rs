@@ -33,7 +33,7 @@ pub(crate) async fn backup(args: BackupArgs) -> Result<(), Failure> {
     let client = Client::new(&args.server, Access::Change)?;
     let (info, bytes) = tokio::select! {
         outcome = fetch(&client, &args.file) => outcome?,
-        () = stop.wait() => return Err(Failure::failed("interrupted; nothing was written")),
+        _ = stop.wait() => return Err(Failure::failed("interrupted; nothing was written")),
     };
     let file = args.file.display().to_string();
     let mut told = describe(&info);
@@ -94,7 +94,7 @@ pub(crate) async fn restore_file(args: RestoreArgs) -> Result<(), Failure> {
         restore(&args.file, &args.data, args.force, |stage, done, total| progress.tell(stage, done, total));
     let restored = tokio::select! {
         outcome = work => outcome.map_err(refused)?,
-        () = stop.wait() => return Err(Failure::failed("interrupted; nothing was changed")),
+        _ = stop.wait() => return Err(Failure::failed("interrupted; nothing was changed")),
     };
     drop(progress);
     let (data, info) = (args.data.display(), &restored.info);

@@ -32,7 +32,7 @@ pub(crate) async fn events(args: EventsArgs) -> Result<(), Failure> {
     let watch = async { if args.follow { follow(&args, &client).await } else { past(&args, &client).await } };
     tokio::select! {
         outcome = watch => outcome,
-        () = stop.wait() => Ok(()),
+        _ = stop.wait() => Ok(()),
     }
 }
 
