@@ -1,11 +1,14 @@
 //! The command line's contract, on loopback: events, exit codes, files, signals.
 #![cfg(target_os = "linux")]
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use meetpoint_tests::bench::meter::Meter;
 use meetpoint_tests::binary::{Node, PATIENCE, Server, meetpoint};
 use serde_json::Value;
 
@@ -313,5 +316,47 @@ fn the_demo_runs_without_root() {
     assert!(output.status.success(), "{said}{}", stderr(&output));
     for part in ["does not show", "joined", "classified", "introduced", "direct in"] {
         assert!(said.contains(part), "{part}: {said}");
+    }
+}
+
+/// What a small virtual machine can spare: resident memory of a server at rest, pages of its own program included.
+const MOST_BYTES_AT_REST: u64 = 64 << 20;
+
+#[test]
+fn a_server_at_rest_is_small() {
+    let data = tempfile::tempdir().expect("a directory");
+    let server = Server::on_loopback(&data.path().join("data"), &[]);
+    let token = server.join_token();
+    let meter = Meter::new(server.process.id()).expect("a process");
+    await_ready(&server);
+    let idle = meter.resident_bytes().expect("its memory");
+    let mut nodes: Vec<Node> = (0..8)
+        .map(|number| {
+            let name = format!("node-{number}");
+            Node::start(Command::new(meetpoint()), &server.url(), &name, Some(&token), &[])
+        })
+        .collect();
+    for node in &mut nodes {
+        node.event("joined");
+    }
+    await_ready(&server);
+    let with_nodes = meter.resident_bytes().expect("its memory");
+    println!("resident: {idle} bytes, with {} nodes {with_nodes}", nodes.len());
+    assert!(idle.max(with_nodes) < MOST_BYTES_AT_REST, "{idle} bytes, with nodes {with_nodes}");
+}
+
+/// Waits until the server has tried everything it is for, and found that it works.
+fn await_ready(server: &Server) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut answer = String::new();
+        let mut stream = TcpStream::connect(server.http).expect("a connection");
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").expect("a request");
+        stream.read_to_string(&mut answer).expect("an answer");
+        if answer.starts_with("HTTP/1.1 200 ") {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{answer}");
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
