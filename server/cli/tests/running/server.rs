@@ -37,6 +37,7 @@ impl Server {
         let mut command = meetpoint();
         command.arg("serve").arg("--data").arg(data).args(["--http", &format!("127.0.0.1:{port}")]);
         command.args(["--stun", "127.0.0.1:0", "--stun-alt-port", "0", "--stun-threads", "1"]);
+        command.args(["--relay-ip", "127.0.0.1"]);
         // The writers are one caller, and mean it.
         command.args(["--limit-rest", "4000000000/1s"]);
         let mut process = Process::spawn("server", &mut command).expect("it starts");
