@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
-use meetpoint_proto::wire::{ClientMessage, ServerMessage};
+use meetpoint_proto::wire::{ClientMessage, ServerMessage, TicketOutcome};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
@@ -181,7 +181,13 @@ async fn meet(server: &Running) {
     }
     let connect = ClientMessage::Connect { request: 1, peer: "bob".to_owned(), wait: false };
     nodes[0].send(&connect).await;
-    nodes[0].until(|message| matches!(message, ServerMessage::Introduction(_)).then_some(())).await;
+    let introduced = |message| match message {
+        ServerMessage::Introduction(introduction) => Some(introduction.ticket),
+        _ => None,
+    };
+    let ticket = nodes[0].until(introduced).await;
+    let outcome = TicketOutcome::Direct { elapsed_ms: 3 };
+    nodes[0].send(&ClientMessage::TicketResult { ticket, outcome, rtt_us: Some(900) }).await;
     for node in &mut nodes {
         node.send(&ClientMessage::Leave).await;
         node.until(|message| matches!(message, ServerMessage::Left).then_some(())).await;

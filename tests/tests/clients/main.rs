@@ -10,6 +10,7 @@
 
 mod browser;
 mod coturn;
+mod dashboard;
 mod document;
 mod rig;
 mod webrtc;
