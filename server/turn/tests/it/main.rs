@@ -15,6 +15,7 @@ mod floods;
 mod garbage;
 mod icmp;
 mod pairs;
+mod policy;
 mod relaying;
 mod reservation;
 mod sequences;
