@@ -68,7 +68,7 @@ fn selectors(query: &str) -> Vec<(&str, &str)> {
     for (at, _) in query.match_indices(|c: char| c.is_ascii_lowercase()) {
         let starts = at == 0 || !query[..at].ends_with(is_word);
         let word = &query[at..];
-        let word = &word[..word.find(|c| !is_word(c)).unwrap_or(word.len())];
+        let word = &word[..word.find(|c: char| !is_word(c)).unwrap_or(word.len())];
         if starts && (word.starts_with("meetpoint_") || word.starts_with("process_")) {
             let rest = &query[at + word.len()..];
             let inside = rest.strip_prefix('{').and_then(|rest| rest.split_once('}'));

@@ -101,6 +101,8 @@ async fn hostile_words_are_no_labels() {
     let (server, dir) = Running::fresh(&FLAGS).await;
     let (http, stun) = (server.info.http, server.info.stun[0].primary);
     let attack = async |round: u8| {
+        // Which is a request too.
+        scraped(http).await;
         for number in 0..5 {
             let word = format!("evil-{round}-{number}");
             get(&format!("/{word}")).send(http).await;
@@ -146,10 +148,10 @@ async fn readiness_lists_what_was_tried() {
 /// A server whose configuration comes from this file.
 async fn configured(file: &Path, data: &Path, flags: &[&str]) -> Running {
     use clap::{CommandFactory, FromArgMatches};
-    let flags = [&["--config", file.to_str().unwrap()], flags].concat();
+    let flags = [&["--config", file.to_str().unwrap()][..], flags].concat();
     let line: Vec<std::ffi::OsString> = crate::running::line(data, &flags).map(Into::into).collect();
     let invocation = Invocation::new(Cli::command(), None, line);
-    let read = move || {
+    let read = move || -> Result<Fresh, String> {
         let layered = invocation.read().map_err(|error| error.to_string())?;
         let args = Cli::from_arg_matches(&layered.matches).map_err(|error| error.to_string())?;
         let config = args.serve.validate().map_err(|error| error.to_string())?;

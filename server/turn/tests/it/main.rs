@@ -16,6 +16,7 @@ mod garbage;
 mod icmp;
 mod mobility;
 mod pairs;
+mod policy;
 mod relaying;
 mod reservation;
 mod sequences;
