@@ -22,6 +22,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use data_encoding::BASE64URL_NOPAD;
 use meetpoint_stun::Writer;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::Rng;
@@ -50,8 +51,9 @@ use crate::shared::ShardId;
 const NAME_LEN: usize = 8;
 /// Length of the part that is chance. A guess is a signed request of the very user, and each is answered.
 const SECRET_LEN: usize = 8;
-/// Length of a ticket.
-const TICKET_LEN: usize = NAME_LEN + SECRET_LEN;
+/// Length of a ticket as it is told: base64 without padding. RFC 8016 lets it be any bytes, but there are clients (coturn's) that
+/// keep it as text.
+const TICKET_LEN: usize = 22;
 
 /// What the next ticket of an allocation is known by.
 #[derive(Clone, Copy)]
@@ -87,17 +89,21 @@ struct Ticket {
 }
 
 impl Ticket {
-    fn read(value: &[u8]) -> Option<Self> {
-        let (name, secret) = value.split_first_chunk::<NAME_LEN>()?;
+    fn read(text: &[u8]) -> Option<Self> {
+        let mut value = [0; NAME_LEN + SECRET_LEN];
+        let is_whole = text.len() == TICKET_LEN && BASE64URL_NOPAD.decode_mut(text, &mut value).is_ok();
+        let (name, secret) = value.split_first_chunk::<NAME_LEN>().filter(|_| is_whole)?;
         let session = SessionId::from_number(u64::from_be_bytes(*name));
         Some(Self { session, secret: MobilitySecret(secret.try_into().ok()?) })
     }
 
     fn write(self) -> [u8; TICKET_LEN] {
-        let mut value = [0; TICKET_LEN];
+        let mut value = [0; NAME_LEN + SECRET_LEN];
         value[..NAME_LEN].copy_from_slice(&self.session.number().to_be_bytes());
         value[NAME_LEN..].copy_from_slice(&self.secret.0);
-        value
+        let mut text = [0; TICKET_LEN];
+        BASE64URL_NOPAD.encode_mut(&value, &mut text);
+        text
     }
 }
 
@@ -220,10 +226,10 @@ impl Relays {
         ticket: &[u8],
         random: &mut ChaCha20Rng,
     ) -> Result<Followed, Denial> {
-        let ticket = Ticket::read(ticket).ok_or(TurnError::BadRequest)?;
         if request.listener.transport.is_stream() {
             return Err(TurnError::MobilityForbidden.into());
         }
+        let ticket = Ticket::read(ticket).ok_or(TurnError::BadRequest)?;
         let place = NewPlace { listener: request.listener.id, source: request.source };
         let shard = ticket.session.shard();
         if shard != self.shard {

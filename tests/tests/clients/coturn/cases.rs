@@ -171,7 +171,7 @@ pub(super) const CASES: &[Case] = &[
     turn("-G -s", "the same, indications", Relayed),
     turn("-G -y", "the same, between two relayed addresses", Relayed),
     turn("-W", "credentials that the client makes itself of the shared secret", Relayed),
-    turn("-M", "MOBILITY-TICKET: not offered, and the client goes on without", Relayed),
+    turn("-M", "MOBILITY-TICKET (RFC 8016): the allocation follows the client to another port", Relayed),
     turn("-J", "OAuth: not offered, and the client goes on with its password", Relayed),
     turn("-a 100000", "BANDWIDTH is ignored", Relayed),
     turn("-o https://example.com", "ORIGIN is ignored", Relayed),
