@@ -125,6 +125,14 @@ impl Relays {
         Some(Channel { socket: client.access().socket, server: client.access().server, number })
     }
 
+    /// The same, if it was asked for: the server may not have made it yet.
+    pub(crate) fn asked_channel(&self, way: Way) -> Option<Channel> {
+        let Leg::Relay(id) = way.leg else { return None };
+        let client = self.clients.get(&id)?;
+        let number = client.asked_channel(way.remote)?;
+        Some(Channel { socket: client.access().socket, server: client.access().server, number })
+    }
+
     /// Who has a channel of an allocation.
     pub(crate) fn remotes(&self, id: AllocationId) -> Vec<SocketAddr> {
         self.clients.get(&id).map(|client| client.remotes().collect()).unwrap_or_default()
@@ -562,6 +570,7 @@ impl Agent {
             let its = of_client(client);
             its.into_iter().take(EARLY_CHANNELS).for_each(|remote| client.bind(&mut self.env, now, remote));
         }
+        self.run_starts(ticket);
         self.set_relay_timer();
     }
 
