@@ -33,6 +33,12 @@ pub(crate) struct Tally {
     pub(crate) stray: u64,
 }
 
+/// What a buffer holds, one by one.
+pub(crate) fn datagrams<'a>(buffer: &'a [u8], meta: &RecvMeta) -> impl Iterator<Item = &'a [u8]> {
+    let all = &buffer[..meta.len.min(buffer.len())];
+    all.chunks(if meta.stride == 0 { all.len().max(1) } else { meta.stride })
+}
+
 /// Leaves in `buffer` only the QUIC packets and describes them in `meta`, from the synthetic
 /// address of their sender; hands each STUN message to `on_stun`. With nothing left, `meta.len`
 /// is zero.

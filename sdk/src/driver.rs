@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use meetpoint_agent::{Agent, Ended, Input, Leg, Output, Socket, StreamId, Way};
 use meetpoint_proto::wire::Refusal;
@@ -46,7 +46,7 @@ const STUN_BATCH: usize = 32;
 #[derive(Debug)]
 pub(crate) enum Command {
     /// A path to a peer.
-    Connect { request: u32, peer: String, wait: bool, reply: ConnectReply },
+    Connect { request: u32, peer: String, wait: bool, reply: ConnectReply, early: EarlyWord },
     /// The application has lost interest.
     Cancel { request: u32 },
     /// The cluster secrets to join by from now on.
@@ -57,6 +57,10 @@ pub(crate) enum Command {
 
 /// Answers a connect request: the peer, held in use; or why not.
 pub(crate) type ConnectReply = oneshot::Sender<Result<(NodeId, Arc<PeerUse>), Refusal>>;
+
+/// Tells a connect request whom it is going to reach, while no way is verified: QUIC's handshake may begin. With what a round
+/// trip takes, about.
+pub(crate) type EarlyWord = oneshot::Sender<(NodeId, Duration)>;
 
 /// How far the node has come.
 #[derive(Debug, Clone)]
@@ -117,6 +121,8 @@ pub(crate) struct Driver {
     probe_datagrams: mpsc::Sender<ProbeDatagram>,
     probed: mpsc::Receiver<ProbeDatagram>,
     connects: HashMap<u32, ConnectReply>,
+    /// Of those whose peer was not named yet.
+    early_words: HashMap<u32, EarlyWord>,
     /// `None` once what the router has mapped is being taken back.
     portmap: Option<PortMap>,
     meet: Meet,
@@ -153,6 +159,7 @@ impl Driver {
             probe_datagrams,
             probed,
             connects: HashMap::new(),
+            early_words: HashMap::new(),
             portmap: Some(portmap),
             meet,
             ended: false,
@@ -323,11 +330,13 @@ impl Driver {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Connect { request, peer, wait, reply } => {
+            Command::Connect { request, peer, wait, reply, early } => {
                 self.connects.insert(request, reply);
+                self.early_words.insert(request, early);
                 self.feed(Input::Connect { request, peer, wait });
             }
             Command::Cancel { request } => {
+                self.early_words.remove(&request);
                 if self.connects.remove(&request).is_some() {
                     self.feed(Input::CancelConnect { request });
                 }
@@ -418,6 +427,7 @@ impl Driver {
                 Output::Channel { way, channel } => self.parts.mux.paths().set_channel(way, channel),
                 Output::Path { peer, path } => self.path(peer, path),
                 Output::Hear { peer, way } => self.hear(peer, way),
+                Output::Provisional { peer, way, rtt, request } => self.provisional(peer, way, rtt, request),
                 Output::OpenIntroducer { peer } => self.open_introducer(peer),
                 Output::CloseIntroducer { peer } => self.meet.close_introducer(&peer),
                 Output::ToIntroducer { peer, message } => self.tell_introducer(peer, message),
@@ -496,22 +506,36 @@ impl Driver {
         };
         self.parts.mux.extras().carry(path.way.remote, extra);
         self.hear(peer, path.way);
-        if let Err(error) = self.parts.mux.paths().set(&peer, path.way) {
-            return tracing::warn!(%peer, remote = %path.way.remote, %error, "path not taken");
-        }
+        // Whoever waits for a route finds the path.
         self.parts.shared.set_path(peer, path.into());
+        if let Err(error) = self.parts.mux.set_path(&peer, path.way) {
+            self.parts.shared.forget_path(&peer);
+            tracing::warn!(%peer, remote = %path.way.remote, %error, "path not taken");
+        }
+    }
+
+    /// QUIC's handshake may begin before there is a path.
+    fn provisional(&mut self, peer: NodeId, way: Way, rtt: Duration, request: Option<u32>) {
+        if let Err(error) = self.parts.mux.expect(&peer, way) {
+            return tracing::debug!(%peer, %error, "the handshake waits for a path");
+        }
+        if let Some(word) = request.and_then(|request| self.early_words.remove(&request)) {
+            // Whoever has lost interest needs no handshake.
+            let _ = word.send((peer, rtt));
+        }
     }
 
     fn hear(&self, peer: NodeId, way: Way) {
         if !self.parts.admitted.admit(peer) {
             return tracing::warn!(%peer, "too many peers: this one is not admitted");
         }
-        if let Err(error) = self.parts.mux.paths().hear(&peer, way) {
+        if let Err(error) = self.parts.mux.hear(&peer, way) {
             tracing::warn!(%peer, remote = %way.remote, %error, "address not taken");
         }
     }
 
     fn connect_ended(&mut self, request: u32, result: Result<NodeId, Refusal>) {
+        self.early_words.remove(&request);
         let Some(reply) = self.connects.remove(&request) else { return };
         let result = result.map(|peer| (peer, self.parts.shared.use_peer(peer)));
         // If the application lost interest meanwhile the use is dropped, and so released.

@@ -67,6 +67,7 @@ mod node;
 mod paths;
 #[cfg_attr(not(feature = "portmap"), path = "portmap/none.rs")]
 mod portmap;
+mod provisional;
 mod quic;
 mod raw_key;
 mod relay;

@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use meetpoint_agent::{Channel, Socket as Leg, StreamId};
+use meetpoint_agent::{Channel, Socket as Leg, StreamId, Way};
 use meetpoint_proto::stun::is_stun;
 use meetpoint_proto::{NodeId, addr};
 use meetpoint_stun::{CHANNEL_HEADER_LEN, read_channel_data};
@@ -38,7 +38,8 @@ use tokio::sync::mpsc;
 use crate::demux::{self, Tally};
 use crate::egress::Egress;
 use crate::extras::{Arrived, Extras};
-use crate::paths::{PathTable, Route, Sources, SyntheticAddr};
+use crate::paths::{Flight, PathError, PathTable, Route, Sources, SyntheticAddr};
+use crate::provisional::is_handshake;
 use crate::relay::{self, Relayed, Streams};
 
 /// STUN messages waiting for the driver. A punch is tens of them; a flood is dropped here.
@@ -90,7 +91,8 @@ pub struct SocketStats {
     pub stun: u64,
     /// STUN messages dropped because the driver was behind.
     pub stun_dropped: u64,
-    /// Datagrams other than STUN from a source no check has verified; dropped.
+    /// Datagrams other than STUN from a source no check has verified; dropped, but for handshakes whose check is being
+    /// read.
     pub unverified: u64,
     /// Datagrams that are nothing a node speaks; dropped.
     pub stray: u64,
@@ -190,6 +192,81 @@ impl Mux {
         &self.paths
     }
 
+    /// Sends to `peer` by `way` from now on. A handshake that has begun before and was not answered is not left to QUIC's
+    /// patience.
+    pub(crate) fn set_path(&self, peer: &NodeId, way: Way) -> Result<(), PathError> {
+        self.paths.set(peer, way).map(|flight| self.send_flight(flight))
+    }
+
+    /// Hears `peer` by `way` too, and what came there a moment too soon.
+    pub(crate) fn hear(&self, peer: &NodeId, way: Way) -> Result<(), PathError> {
+        for packet in self.paths.hear(peer, way)? {
+            count(&self.counters.quic, 1);
+            self.relayed.push(SyntheticAddr::of(peer), &packet);
+        }
+        Ok(())
+    }
+
+    /// QUIC's handshake with `peer` may go by `way` once more, although nothing was verified.
+    pub(crate) fn expect(&self, peer: &NodeId, way: Way) -> Result<(), PathError> {
+        self.paths.expect(peer, way).map(|flight| self.send_flight(flight))
+    }
+
+    fn send_flight(&self, flight: Option<Flight>) {
+        let Some((route, contents)) = flight else { return };
+        let transmit = Transmit {
+            destination: self.local.socket_addr(),
+            ecn: None,
+            contents: &contents,
+            segment_size: None,
+            src_ip: None,
+        };
+        self.send_provisionally(route, &transmit);
+    }
+
+    /// Lost if the socket is full, as any datagram may be.
+    fn send_provisionally(&self, route: Route, transmit: &Transmit<'_>) {
+        if self.send_by(route, transmit).is_err() {
+            count(&self.counters.send_failed, 1);
+        }
+    }
+
+    fn send_by(&self, route: Route, transmit: &Transmit<'_>) -> io::Result<()> {
+        match route {
+            Route::Direct(remote) => self.send_direct(remote, transmit),
+            Route::Relayed(channel) => self.send_relayed(channel, transmit),
+        }
+    }
+
+    /// What QUIC says to a peer without a path: a handshake may have begun.
+    fn send_without_path(&self, transmit: &Transmit<'_>) {
+        let segment = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
+        for datagram in transmit.contents.chunks(segment) {
+            let (routes, len) = self.paths.provisional(transmit.destination, datagram);
+            if routes.is_empty() {
+                count(&self.counters.no_path, 1);
+            }
+            for route in routes {
+                let contents = &datagram[..len];
+                self.send_provisionally(
+                    route,
+                    &Transmit { contents, segment_size: None, ..transmit.clone() },
+                );
+            }
+        }
+    }
+
+    /// Keeps a handshake's datagram whose check is still to be read. False if it is none.
+    fn hold(&self, way: Way, packet: &[u8]) -> bool {
+        if !is_handshake(packet) {
+            return false;
+        }
+        if let Some((sender, packet)) = self.paths.hold(way, packet.into()) {
+            self.relayed.push(sender, &packet);
+        }
+        true
+    }
+
     /// The sockets that peers were met by besides this one.
     pub(crate) fn extras(&self) -> &Extras {
         &self.extras
@@ -217,12 +294,17 @@ impl Mux {
             return false;
         };
         let channel = Channel { socket: Leg::Stream(stream), server, number };
-        match self.paths.sources().relayed(channel) {
-            Some(sender) => {
+        let (sender, expected) = {
+            let sources = self.paths.sources();
+            (sources.relayed(channel), sources.expected_by(channel))
+        };
+        match (sender, expected) {
+            (Some(sender), _) => {
                 count(&self.counters.quic, 1);
                 self.relayed.push(sender, data);
             }
-            None => count(&self.counters.unverified, 1),
+            (None, Some(way)) if self.hold(way, data) => {}
+            (None, _) => count(&self.counters.unverified, 1),
         }
         true
     }
@@ -362,15 +444,22 @@ impl Mux {
     /// QUIC's own limit on work per turn also holds under a flood of others.
     fn sort_batch(&self, buffers: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta]) {
         let received = Instant::now();
+        let mut early = Vec::new();
         let sources = self.paths.sources();
         for (buffer, meta) in buffers.iter_mut().zip(metas) {
             let source = meta.addr;
             if sources.is_relay(addr::unmap(source)) {
+                note_relayed(&sources, buffer, meta, &mut early);
                 let tally = self.sort_relayed(&sources, buffer, meta, received);
                 self.count_all(tally);
                 continue;
             }
-            let tally = demux::sort(buffer, meta, sources.verified(source), |bytes| {
+            let sender = sources.verified(source);
+            if let Some(way) = sources.expected(source).filter(|_| sender.is_none()) {
+                let datagrams = demux::datagrams(buffer, meta).filter(|datagram| is_handshake(datagram));
+                early.extend(datagrams.map(|datagram| (way, Box::from(datagram))));
+            }
+            let tally = demux::sort(buffer, meta, sender, |bytes| {
                 let socket = Leg::Main;
                 let message = StunDatagram { socket, source, bytes: bytes.into(), received };
                 if self.stun.try_send(message).is_err() {
@@ -378,6 +467,10 @@ impl Mux {
                 }
             });
             self.count_all(tally);
+        }
+        drop(sources);
+        for (way, packet) in early {
+            self.hold(way, &packet);
         }
     }
 
@@ -420,10 +513,9 @@ impl AsyncUdpSocket for Mux {
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         match self.paths.route(transmit.destination) {
-            Some(Route::Direct(remote)) => self.send_direct(remote, transmit),
-            Some(Route::Relayed(channel)) => self.send_relayed(channel, transmit),
+            Some(route) => self.send_by(route, transmit),
             None => {
-                count(&self.counters.no_path, 1);
+                self.send_without_path(transmit);
                 Ok(())
             }
         }
@@ -507,6 +599,19 @@ impl Family {
 impl fmt::Debug for Family {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Family({})", self.local)
+    }
+}
+
+/// What came in a relay's channels whose peers' checks are still to be read.
+fn note_relayed(sources: &Sources<'_>, buffer: &[u8], meta: &RecvMeta, early: &mut Vec<(Way, Box<[u8]>)>) {
+    let server = addr::unmap(meta.addr);
+    for datagram in demux::datagrams(buffer, meta) {
+        let Some((number, data)) = read_channel_data(datagram) else { continue };
+        let channel = Channel { socket: Leg::Main, server, number };
+        let way = sources.expected_by(channel).filter(|_| is_handshake(data));
+        if let Some(way) = way.filter(|_| sources.relayed(channel).is_none()) {
+            early.push((way, data.into()));
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use meetpoint_proto::explain::Outcome;
 use meetpoint_proto::wire::Refusal;
 use meetpoint_proto::{ClusterNetwork, Code, EffectiveNetwork, NodeId};
+use quinn::Connecting;
 use thiserror::Error;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -98,6 +99,9 @@ impl Drop for Pending<'_> {
         }
     }
 }
+
+/// How a request for a path ends.
+type PathAnswer = Result<(NodeId, Arc<PeerUse>), Refusal>;
 
 /// What [`Builder::start`] hands over.
 pub(crate) struct Started {
@@ -225,11 +229,12 @@ impl Node {
     async fn meet(&self, peer: PeerRef, wait: bool) -> Result<Connection, ConnectError> {
         let request = self.next_request.fetch_add(1, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
+        let (early, named) = oneshot::channel();
         let word = peer.0.clone();
-        let command = Command::Connect { request, peer: peer.0, wait, reply };
+        let command = Command::Connect { request, peer: peer.0, wait, reply, early };
         self.commands.send(command).await.map_err(|_| ConnectError::NodeEnded)?;
         let mut pending = Pending { commands: &self.commands, request, answered: false };
-        let answer = answer.await.map_err(|_| ConnectError::NodeEnded)?;
+        let (answer, begun) = self.await_path(answer, named).await?;
         pending.answered = true;
         let (peer, in_use) = answer.map_err(|refusal| self.not_met(&word, refusal))?;
         let PathInfo { kind, rtt, elapsed, .. } = *self.shared.path(&peer).ok_or(QuicError::NoPath)?.borrow();
@@ -239,8 +244,29 @@ impl Node {
             PathKind::Relayed => Outcome::Relayed,
         };
         self.note_meeting(peer, outcome);
-        let quic = self.quic.connect(&peer, rtt).await?;
+        let early = match begun {
+            Some(begun) => self.quic.finish(begun).await.ok(),
+            None => None,
+        };
+        let quic = match early {
+            Some(quic) => quic,
+            // What went wrong while there was no path says little.
+            None => self.quic.connect(&peer, rtt).await?,
+        };
         self.connection(peer, quic, in_use)
+    }
+
+    /// Waits for a path. QUIC's handshake begins as soon as the driver says whom the request is going to reach.
+    async fn await_path(
+        &self,
+        mut answer: oneshot::Receiver<PathAnswer>,
+        mut named: oneshot::Receiver<(NodeId, Duration)>,
+    ) -> Result<(PathAnswer, Option<Connecting>), ConnectError> {
+        let begun = tokio::select! {
+            answer = &mut answer => return Ok((answer.map_err(|_| ConnectError::NodeEnded)?, None)),
+            Ok((peer, rtt)) = &mut named => self.quic.begin(&peer, rtt).ok(),
+        };
+        Ok((answer.await.map_err(|_| ConnectError::NodeEnded)?, begun))
     }
 
     /// Remembers that no path was found, for whoever asks why.

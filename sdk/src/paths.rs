@@ -6,6 +6,8 @@
 //! side. The table maps it to the real route when a datagram leaves, and a datagram's real source
 //! back to it on arrival.
 //!
+//! Before that a handshake may have begun by the relay ([`crate::provisional`]).
+//!
 //! Whoever sets a path vouches that a key-authenticated check was answered on it: synthetic
 //! addresses bypass QUIC's own path validation, so this table is what keeps a node from being
 //! aimed at a stranger, and a stranger's datagrams from reaching QUIC.
@@ -22,6 +24,7 @@ use meetpoint_proto::{NodeId, addr};
 use thiserror::Error;
 use tokio::sync::Notify;
 
+use crate::provisional::Provisional;
 use crate::usage::Flow;
 
 /// First byte of every synthetic address (RFC 4193, section 3.1).
@@ -93,7 +96,12 @@ pub(crate) struct PathTable {
     table: RwLock<Table>,
     /// Data goes to a peer that nobody watches.
     woken: Notify,
+    /// A peer has a path.
+    routed: Notify,
 }
+
+/// The first datagram of a handshake, and where it is to go now.
+pub(crate) type Flight = (Route, Box<[u8]>);
 
 #[derive(Debug, Default)]
 struct Table {
@@ -102,6 +110,8 @@ struct Table {
     /// The channels of all relay legs: there and back.
     channels: HashMap<Way, Channel>,
     ways: HashMap<Channel, Way>,
+    /// Ways of the relay on which a handshake may come before its check is read.
+    expected: HashMap<Way, SyntheticAddr>,
 }
 
 #[derive(Debug)]
@@ -111,6 +121,8 @@ struct Peer {
     route: Option<Route>,
     /// Verified ways, the newest first; each is a key of `sources`.
     remotes: VecDeque<Way>,
+    /// A handshake that did not wait for a path.
+    provisional: Option<Box<Provisional>>,
     /// QUIC's sends to it, of one datagram or a batch.
     sent: AtomicU64,
     /// QUIC's datagrams from it.
@@ -123,16 +135,74 @@ impl Peer {
     fn new(id: NodeId) -> Self {
         let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
         let is_watched = AtomicBool::new(false);
-        Self { id, route: None, remotes: VecDeque::new(), sent, received, is_watched }
+        let (route, remotes, provisional) = (None, VecDeque::new(), None);
+        Self { id, route, remotes, provisional, sent, received, is_watched }
+    }
+
+    /// What QUIC would answer can be sent.
+    fn can_be_answered(&self) -> bool {
+        self.route.is_some() || self.provisional.as_ref().is_some_and(|begun| begun.may_answer())
     }
 }
 
 impl PathTable {
     /// Sends to `peer` by `way` from now on, and hears it by that and by its last few ways. If the way
     /// was another peer's, it is no longer: a NAT gives a mapping to one host at a time, and the newest
-    /// check tells to which.
-    pub(crate) fn set(&self, peer: &NodeId, way: Way) -> Result<(), PathError> {
-        self.write().set(peer, normal(way))
+    /// check tells to which. Gives what of a handshake that has begun before is to be sent again.
+    pub(crate) fn set(&self, peer: &NodeId, way: Way) -> Result<Option<Flight>, PathError> {
+        let flight = self.write().set(peer, normal(way))?;
+        self.routed.notify_waiters();
+        Ok(flight)
+    }
+
+    /// QUIC's handshake may go to `peer` by `way` once more, although nothing was verified. Gives what is to be sent.
+    pub(crate) fn expect(&self, peer: &NodeId, way: Way) -> Result<Option<Flight>, PathError> {
+        self.write().expect(peer, normal(way))
+    }
+
+    /// By which ways a datagram goes to a peer that has no path, and how much of it.
+    pub(crate) fn provisional(&self, addr: SocketAddr, datagram: &[u8]) -> (Vec<Route>, usize) {
+        self.write().provisional(addr, datagram)
+    }
+
+    /// A handshake with `peer` may begin before there is a path.
+    pub(crate) fn is_expected(&self, peer: &NodeId) -> bool {
+        let table = self.read();
+        table.peers.get(&SyntheticAddr::of(peer)).is_some_and(|peer| peer.provisional.is_some())
+    }
+
+    /// Keeps what came by a way that is expected, until the check in front of it has been read. If that was just now,
+    /// gives it back, with its sender.
+    pub(crate) fn hold(&self, way: Way, packet: Box<[u8]>) -> Option<(SyntheticAddr, Box<[u8]>)> {
+        let mut table = self.write();
+        if let Some(sender) = table.verified_by(way) {
+            return Some((sender, packet));
+        }
+        let sender = table.expected.get(&way).copied()?;
+        let begun = table.peers.get_mut(&sender)?.provisional.as_mut()?;
+        begun.hold(way, packet);
+        None
+    }
+
+    /// Lets whatever QUIC says go by the ways that are only expected, to show what the bounds are for.
+    #[cfg(test)]
+    pub(crate) fn unbound(&self, peer: &NodeId) {
+        let mut table = self.write();
+        let peer = table.peers.get_mut(&SyntheticAddr::of(peer));
+        if let Some(begun) = peer.and_then(|peer| peer.provisional.as_mut()) {
+            begun.is_unbounded = true;
+        }
+    }
+
+    /// Waits until `peer` has a path.
+    pub(crate) async fn routed(&self, peer: &NodeId) {
+        loop {
+            let changed = self.routed.notified();
+            if self.route_to(peer).is_some() {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Data by a way with a relay leg goes in this channel; `None`: no longer.
@@ -142,9 +212,13 @@ impl PathTable {
 
     /// Hears `peer` by `way` too, once it has a route: an answer without one would be lost, and QUIC
     /// would wait for a second where the peer's own repetition takes milliseconds. Nothing is sent
-    /// there.
-    pub(crate) fn hear(&self, peer: &NodeId, way: Way) -> Result<(), PathError> {
-        self.write().hear(peer, normal(way)).map(|_| ())
+    /// there, but for the answers to a handshake that may begin by this way. Gives what was kept of one.
+    pub(crate) fn hear(&self, peer: &NodeId, way: Way) -> Result<Vec<Box<[u8]>>, PathError> {
+        let way = normal(way);
+        let mut table = self.write();
+        let peer = table.hear(peer, way)?;
+        let begun = peer.provisional.as_mut().filter(|_| peer.route.is_none());
+        Ok(begun.map(|begun| begun.heard(way)).unwrap_or_default())
     }
 
     /// Forgets all of a peer's paths: nothing is sent to it, nothing heard from it.
@@ -234,19 +308,65 @@ impl Sources<'_> {
             && self.0.ways.keys().any(|channel| channel.socket == Socket::Main && channel.server == source)
     }
 
+    /// The way by the main socket from `source`, if a handshake may come by it whose check is still to be read.
+    pub(crate) fn expected(&self, source: SocketAddr) -> Option<Way> {
+        let is_any = !self.0.expected.is_empty();
+        is_any.then(|| normal(Way::main(source))).filter(|way| self.0.expected.contains_key(way))
+    }
+
+    /// The same for the way that a channel stands for.
+    pub(crate) fn expected_by(&self, channel: Channel) -> Option<Way> {
+        self.0.ways.get(&channel).copied().filter(|way| self.0.expected.contains_key(way))
+    }
+
     fn verified_by(&self, way: Way) -> Option<SyntheticAddr> {
-        let addr = self.0.sources.get(&way).copied()?;
-        let peer = self.0.peers.get(&addr).filter(|peer| peer.route.is_some())?;
-        peer.received.fetch_add(1, Ordering::Relaxed);
-        Some(addr)
+        self.0.verified_by(way)
     }
 }
 
 impl Table {
-    fn set(&mut self, id: &NodeId, way: Way) -> Result<(), PathError> {
+    fn verified_by(&self, way: Way) -> Option<SyntheticAddr> {
+        let addr = self.sources.get(&way).copied()?;
+        let peer = self.peers.get(&addr).filter(|peer| peer.can_be_answered())?;
+        peer.received.fetch_add(1, Ordering::Relaxed);
+        Some(addr)
+    }
+
+    fn set(&mut self, id: &NodeId, way: Way) -> Result<Option<Flight>, PathError> {
         let route = self.route_by(way);
-        self.hear(id, way)?.route = route;
-        Ok(())
+        let peer = self.hear(id, way)?;
+        peer.route = route;
+        let is_answered = peer.received.load(Ordering::Relaxed) > 0;
+        let flight = self.end_provisional(SyntheticAddr::of(id));
+        Ok(route.zip(flight).filter(|_| !is_answered))
+    }
+
+    fn expect(&mut self, id: &NodeId, way: Way) -> Result<Option<Flight>, PathError> {
+        let peer = self.peer(id)?;
+        if peer.route.is_some() {
+            return Ok(None);
+        }
+        let begun = peer.provisional.get_or_insert_default();
+        let flight = begun.allow(way);
+        if begun.ways().contains(&way) {
+            self.expected.insert(way, SyntheticAddr::of(id));
+        }
+        Ok(self.route_by(way).zip(flight))
+    }
+
+    fn provisional(&mut self, addr: SocketAddr, datagram: &[u8]) -> (Vec<Route>, usize) {
+        let peer = SyntheticAddr::from_socket_addr(addr).and_then(|addr| self.peers.get_mut(&addr));
+        let begun = peer.filter(|peer| peer.route.is_none()).and_then(|peer| peer.provisional.as_mut());
+        let (ways, len) = begun.map(|begun| begun.send(datagram)).unwrap_or_default();
+        (ways.into_iter().filter_map(|way| self.route_by(way)).collect(), len)
+    }
+
+    fn end_provisional(&mut self, addr: SyntheticAddr) -> Option<Box<[u8]>> {
+        let begun = self.peers.get_mut(&addr)?.provisional.take()?;
+        for way in begun.ways() {
+            self.expected.remove(way);
+        }
+        begun.into_flight()
     }
 
     fn route_by(&self, way: Way) -> Option<Route> {
@@ -273,13 +393,19 @@ impl Table {
         }
     }
 
-    fn hear(&mut self, id: &NodeId, remote: Way) -> Result<&mut Peer, PathError> {
+    fn peer(&mut self, id: &NodeId) -> Result<&mut Peer, PathError> {
         let addr = SyntheticAddr::of(id);
         match self.peers.get(&addr) {
             Some(peer) if peer.id != *id => return Err(PathError::Collision),
             None if self.peers.len() >= MAX_PEERS => return Err(PathError::Full),
             Some(_) | None => {}
         }
+        Ok(self.peers.entry(addr).or_insert_with(|| Peer::new(*id)))
+    }
+
+    fn hear(&mut self, id: &NodeId, remote: Way) -> Result<&mut Peer, PathError> {
+        let addr = SyntheticAddr::of(id);
+        self.peer(id)?;
         if let Some(before) = self.sources.insert(remote, addr)
             && before != addr
         {
@@ -306,9 +432,11 @@ impl Table {
 
     fn remove(&mut self, id: &NodeId) {
         let addr = SyntheticAddr::of(id);
-        if self.peers.get(&addr).is_some_and(|peer| peer.id == *id)
-            && let Some(peer) = self.peers.remove(&addr)
-        {
+        let is_its = self.peers.get(&addr).is_some_and(|peer| peer.id == *id);
+        if is_its {
+            self.end_provisional(addr);
+        }
+        if is_its && let Some(peer) = self.peers.remove(&addr) {
             for remote in peer.remotes {
                 self.sources.remove(&remote);
             }
@@ -437,7 +565,7 @@ mod tests {
             paths.set(&node(number), Way::main(remote(number))).unwrap();
         }
         assert_eq!(paths.set(&node(u16::MAX), Way::main(remote(65_000))), Err(PathError::Full));
-        assert_eq!(paths.set(&node(7), Way::main(remote(65_000))), Ok(()), "a known peer may always move");
+        assert_eq!(paths.set(&node(7), Way::main(remote(65_000))), Ok(None), "a known peer may always move");
 
         let mut twin = *node(7).as_bytes();
         twin[31] ^= 1;

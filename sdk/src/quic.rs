@@ -19,7 +19,7 @@ use std::time::Duration;
 use meetpoint_proto::{NodeId, meet};
 use quinn::crypto::rustls::{HandshakeData, NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use quinn::{
-    ClientConfig, Connection, ConnectionError, Endpoint, EndpointConfig, Incoming, ServerConfig,
+    ClientConfig, Connecting, Connection, ConnectionError, Endpoint, EndpointConfig, Incoming, ServerConfig,
     TokioRuntime, TransportConfig, TransportErrorCode, ValidationTokenConfig, VarInt,
 };
 use rustls::sign::CertifiedKey;
@@ -228,13 +228,28 @@ impl Quic {
         self.connect_for(peer, rtt, ALPN).await
     }
 
+    /// Begins to connect to a peer that has a path, or is going to have one: what may be sent before that is the
+    /// table's to say. For [`Quic::finish`]; dropping it gives the attempt up.
+    pub(crate) fn begin(&self, peer: &NodeId, rtt: Duration) -> Result<Connecting, ConnectError> {
+        self.begin_for(peer, rtt, ALPN)
+    }
+
+    /// Waits for the end of a handshake that has begun.
+    pub(crate) async fn finish(&self, begun: Connecting) -> Result<Connection, ConnectError> {
+        Ok(timeout(HANDSHAKE_TIMEOUT, begun).await.map_err(|_elapsed| ConnectError::TimedOut)??)
+    }
+
     async fn connect_for(
         &self,
         peer: &NodeId,
         rtt: Duration,
         protocol: &[u8],
     ) -> Result<Connection, ConnectError> {
-        if self.paths.route_to(peer).is_none() {
+        self.finish(self.begin_for(peer, rtt, protocol)?).await
+    }
+
+    fn begin_for(&self, peer: &NodeId, rtt: Duration, protocol: &[u8]) -> Result<Connecting, ConnectError> {
+        if self.paths.route_to(peer).is_none() && !self.paths.is_expected(peer) {
             return Err(ConnectError::NoPath);
         }
         let config = self.client_config(peer, rtt, protocol).map_err(|error| {
@@ -243,11 +258,8 @@ impl Quic {
             ConnectError::Closing
         })?;
         let addr = SyntheticAddr::of(peer).socket_addr();
-        let connecting = self
-            .endpoint
-            .connect_with(config, addr, SERVER_NAME)
-            .map_err(|_endpoint_stopped| ConnectError::Closing)?;
-        Ok(timeout(HANDSHAKE_TIMEOUT, connecting).await.map_err(|_elapsed| ConnectError::TimedOut)??)
+        let connecting = self.endpoint.connect_with(config, addr, SERVER_NAME);
+        connecting.map_err(|_endpoint_stopped| ConnectError::Closing)
     }
 
     /// The same, to a peer that may introduce this node to others.
@@ -353,7 +365,7 @@ impl Acceptor {
     fn begin(&mut self, incoming: Incoming) {
         match self.paths.peer_at(incoming.remote_address()) {
             Some(peer) if self.admitted.contains(&peer) => {
-                self.handshakes.spawn(handshake(incoming, peer));
+                self.handshakes.spawn(handshake(incoming, peer, Arc::clone(&self.paths)));
             }
             _ => {
                 tracing::debug!(from = %incoming.remote_address(), "incoming connection refused");
@@ -363,7 +375,11 @@ impl Acceptor {
     }
 }
 
-async fn handshake(incoming: Incoming, peer: NodeId) -> Result<(NodeId, Connection), AcceptError> {
+async fn handshake(
+    incoming: Incoming,
+    peer: NodeId,
+    paths: Arc<PathTable>,
+) -> Result<(NodeId, Connection), AcceptError> {
     let connecting = incoming.accept()?;
     let connection =
         timeout(HANDSHAKE_TIMEOUT, connecting).await.map_err(|_elapsed| AcceptError::TimedOut)??;
@@ -372,6 +388,8 @@ async fn handshake(incoming: Incoming, peer: NodeId) -> Result<(NodeId, Connecti
         connection.close(CLOSE_WRONG_PATH, b"your key belongs to another path");
         return Err(AcceptError::WrongPath);
     }
+    // A handshake that has begun with the first checks may be over before this side's own is answered.
+    timeout(HANDSHAKE_TIMEOUT, paths.routed(&peer)).await.map_err(|_elapsed| AcceptError::TimedOut)?;
     Ok((peer, connection))
 }
 

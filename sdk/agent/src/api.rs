@@ -372,6 +372,21 @@ pub enum Output {
         /// By which.
         way: Way,
     },
+    /// QUIC's handshake with this peer may begin although no check has been answered: its first datagram goes by this
+    /// way now, or as soon as there is one; once for each time this is told. A check has just left by the same way,
+    /// and whatever goes there passes the server's relay. Nothing but the handshake may, and nothing else until
+    /// [`Output::Path`], which ends this. What the peer's handshake says by this way is to be kept until
+    /// [`Output::Hear`], which may come a moment later, and may be answered from then on.
+    Provisional {
+        /// Who.
+        peer: NodeId,
+        /// By which; after its channel, if it has a relay leg.
+        way: Way,
+        /// What a round trip takes by it, about.
+        rtt: Duration,
+        /// The connect request that waits for the peer, if one does.
+        request: Option<u32>,
+    },
     /// Open a connection to a peer that may introduce this node to others, on the path that there is
     /// ([`meetpoint_proto::meet`]); answer with [`Input::Introducer`].
     OpenIntroducer {

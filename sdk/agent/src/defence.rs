@@ -22,6 +22,8 @@ pub enum Defence {
     RelaySource,
     /// A peer can have a node meet others only so often.
     MeetingBudget,
+    /// What leaves before a check is answered goes to the server's own relay.
+    OwnRelay,
 }
 
 meetpoint_proto::defences!(if feature = "attack-tests");

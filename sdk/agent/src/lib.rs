@@ -82,6 +82,7 @@ mod network;
 mod observe;
 mod pace;
 mod plan;
+mod provisional;
 mod punch;
 mod relay;
 mod rendezvous;

@@ -125,6 +125,8 @@ pub(crate) struct Link {
     /// By which ways keyed checks came, the newest first.
     heard: VecDeque<Way>,
     consent: Timers<Way>,
+    /// The shell was told that QUIC's handshake may begin before there is a way.
+    pub(crate) is_provisional: bool,
     seen: BTreeSet<TransactionId>,
     seen_order: VecDeque<TransactionId>,
 }
@@ -149,6 +151,7 @@ impl Link {
             relays: BTreeSet::new(),
             heard: VecDeque::new(),
             consent: Timers::new(),
+            is_provisional: false,
             seen: BTreeSet::new(),
             seen_order: VecDeque::new(),
         }

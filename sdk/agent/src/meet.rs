@@ -111,6 +111,7 @@ impl Agent {
         let is_direct = |link: &Link| link.kind() == Some(PathKind::Direct);
         let is_well_off = punch.is_unhurried && self.links.get(&peer.node).is_some_and(is_direct);
         punch.probe = introduction.probe;
+        punch.relayed_trip = self.relayed_trip(introduction.peer_rtt_ms);
         let mut named = Vec::new();
         if introduction.active {
             let candidates = self.usable_candidates(introduction);
@@ -209,7 +210,11 @@ impl Agent {
                     Err(again) => punch.postpone(to, again),
                 }
             }
+            if sent.is_ok() {
+                self.check_left(&peer, ticket, to);
+            }
         }
+        self.run_starts(ticket);
         let deadline = self.punches.get(&ticket).map(Punch::deadline);
         self.timers.set(Timer::Ticket(ticket), deadline);
     }
@@ -327,7 +332,7 @@ impl Agent {
 
     fn drop_idle_link(&mut self, peer: NodeId) {
         if self.links.get(&peer).is_some_and(Link::is_idle) {
-            if self.links.remove(&peer).is_some_and(|link| link.is_heard()) {
+            if self.links.remove(&peer).is_some_and(|link| link.is_heard() || link.is_provisional) {
                 self.env.push(Output::Path { peer, path: None });
             }
             self.timers.set(Timer::Link(peer), None);

@@ -18,6 +18,7 @@ use meetpoint_proto::{NodeId, Timers};
 use crate::api::{PathKind, Way};
 use crate::guess::{Flow, Guesses};
 use crate::plan::Plan;
+use crate::provisional::Starts;
 
 /// Distances between the checks to one target: quick while both sides open their NATs, then as
 /// often as a lossy link needs; the last one repeats until the ticket expires.
@@ -87,6 +88,10 @@ pub(crate) struct Punch {
     /// Checks that open this node's NAT and do not reach the peer's.
     openers: VecDeque<Way>,
     opens_at: Instant,
+    /// QUIC's handshake, as far as it waits for no answer.
+    pub(crate) starts: Starts,
+    /// A round trip to the peer by way of the server, about.
+    pub(crate) relayed_trip: Duration,
 }
 
 impl Punch {
@@ -112,6 +117,8 @@ impl Punch {
             guesses: None,
             openers: VecDeque::new(),
             opens_at: start,
+            starts: Starts::default(),
+            relayed_trip: Duration::ZERO,
         }
     }
 

@@ -451,3 +451,114 @@ async fn what_is_replayed_is_delivered_once() {
     );
     assert!(replayed.load(Ordering::Relaxed) > u64::from(SENT));
 }
+
+fn way_to(node: &Node) -> meetpoint_agent::Way {
+    meetpoint_agent::Way::main(node.addr())
+}
+
+/// Each end's keyed check has come to the other, and no answer to one: the handshake is done by then, and data waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handshake_does_not_wait_for_the_path_but_data_does() {
+    let (a, mut b) = (Node::new(1), Node::new(2));
+    for (node, peer) in [(&a, &b), (&b, &a)] {
+        node.mux.expect(&peer.id, way_to(peer)).unwrap();
+    }
+    let peer_of_a = b.id;
+    let begun = a.quic.begin(&b.id, MAX_INITIAL_RTT).unwrap();
+    // It is there before the check in front of it was read, and is kept.
+    wait_until("the first datagram is there", || b.stats().unverified > 0).await;
+    assert_eq!(b.stats().quic, 0);
+    for (node, peer) in [(&a, &b), (&b, &a)] {
+        assert!(node.admitted.admit(peer.id));
+        node.mux.hear(&peer.id, way_to(peer)).unwrap();
+    }
+    let (mux_of_b, to_b) = (Arc::clone(&b.mux), way_to(&b));
+    let accepting = async { b.acceptor.accept().await.unwrap() };
+    tokio::pin!(accepting);
+    let ab = tokio::select! {
+        begun = timeout(PATIENCE, begun) => begun.unwrap().unwrap(),
+        _ = &mut accepting => panic!("accepted without a path"),
+    };
+    let before = a.stats().no_path;
+    ab.open_uni().await.unwrap().write_all(b"data").await.unwrap();
+    tokio::select! {
+        () = wait_until("the data is dropped", || a.stats().no_path > before) => {}
+        _ = &mut accepting => panic!("accepted without a path"),
+    }
+    assert!(a.mux.set_path(&peer_of_a, to_b).is_ok());
+    assert!(timeout(Duration::from_millis(50), &mut accepting).await.is_err(), "accepted without a path");
+    assert!(mux_of_b.set_path(&a.id, way_to(&a)).is_ok());
+    let (peer, ba) = timeout(PATIENCE, accepting).await.unwrap();
+    assert_eq!(peer, a.id);
+    let mut stream = timeout(PATIENCE, ba.accept_uni()).await.unwrap().unwrap();
+    let mut data = [0; 4];
+    stream.read_exact(&mut data).await.unwrap();
+    assert_eq!(&data, b"data");
+}
+
+/// A first datagram that nobody got, as where the peer's NAT was still closed, goes again with the path.
+#[tokio::test]
+async fn a_handshake_that_was_lost_goes_again_with_the_path() {
+    let (a, mut b) = (Node::new(1), Node::new(2));
+    let nowhere = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    a.mux.expect(&b.id, meetpoint_agent::Way::main(nowhere.local_addr().unwrap())).unwrap();
+    let begun = a.quic.begin(&b.id, MAX_INITIAL_RTT).unwrap();
+    let mut lost = [0; 2048];
+    timeout(PATIENCE, nowhere.recv(&mut lost)).await.unwrap().unwrap();
+    let since = Instant::now();
+    assert!(b.admitted.admit(a.id));
+    b.mux.set_path(&a.id, way_to(&a)).unwrap();
+    a.mux.set_path(&b.id, way_to(&b)).unwrap();
+    let (connection, accepted) = tokio::join!(begun, b.acceptor.accept());
+    assert!(connection.is_ok() && accepted.is_some());
+    // QUIC itself would have waited for three times the round trip that it was told.
+    assert!(since.elapsed() < 3 * MAX_INITIAL_RTT, "{:?}", since.elapsed());
+}
+
+/// What a victim gets of a node that was told to begin there `starts` times, until QUIC has repeated itself often.
+async fn aimed_at_a_victim(starts: usize, bounded: bool) -> usize {
+    const BOUND: u64 = 6;
+    let a = Node::new(1);
+    let victim = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (peer, way) =
+        (NodeKey::from_secret(&[2; 32]).id(), meetpoint_agent::Way::main(victim.local_addr().unwrap()));
+    a.mux.expect(&peer, way).unwrap();
+    if !bounded {
+        a.mux.paths().unbound(&peer);
+    }
+    let attempts = [(); 3].map(|()| a.quic.begin(&peer, MIN_INITIAL_RTT).unwrap());
+    let (mut received, mut buffer) = (0, [0; 2048]);
+    let reading = async {
+        loop {
+            received += victim.recv(&mut buffer).await.unwrap();
+            if received > 20 * usize::from(MTU) {
+                return;
+            }
+        }
+    };
+    let repeating = async {
+        for _ in 1..starts {
+            sleep(Duration::from_millis(5)).await;
+            a.mux.expect(&peer, way).unwrap();
+        }
+        wait_until("QUIC has said it often", || a.stats().no_path >= BOUND).await;
+        // What was sent by then is there.
+        sleep(Duration::from_millis(20)).await;
+    };
+    tokio::select! {
+        () = reading => {}
+        () = repeating => {}
+    }
+    drop(attempts);
+    received
+}
+
+/// The attack first succeeds without the bounds: QUIC goes on for seconds, for each attempt of the application.
+#[tokio::test]
+async fn what_is_not_verified_gets_one_datagram_for_each_start() {
+    assert!(aimed_at_a_victim(1, false).await > 20 * usize::from(MTU), "the attack");
+    for starts in [1, 4] {
+        let received = aimed_at_a_victim(starts, true).await;
+        assert!((1..=starts * usize::from(MTU)).contains(&received), "{received} bytes by {starts}");
+    }
+}

@@ -141,6 +141,9 @@ impl Play {
                     assert!(self.allowed.contains(&path.way.remote), "a path by {:?}", path.way);
                 }
                 Output::Hear { way, .. } => assert!(self.allowed.contains(&way.remote), "hears {way:?}"),
+                Output::Provisional { way, .. } => {
+                    assert!(self.allowed.contains(&way.remote), "a handshake by {way:?}");
+                }
                 Output::Ended(ended) => panic!("{ended:?}"),
                 _ => {}
             }

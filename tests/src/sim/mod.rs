@@ -12,6 +12,7 @@
 pub mod case;
 pub mod dice;
 pub mod gate;
+mod handshake;
 pub mod life;
 pub mod meets;
 pub mod nats;

@@ -11,7 +11,7 @@ use meetpoint_proto::{ClusterNetwork, EffectiveNetwork};
 use meetpoint_turn::{ListenerId, RelayConfig, RelayId, RelayIp, StreamListener, Transport};
 
 use super::wires::{SERVER, STUN_PORTS};
-use super::world::{Arrival, DATA, World};
+use super::world::{Arrival, World};
 
 /// Behind those of the datagrams.
 const STREAM_LISTENER: ListenerId = ListenerId(4);
@@ -176,27 +176,26 @@ impl World {
         if is_stun(data) {
             return false;
         }
-        if data == DATA {
-            node.has_data |= node.hears(way);
-        }
+        let data = data.to_vec();
+        self.quic_packet(index, way, &data);
         true
     }
 
-    /// A node sends data by a way, as QUIC would.
-    pub(super) fn send_by(&mut self, node: usize, way: Way) {
+    /// A node sends a packet by a way, as QUIC would.
+    pub(super) fn send_by(&mut self, node: usize, way: Way, packet: &[u8]) {
         let direct = match way.leg {
             Leg::Main => Some(Socket::Main),
             Leg::Extra(number) => Some(Socket::Extra(number)),
             Leg::Relay(_) => None,
         };
         if let Some(socket) = direct {
-            return self.transmit(node, socket, way.remote, DATA.to_vec(), None);
+            return self.transmit(node, socket, way.remote, packet.to_vec(), None);
         }
         let Some(Channel { socket, server, number }) = self.nodes[node].channels.get(&way).copied() else {
             return self.violations.push(format!("node {node} has a path by {way:?} and no channel"));
         };
-        let header = meetpoint_stun::channel_header(number, DATA.len() as u16);
-        let mut frame = [&header[..], DATA].concat();
+        let header = meetpoint_stun::channel_header(number, packet.len() as u16);
+        let mut frame = [&header[..], packet].concat();
         if matches!(socket, Socket::Stream(_)) {
             frame.resize(frame.len().next_multiple_of(4), 0);
         }

@@ -82,12 +82,16 @@ impl World {
                     if path.is_none() {
                         self.nodes[index].heard.retain(|(heard, _)| *heard != peer);
                     }
+                    self.handshake_has_path(index);
                 }
                 Output::Hear { peer, way } => {
                     self.nodes[index].heard.insert((peer, way));
+                    self.handshake_heard(index, way);
                 }
+                Output::Provisional { way, request, .. } => self.handshake_may_go(index, way, request),
                 Output::ConnectEnded { request, result } => {
                     self.nodes[index].ended.insert(request, result);
+                    self.handshake_has_path(index);
                 }
                 // The model's routers map no ports.
                 Output::Membership(_) | Output::MapPort { .. } => {}

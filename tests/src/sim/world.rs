@@ -22,6 +22,7 @@ use meetpoint_turn::{ListenerId, Secret, Secrets, StunServer as StunMachine};
 
 use super::dice::Dice;
 use super::gate::{Gate, GateKind};
+use super::handshake::{Handshake, is_handshake};
 use super::meets::{Meets, Word};
 use super::relays::{Relaying, relay_access};
 use super::shells::{CERTIFICATE_LIFE_S, MAX_TOKENS, cluster, join_token, stun_machine};
@@ -172,6 +173,7 @@ pub struct Node {
     pub(super) second_ip: Option<IpAddr>,
     /// It has its peer's data.
     pub has_data: bool,
+    pub(super) handshake: Handshake,
     pub(super) main_port: u16,
     pub(super) probe: Option<u16>,
     /// Extra sockets' ports by their numbers.
@@ -261,6 +263,8 @@ pub struct World {
     pub membership_s: u64,
     /// Nodes that introduce others.
     pub meets: Meets,
+    /// Nodes that connect begin with QUIC's handshake.
+    pub speaks_quic: bool,
     /// Who listens on the line hears here what arrives.
     pub tap: Option<Vec<Tapped>>,
 }
@@ -312,6 +316,7 @@ impl World {
             relays,
             membership_s: CERTIFICATE_LIFE_S,
             meets: Meets::default(),
+            speaks_quic: false,
             tap: None,
         };
         let unix_ms = BIRTH_UNIX_S * 1000;
@@ -512,6 +517,7 @@ impl World {
             ip,
             second_ip: None,
             has_data: false,
+            handshake: Handshake::default(),
             main_port,
             probe: None,
             extras: BTreeMap::new(),
@@ -542,7 +548,7 @@ impl World {
     /// A node sends data by its path, as QUIC would.
     pub fn send_data(&mut self, node: usize) {
         let Some(way) = self.nodes[node].paths.values().next().map(|path| path.way) else { return };
-        self.send_by(node, way);
+        self.send_by(node, way, DATA);
     }
 
     /// How many sockets a node has besides its main one and the one for tests.
@@ -747,19 +753,25 @@ impl World {
             node.may_send.insert(from);
         }
         self.note(2 + index as u64, from, payload);
-        if payload == DATA {
+        if payload == DATA || is_handshake(payload) {
             let leg = match socket {
                 Socket::Extra(number) => Leg::Extra(number),
                 Socket::Main | Socket::Probe | Socket::Stream(_) => Leg::Main,
             };
-            let node = &mut self.nodes[index];
-            node.has_data |= node.hears(Way { leg, remote: from });
-            return;
+            return self.quic_packet(index, Way { leg, remote: from }, payload);
         }
         if socket == Socket::Main && self.channel_data(index, socket, from, payload) {
             return;
         }
         self.input(index, Input::Datagram { socket, source: from, payload });
+    }
+
+    pub(super) fn quic_packet(&mut self, index: usize, way: Way, payload: &[u8]) {
+        if is_handshake(payload) {
+            return self.quic(index, way, payload);
+        }
+        let node = &mut self.nodes[index];
+        node.has_data |= payload == DATA && node.hears(way);
     }
 
     pub(super) fn push(&mut self, delay: Duration, arrival: Arrival) {

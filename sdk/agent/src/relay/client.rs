@@ -277,6 +277,11 @@ impl Client {
         Some(channel.number)
     }
 
+    /// The channel that was asked for; it may be there already.
+    pub(crate) fn asked_channel(&self, remote: SocketAddr) -> Option<u16> {
+        Some(self.peers.get(&remote)?.channel?.number)
+    }
+
     /// Who has a channel.
     pub(crate) fn remotes(&self) -> impl Iterator<Item = SocketAddr> + '_ {
         self.numbers.values().copied()

@@ -7,8 +7,9 @@
 //! others an allocation is asked for with the first reason to need one (a connect call, an introduction), beside the
 //! punch and without waiting for it, and given back a while after the last: the server lends ports.
 //!
-//! Where UDP does not reach the server (no answer to the observation's Binding for a few round trips), the allocation
-//! is made over TCP, or over TLS where TCP's port is closed too.
+//! Where UDP does not reach the server (no answer to the observation's Binding for one and a half round trips), the
+//! allocation is made over TCP, or over TLS where TCP's port is closed too. Who wants to meet somebody before that is known
+//! does not wait for it: the stream is opened beside, and closed again if UDP answers.
 //!
 //! An allocation outlives the control connection: it ends with its own credential, not with the session. A
 //! fresh credential of the same session goes on with it. One of another session does not: see [`replace`].
@@ -41,10 +42,10 @@ const MAX_ALTERNATES: usize = 8;
 /// How long an allocation is kept after it was last needed: the next connect call finds it there.
 const LINGER: Duration = Duration::from_secs(60);
 /// How many of the control connection's round trips the Binding may stay unanswered until the server is tried by a
-/// stream: its answer takes one. If it was only lost, the stream is there for nothing, and goes soon.
-const UDP_PATIENCE_TRIPS: u32 = 3;
+/// stream: its answer takes one. If it was only late or lost, the stream is there for nothing, and goes at once.
+const UDP_PATIENCE_TRIPS: f64 = 1.5;
 /// At least and at most so long. A lost datagram has been repeated twice by the latter.
-const UDP_PATIENCE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
+const UDP_PATIENCE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 /// TLS starts so much later than TCP, which is cheaper and almost always there.
 const TLS_DELAY: Duration = Duration::from_millis(250);
 /// A stream that is not open by then will not be.
@@ -125,6 +126,14 @@ impl Relays {
         Some(Channel { socket: client.access().socket, server: client.access().server, number })
     }
 
+    /// The same, if it was asked for: the server may not have made it yet.
+    pub(crate) fn asked_channel(&self, way: Way) -> Option<Channel> {
+        let Leg::Relay(id) = way.leg else { return None };
+        let client = self.clients.get(&id)?;
+        let number = client.asked_channel(way.remote)?;
+        Some(Channel { socket: client.access().socket, server: client.access().server, number })
+    }
+
     /// Who has a channel of an allocation.
     pub(crate) fn remotes(&self, id: AllocationId) -> Vec<SocketAddr> {
         self.clients.get(&id).map(|client| client.remotes().collect()).unwrap_or_default()
@@ -184,6 +193,10 @@ impl Agent {
         let others = alternates(access, &servers);
         let access = Access { socket: Socket::Main, server, username, password, others };
         self.add_client(now, access, credential);
+        if matches!(self.relays.udp, Udp::Waiting { .. }) {
+            // Both at once, in the spirit of RFC 8305: the stream's own challenge takes as long as UDP's answer may.
+            self.open_streams(now);
+        }
     }
 
     fn add_client(&mut self, now: Instant, access: Access, credential: Option<crate::stun::Credential>) {
@@ -197,21 +210,27 @@ impl Agent {
     pub(crate) fn await_udp(&mut self, now: Instant) {
         if self.relay_access().is_some() && self.relays.udp != Udp::Silent {
             let trips = self.membership.as_ref().and_then(|membership| membership.round_trip);
-            let patience = trips.map_or(UDP_PATIENCE.1, |trip| trip * UDP_PATIENCE_TRIPS);
+            let patience = trips.map_or(UDP_PATIENCE.1, |trip| trip.mul_f64(UDP_PATIENCE_TRIPS));
             let until = now + patience.clamp(UDP_PATIENCE.0, UDP_PATIENCE.1);
             self.relays.udp = Udp::Waiting { until };
             self.set_relay_timer();
         }
     }
 
-    /// It has. A stream that is still being opened is not needed then.
+    /// It has. A stream that carries no allocation yet is not needed then.
     pub(crate) fn udp_works(&mut self, now: Instant) {
         let before = std::mem::replace(&mut self.relays.udp, Udp::Works);
-        if before == Udp::Silent && !self.relays.opening.is_empty() {
+        if before != Udp::Works && !self.is_socket_replaced() {
             for opening in std::mem::take(&mut self.relays.opening) {
                 self.env.push(Output::CloseStream { stream: opening.stream });
             }
             self.relays.tls_at = None;
+            for client in self.relays.clients.values_mut() {
+                if matches!(client.access().socket, Socket::Stream(_)) && !client.is_granted() {
+                    client.end(&mut self.env, now);
+                }
+            }
+            self.relay_news(now);
         }
         if before != Udp::Works && self.needs_relay() {
             self.want_relay(now);
@@ -562,6 +581,7 @@ impl Agent {
             let its = of_client(client);
             its.into_iter().take(EARLY_CHANNELS).for_each(|remote| client.bind(&mut self.env, now, remote));
         }
+        self.run_starts(ticket);
         self.set_relay_timer();
     }
 

@@ -47,6 +47,12 @@ impl Agent {
         self.relays.clients.values().any(is_there)
     }
 
+    /// The main socket has one of an earlier session, in whose place a stream is to carry another.
+    pub(super) fn is_socket_replaced(&self) -> bool {
+        let is_old = |client: &Client| client.access().socket == Socket::Main && self.is_outdated(client);
+        self.relays.clients.values().any(|client| client.is_granted() && is_old(client))
+    }
+
     /// It was made in a session that is over.
     fn is_outdated(&self, client: &Client) -> bool {
         self.relay_access().is_some_and(|access| !client.is_of(&access.username))
