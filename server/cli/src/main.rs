@@ -47,7 +47,9 @@ fn main() -> ExitCode {
     };
     let outcome = runtime.block_on(async {
         match cli.command {
-            Command::Serve(args) => serve::run(*args, source(invocation, layered.settings, set_log_level)).await,
+            Command::Serve(args) => {
+                serve::run(*args, source(invocation, layered.settings, set_log_level)).await
+            }
             Command::Node(args) => node::run(*args).await,
             Command::Demo(args) => demo::run(&args).await,
             Command::Tokens(args) => operator::tokens(args).await,

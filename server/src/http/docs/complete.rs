@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use utoipa::openapi::example::{Example, ExampleBuilder};
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder};
-use utoipa::openapi::{ContentBuilder, OpenApi, PathItem, Ref, RefOr, Response, ResponseBuilder, Schema};
+use utoipa::openapi::{ContentBuilder, OpenApi, PathItem, Ref, RefOr, Response, ResponseBuilder};
 
 use crate::http::problem::{MEDIA_TYPE, Problem, ProblemCode};
 
@@ -99,7 +99,9 @@ fn problems(path: &str, operation: &Operation, is_change: bool) -> Vec<ProblemCo
 fn of_operation(id: &str) -> &'static [ProblemCode] {
     use ProblemCode as P;
     match id {
-        "readyz" => &[P::NotReady],
+        "readyz" | "metrics" => &[P::NotReady],
+        "make_backup" => &[P::BackupRuns],
+        "reload" => &[P::ConfigRefused],
         "list_nodes"
         | "list_join_tokens"
         | "create_join_token"
@@ -195,27 +197,26 @@ impl Examples {
 
     fn fill(&self, operation: &mut Operation) {
         if let Some(RefOr::T(body)) = &mut operation.request_body {
-            for content in body.content.values_mut() {
-                self.give(content);
+            for (media_type, content) in &mut body.content {
+                self.give(media_type, content);
             }
         }
         for answer in operation.responses.responses.values_mut() {
             let RefOr::T(answer) = answer else { continue };
-            for content in answer.content.values_mut() {
-                self.give(content);
+            for (media_type, content) in &mut answer.content {
+                self.give(media_type, content);
             }
         }
     }
 
-    fn give(&self, content: &mut RefOr<utoipa::openapi::Content>) {
+    fn give(&self, media_type: &str, content: &mut RefOr<utoipa::openapi::Content>) {
         let RefOr::T(content) = content else { return };
         if content.example.is_some() || !content.examples.is_empty() {
             return;
         }
         content.example = match &content.schema {
             Some(RefOr::Ref(schema)) => schema.ref_location.rsplit('/').next().and_then(|name| self.of(name)),
-            Some(RefOr::T(Schema::Object(_))) => Some(Value::from(EVENT)),
-            _ => None,
+            _ => TEXTS.iter().find(|(name, _)| *name == media_type).map(|(_, text)| Value::from(*text)),
         };
     }
 
@@ -240,6 +241,14 @@ impl Examples {
     }
 }
 
+/// Bodies that are no JSON. One is bytes.
+const TEXTS: [(&str, &str); 3] = [
+    ("text/event-stream", EVENT),
+    ("application/openmetrics-text", METRICS),
+    ("application/vnd.sqlite3", "SQLite format 3\0"),
+];
+const METRICS: &str = "# HELP meetpoint_sessions Nodes that are present, by what they were found to be.\n# TYPE meetpoint_sessions gauge\n\
+                       meetpoint_sessions{class=\"public_open\"} 3\n# EOF\n";
 /// Bodies are no deeper.
 const MAX_DEPTH: usize = 8;
 /// An event of an event stream.

@@ -155,6 +155,10 @@ pages! {
         ["This is a defect: the log has the particulars under the request's id, which the answer's header x-request-id has."];
     Storage: "The registry or a file in the data directory could not be read or written.",
         ["The disk fails, or is mounted read-only.", "The data directory belongs to another user.", "The database was damaged: see `PRAGMA integrity_check`."];
+    BackupRuns: "One backup is made at a time, and one is being made or read.",
+        ["Two operators, or two runs of one timer, met.", "A client that reads slowly has not come to its end; it has ten minutes."];
+    ConfigRefused: "What the files say now is no configuration of a server, so the one in use was kept, all of it.",
+        ["A key of the configuration file has a typing error, or a value that its flag does not take.", "The certificate and the key do not belong together.", "A file that a flag names was moved, or may not be read."];
     DiskFull: "There is no room left for the server's data directory. What is there can still be read.",
         ["Another program fills the same disk.", "The audit log or the registry has outgrown its volume.", "A quota is used up."];
 }
