@@ -2,9 +2,14 @@
 //!
 //! Nothing of a peer is answered but a check under a live ticket's key, and nothing is believed but the answer to a
 //! check of this node's own, by the very way that was asked. Whatever else arrives is counted and forgotten.
+//!
+//! A check names both nodes, which is more than half of it. Who reads the short form says so in its checks and its
+//! answers; from then on the other side's checks name the beginning of their sender and no more: whom they are for, and
+//! that it is this sender, their key shows. A node that knows no short names goes on as ever.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::time::Instant;
 
 use meetpoint_proto::wire::{ClientMessage, TicketOutcome};
@@ -15,7 +20,7 @@ use crate::agent::{Agent, Timer};
 use crate::api::{Leg, Output, PathKind, Socket, Way};
 use crate::defence::Defence;
 use crate::env::millis;
-use crate::link::Confirmation;
+use crate::link::{Confirmation, Link};
 use crate::punch::Punch;
 use crate::stun::{self, Class, Datagram, TransactionId};
 
@@ -25,6 +30,12 @@ pub(crate) struct Outstanding {
     checks: BTreeMap<TransactionId, Sent>,
     order: VecDeque<TransactionId>,
 }
+
+/// A short name is the beginning of the sender's id, 40 bits of it: so many characters of its text, which are whole bytes.
+pub(crate) const SHORT_NAME_LEN: usize = 8;
+/// The rest of the least id and of the greatest that begin with a short name. Of 256 bits the last character has one.
+const LEAST_REST: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+const GREATEST_REST: &str = "7777777777777777777777777777777777777777777q";
 
 /// Checks remembered. An answer to one that 8,192 others have followed is of no worth.
 const MAX_OUTSTANDING: usize = 8_192;
@@ -85,7 +96,7 @@ impl Agent {
         let Some(link) = self.links.get(&peer) else { return };
         let Some(keys) = link.keys(ticket) else { return };
         let id = TransactionId::random(&mut self.env.rng);
-        let payload = stun::check(id, &link.username, &keys.send);
+        let payload = stun::check(id, link.check_name(), &keys.send);
         self.outstanding.insert(id, Sent { peer, ticket, to, at: now });
         self.env.counters.checks_sent += 1;
         self.transmit_by(now, to, payload, ttl);
@@ -142,9 +153,12 @@ impl Agent {
         if let Some(link) = self.links.get_mut(&peer) {
             link.kept_by_peer(now, way, self.env.keepalive.interval());
             self.set_link_timer(peer);
+            if !is_direct {
+                self.observe_before_next_check(now);
+            }
         }
         self.env.counters.checks_answered += 1;
-        let answer = stun::check_answer(check.id(), way.remote, &send);
+        let answer = stun::check_answer(check, way.remote, &send);
         self.transmit_by(now, way, answer, None);
     }
 
@@ -168,15 +182,22 @@ impl Agent {
     }
 
     /// Whose check it is and under which ticket, if it is one we want.
-    fn authenticate(&self, source: SocketAddr, check: &Datagram<'_>) -> Option<(NodeId, TicketId)> {
+    fn authenticate(&mut self, source: SocketAddr, check: &Datagram<'_>) -> Option<(NodeId, TicketId)> {
         let username = check.username()?;
-        let (to, from) = username.split_once(':')?;
-        if to.parse() != Ok(self.id) || !self.reach.as_ref()?.may_answer(source) {
+        if !self.reach.as_ref()?.may_answer(source) {
             return None;
         }
-        let from = from.parse().ok()?;
-        let ticket = self.links.get(&from)?.authenticate(check)?;
-        Some((from, ticket))
+        let of_peer = |(from, link): (&NodeId, &Link)| Some((*from, link.authenticate(check)?));
+        let (found, is_short) = if let Some((to, from)) = username.split_once(':') {
+            let from = from.parse().ok().filter(|_| to.parse() == Ok(self.id))?;
+            (self.links.get_key_value(&from).and_then(of_peer)?, false)
+        } else {
+            (self.links.range(whoever_begins_with(username)?).find_map(of_peer)?, true)
+        };
+        if let Some(link) = self.links.get_mut(&found.0) {
+            link.takes_short_names |= is_short || check.takes_short_names();
+        }
+        Some(found)
     }
 
     /// An answer to a check of ours. It counts only by the very way that was asked.
@@ -195,6 +216,7 @@ impl Agent {
         let since = self.ticket_verified(now, &sent);
         let is_ready = self.carries_data(way);
         let Some(link) = self.links.get_mut(&sent.peer) else { return };
+        link.takes_short_names |= answer.takes_short_names();
         let confirmation = Confirmation {
             ticket: sent.ticket,
             way,
@@ -225,5 +247,40 @@ impl Agent {
             self.tell_result(sent.ticket, TicketOutcome::Direct { elapsed_ms }, Some(rtt));
         }
         since
+    }
+}
+
+/// The ids that have this short name. There may be more than one: a key tells them apart.
+fn whoever_begins_with(short: &str) -> Option<RangeInclusive<NodeId>> {
+    let ends = |rest: &str| (short.len() == SHORT_NAME_LEN).then(|| format!("{short}{rest}").parse().ok())?;
+    Some(ends(LEAST_REST)?..=ends(GREATEST_REST)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_name_stands_for_the_ids_that_begin_with_it() {
+        let id = |head: [u8; 5], rest: u8| {
+            let mut bytes = [rest; 32];
+            bytes[..5].copy_from_slice(&head);
+            NodeId::from_bytes(bytes)
+        };
+        let head = [1, 2, 3, 4, 5];
+        let short = id(head, 7).to_string()[..SHORT_NAME_LEN].to_owned();
+        let range = whoever_begins_with(&short).expect("a short name");
+        for (id, expect) in [
+            (id(head, 0), true),
+            (id(head, 7), true),
+            (id(head, 255), true),
+            (id([1, 2, 3, 4, 4], 255), false),
+            (id([1, 2, 3, 4, 6], 0), false),
+        ] {
+            assert_eq!(range.contains(&id), expect, "{id}");
+        }
+        for other in ["", "aaaaaaa", "aaaaaaaaa", "aaaaaaa1", "aaaaaa é", "aaaa:aaa"] {
+            assert!(whoever_begins_with(other).is_none(), "{other:?}");
+        }
     }
 }

@@ -41,8 +41,9 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 const STABLE_AFTER: Duration = Duration::from_secs(30);
 /// Bounds on the server's word about silence.
 const IDLE_RANGE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
-/// A node asks for a sign of life after a third of the allowed silence.
-const PINGS_PER_IDLE: u32 = 3;
+/// A node asks for a sign of life after half of the allowed silence; a server that lives asks more often. TCP has the other
+/// half to repeat what was lost.
+const PINGS_PER_IDLE: u32 = 2;
 /// A membership is renewed when so much of it is over, varied by a tenth of it so that nodes that joined
 /// together do not ask together.
 const RENEW_AFTER: f64 = 0.6;

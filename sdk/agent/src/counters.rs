@@ -33,6 +33,8 @@ pub struct Counters {
     pub tickets_failed: u64,
     /// Allocations that a relay granted.
     pub allocations: u64,
+    /// Times that an allocation was found to be where the node is, or followed it there.
+    pub allocations_moved: u64,
     /// Times that the server saw the node's NAT give it another mapping.
     pub rebound: u64,
     /// Peers to which the last path died.

@@ -88,9 +88,18 @@ impl Agent {
         punch.plan = plan(own.as_ref(), peer.as_ref());
         let is_local = |candidate: &Candidate| candidate.kind == CandidateKind::Host;
         let has_neighbours = introduction.candidates.iter().any(is_local);
-        // Where there is a relay the ticket is what the two meet by there.
-        if matches!(punch.plan, Plan::Relay(_)) && !has_neighbours && self.relay_access().is_none() {
-            punch.end_early(start + HOPELESS);
+        if matches!(punch.plan, Plan::Relay(_)) && !has_neighbours {
+            // Where there is a relay the ticket is what the two meet by there.
+            if self.relay_access().is_none() {
+                punch.end_early(start + HOPELESS);
+            }
+            let of_relay = |candidate: &&Candidate| candidate.kind == CandidateKind::Relay;
+            let direct = introduction.candidates.iter().filter(|candidate| !of_relay(candidate));
+            let ways: Vec<Way> = direct.map(|candidate| Way::main(addr::unmap(candidate.addr))).collect();
+            // Plans are about IPv4, whose NATs they know.
+            if ways.iter().all(|way| way.remote.is_ipv4()) {
+                punch.settle_for_relay(&ways);
+            }
         }
         let counts = |behavior: NatBehavior| matches!(behavior.allocator, Some(Allocator::Sequential { .. }));
         punch.counts_on = own.is_some_and(counts);

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use meetpoint_proto::{NodeId, NodeName, TicketId};
 
 use crate::api::{AllocationId, Leg, Path, PathKind, Way};
-use crate::stun::{Datagram, Key, TransactionId};
+use crate::checks::SHORT_NAME_LEN;
+use crate::stun::{CheckName, Datagram, Key, TransactionId};
 use meetpoint_proto::Timers;
 
 mod ways;
@@ -103,12 +104,16 @@ pub(crate) struct Link {
     pub(crate) present: bool,
     /// Its newest certificate ends then, in seconds since 1970.
     pub(crate) member_until_unix_s: u64,
+    /// Nothing but a relay brings the two together, as far as was known of both NATs at the newest introduction.
+    pub(crate) settles_for_relay: bool,
     /// Running tickets.
     pub(crate) punches: BTreeSet<TicketId>,
     /// The application holds a connection that this side asked for: a lost path is asked for anew.
     pub(crate) held: bool,
     /// `to:from`, as the peer reads it.
-    pub(crate) username: String,
+    username: String,
+    /// The peer has said under its key that it reads short names.
+    pub(crate) takes_short_names: bool,
     keys: VecDeque<TicketKeys>,
     /// The newest ticket under which a check of ours was answered: the peer has it for certain.
     proven: Option<TicketId>,
@@ -137,9 +142,11 @@ impl Link {
             name,
             present: true,
             member_until_unix_s: 0,
+            settles_for_relay: false,
             punches: BTreeSet::new(),
             held: false,
             username: format!("{peer}:{own}"),
+            takes_short_names: false,
             keys: VecDeque::new(),
             proven: None,
             elapsed: Duration::ZERO,
@@ -154,6 +161,15 @@ impl Link {
             is_provisional: false,
             seen: BTreeSet::new(),
             seen_order: VecDeque::new(),
+        }
+    }
+
+    /// How checks to this peer say whose they are.
+    pub(crate) fn check_name(&self) -> CheckName<'_> {
+        let from = self.username.rsplit(':').next().and_then(|from| from.get(..SHORT_NAME_LEN));
+        match from.filter(|_| self.takes_short_names) {
+            Some(from) => CheckName::Short(from),
+            None => CheckName::Long(&self.username),
         }
     }
 
@@ -351,6 +367,13 @@ impl Link {
     pub(crate) fn unheard(&mut self, now: Instant) {
         let current = self.current.and_then(|way| Some((way, self.routes.get(&way)?)));
         if let Some((way, _)) = current.filter(|(_, route)| route.unanswered == 0) {
+            self.consent.set(way, Some(now));
+        }
+    }
+
+    /// The way in use is to answer now, whatever it has left unanswered.
+    pub(crate) fn ask_now(&mut self, now: Instant) {
+        if let Some(way) = self.current {
             self.consent.set(way, Some(now));
         }
     }

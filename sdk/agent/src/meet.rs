@@ -126,6 +126,7 @@ impl Agent {
         link.name = peer.name.clone();
         link.member_until_unix_s = link.member_until_unix_s.max(peer.not_after_unix_s);
         link.present = true;
+        link.settles_for_relay = punch.settles_for_relay;
         link.punches.insert(ticket);
         link.add_keys(TicketKeys {
             ticket,

@@ -7,6 +7,9 @@
 //! The first Binding only names the user, and the server challenges it (RFC 8489, section 9.2.4);
 //! all later ones carry the nonce, so the server sees one that was delivered to that very source.
 //!
+//! What only looks whether the mapping is still the same says a fifth of that: a plain Binding, whose answer nothing protects. If it
+//! names another mapping, or does not come, it is asked in the other manner, and only that answer is believed.
+//!
 //! The answers name the mapping. Another one than before means that the NAT has forgotten the node or was restarted:
 //! no peer reaches it where it used to be.
 
@@ -16,7 +19,7 @@ use std::time::{Duration, Instant};
 use meetpoint_proto::NatBehavior;
 use meetpoint_proto::wire::ClientMessage;
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Timer};
 use crate::api::Event;
 use crate::backoff::scale;
 use crate::env::Env;
@@ -35,12 +38,16 @@ const RETRY: Duration = Duration::from_secs(10);
 /// Challenges answered in a row; more means that the credential is not accepted.
 const MAX_CHALLENGES: u32 = 3;
 
+/// The part of the keepalive's interval after which the node looks at its mapping when a peer has checked: the peer's next
+/// check comes after nine tenths of its own at the earliest.
+const BEFORE_NEXT_CHECK: f64 = 0.8;
+
 #[derive(Debug)]
 enum State {
-    /// The next request is due then.
-    Idle { until: Instant },
-    /// A request is under way.
-    Asking { id: TransactionId, sent: u32, again_at: Instant },
+    /// The next request is due then; somebody has a reason to think that the mapping is another one.
+    Idle { until: Instant, is_suspect: bool },
+    /// A request is under way; a plain one, to see whether anything has changed.
+    Asking { id: TransactionId, sent: u32, again_at: Instant, is_plain: bool },
 }
 
 /// What a datagram was to an observation.
@@ -71,7 +78,7 @@ pub(crate) struct Observer {
 
 impl Observer {
     pub(crate) fn new(now: Instant, server: SocketAddr, username: String, password: String) -> Self {
-        let state = State::Idle { until: now };
+        let state = State::Idle { until: now, is_suspect: false };
         Self {
             server,
             username,
@@ -101,7 +108,7 @@ impl Observer {
 
     pub(crate) fn deadline(&self) -> Instant {
         match self.state {
-            State::Idle { until } => until,
+            State::Idle { until, .. } => until,
             State::Asking { again_at, .. } => again_at,
         }
     }
@@ -109,24 +116,36 @@ impl Observer {
     /// Asks at once, unless it does already: the NAT may have moved the mapping.
     pub(crate) fn suspect(&mut self, now: Instant) {
         if let State::Idle { .. } = self.state {
-            self.state = State::Idle { until: now };
+            self.state = State::Idle { until: now, is_suspect: true };
+        }
+    }
+
+    /// Looks by then at the latest.
+    pub(crate) fn look_by(&mut self, at: Instant) {
+        if let State::Idle { until, .. } = &mut self.state {
+            *until = at.min(*until);
         }
     }
 
     /// Asks at once: the network is another one, and so may be the mapping.
     pub(crate) fn refresh(&mut self, now: Instant) {
-        self.state = State::Idle { until: now };
+        self.state = State::Idle { until: now, is_suspect: true };
         self.mapped = None;
     }
 
     pub(crate) fn handle_timeout(&mut self, env: &mut Env, now: Instant) {
         match self.state {
-            State::Idle { until } if until <= now => self.ask(env, now),
+            State::Idle { until, is_suspect } if until <= now => {
+                let is_plain = !is_suspect && self.credential.is_some() && self.mapped.is_some();
+                self.ask(env, now, is_plain);
+            }
             State::Asking { sent, again_at, .. } if again_at <= now && sent >= MAX_SENDS => {
                 self.is_silent = true;
                 self.rest(env, now, RETRY);
             }
-            State::Asking { id, sent, again_at } if again_at <= now => self.transmit(env, now, id, sent),
+            // Plain questions of too many behind one address are not answered; these are.
+            State::Asking { again_at, is_plain: true, .. } if again_at <= now => self.ask(env, now, false),
+            State::Asking { id, sent, again_at, .. } if again_at <= now => self.transmit(env, now, id, sent),
             State::Idle { .. } | State::Asking { .. } => {}
         }
     }
@@ -139,12 +158,22 @@ impl Observer {
         source: SocketAddr,
         datagram: &Datagram<'_>,
     ) -> Seen {
-        let State::Asking { id, .. } = self.state else { return Seen::Foreign };
+        let State::Asking { id, is_plain, .. } = self.state else { return Seen::Foreign };
         if source != self.server || datagram.id() != id {
             return Seen::Foreign;
         }
         self.is_silent = false;
         match (datagram.class(), datagram.error_code()) {
+            (Class::Success, _) if is_plain => {
+                if self.mapped().is_some_and(|known| datagram.mapped() != Some(known)) {
+                    self.ask(env, now, false);
+                    return Seen::Taken;
+                }
+                let seen = self.compare(env, now, datagram.mapped());
+                let refresh = env.keepalive.observation();
+                self.rest(env, now, refresh);
+                return seen;
+            }
             (Class::Success, _) => {
                 if self.credential.as_ref().is_some_and(|credential| datagram.verify(credential.key())) {
                     self.challenges = 0;
@@ -181,13 +210,18 @@ impl Observer {
             self.challenges = 0;
             self.rest(env, now, RETRY);
         } else {
-            self.ask(env, now);
+            self.ask(env, now, false);
         }
     }
 
-    fn ask(&mut self, env: &mut Env, now: Instant) {
+    fn ask(&mut self, env: &mut Env, now: Instant, is_plain: bool) {
         let id = env.transaction_id();
-        self.transmit(env, now, id, 0);
+        if is_plain {
+            env.transmit_main(now, self.server, stun::binding(id));
+            self.state = State::Asking { id, sent: 1, again_at: now + FIRST_RTO, is_plain };
+        } else {
+            self.transmit(env, now, id, 0);
+        }
     }
 
     fn transmit(&mut self, env: &mut Env, now: Instant, id: TransactionId, sent: u32) {
@@ -197,13 +231,14 @@ impl Observer {
         };
         env.transmit_main(now, self.server, payload);
         let again_at = now + if sent == 0 { FIRST_RTO } else { MAX_RTO };
-        self.state = State::Asking { id, sent: sent + 1, again_at };
+        self.state = State::Asking { id, sent: sent + 1, again_at, is_plain: false };
     }
 
     /// Up to a tenth earlier, so that nodes which joined together do not ask together for ever.
     fn rest(&mut self, env: &mut Env, now: Instant, wait: Duration) {
         use rand_chacha::rand_core::Rng;
-        self.state = State::Idle { until: now + wait - scale(wait / 10, env.rng.next_u32()) };
+        let until = now + wait - scale(wait / 10, env.rng.next_u32());
+        self.state = State::Idle { until, is_suspect: false };
     }
 }
 
@@ -219,6 +254,16 @@ impl Agent {
         self.tell_behavior();
         if !is_blocked {
             self.discover_anew(now);
+        }
+    }
+
+    /// A peer's check by a relay has just shown that all is well, and the peer will ask again. If this node's NAT has moved it by
+    /// then, it should know first: what follows from that costs less than what the peer would do.
+    pub(crate) fn observe_before_next_check(&mut self, now: Instant) {
+        let at = now + self.env.keepalive.interval().mul_f64(BEFORE_NEXT_CHECK);
+        for (ipv6, observer) in &mut self.observers {
+            observer.look_by(at);
+            self.timers.set(Timer::Observe(*ipv6), Some(observer.deadline()));
         }
     }
 

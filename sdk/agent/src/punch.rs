@@ -49,6 +49,8 @@ const MAX_CHECKS_GUESSED: u32 = 512;
 const MAX_NAMED: usize = MAX_CANDIDATES + 8;
 /// After the first path works: time for a better one (the same link instead of the NAT's hairpin).
 const SETTLE: Duration = Duration::from_millis(500);
+/// The same where a relayed path is the best there can be: the peer's own relay may be known a little later.
+const SETTLE_RELAYED: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Default)]
 struct Target {
@@ -56,6 +58,8 @@ struct Target {
     verified: bool,
     /// The peer was allocated it by a relay.
     is_relay: bool,
+    /// Physics keeps the two apart there, as far as both know their NATs.
+    is_hopeless: bool,
 }
 
 /// See the module.
@@ -85,6 +89,8 @@ pub(crate) struct Punch {
     /// This node's NAT gives out ports in a row: what was known of the newest is outdated by this ticket.
     pub(crate) counts_on: bool,
     guesses: Option<Guesses>,
+    /// A relayed way is all that can come of it.
+    pub(crate) settles_for_relay: bool,
     /// Checks that open this node's NAT and do not reach the peer's.
     openers: VecDeque<Way>,
     opens_at: Instant,
@@ -115,6 +121,7 @@ impl Punch {
             plan: Plan::Checks,
             counts_on: false,
             guesses: None,
+            settles_for_relay: false,
             openers: VecDeque::new(),
             opens_at: start,
             starts: Starts::default(),
@@ -128,6 +135,17 @@ impl Punch {
             self.targets.entry(candidate).or_default();
             self.due.set(candidate, Some(at));
             at += STAGGER;
+        }
+    }
+
+    /// Nothing but a relay brings the two together, as far as both know their NATs. These of the targets, which are none of
+    /// a relay's, get one check each, in case that was wrong; and when a relayed way works the ticket soon ends.
+    pub(crate) fn settle_for_relay(&mut self, hopeless: &[Way]) {
+        self.settles_for_relay = true;
+        for way in hopeless {
+            if let Some(target) = self.targets.get_mut(way) {
+                target.is_hopeless = true;
+            }
         }
     }
 
@@ -257,7 +275,11 @@ impl Punch {
         let skipped = if self.is_unhurried { QUICK_GAPS } else { 0 };
         let gap = gaps[(target.sent as usize + skipped).min(gaps.len() - 1)];
         target.sent += 1;
-        let most = if self.is_unhurried { UNHURRIED_CHECKS } else { MAX_CHECKS_PER_TARGET };
+        let most = match (target.is_hopeless, self.is_unhurried) {
+            (true, true) => 1,
+            (false, true) => UNHURRIED_CHECKS,
+            (_, false) => MAX_CHECKS_PER_TARGET,
+        };
         if target.sent < most && self.sent < self.most_checks() {
             self.due.set(to, Some(now + Duration::from_millis(gap)));
         }
@@ -289,6 +311,9 @@ impl Punch {
             target.verified = true;
         }
         self.due.set(way, None);
+        if kind == PathKind::Relayed && self.settles_for_relay {
+            self.end_early(now + SETTLE_RELAYED);
+        }
         let is_first = kind == PathKind::Direct && self.direct.is_none();
         if is_first {
             self.direct = Some(now);

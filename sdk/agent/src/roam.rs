@@ -10,6 +10,9 @@
 //! * a peer's keyed check comes from a place that is not the way in use;
 //! * a peer that is met already is introduced anew, because it has doubts of its own.
 //!
+//! A pair that can only be relayed is not introduced anew because of another mapping: an allocation follows its client
+//! (RFC 8016), and the other side of a relay is let in by its IP address.
+//!
 //! A node that has moved also opens its control connection anew from where it is now, has its mapping observed, and asks
 //! for an introduction to each peer it has a path to, all at the same time: if the peer's NAT lets in nothing from
 //! the new place, only a new introduction helps. Keys, links and the application's connections stay.
@@ -21,8 +24,8 @@ use std::time::{Duration, Instant};
 use meetpoint_proto::{NodeId, TicketId};
 
 use crate::agent::{Agent, Timer};
-use crate::api::Way;
-use crate::link::{DOUBTFUL_UNANSWERED, SUSPICIOUS_UNANSWERED};
+use crate::api::{PathKind, Way};
+use crate::link::{DOUBTFUL_UNANSWERED, Link, SUSPICIOUS_UNANSWERED};
 use crate::requests::Purpose;
 
 /// Checks of a doubted way. A good one survives with 25 % loss each way in 98 of 100 cases, and if not, it comes back
@@ -83,11 +86,29 @@ impl Agent {
     /// no strict NAT of a peer lets them in.
     pub(crate) fn rebound(&mut self, now: Instant) {
         self.env.counters.rebound += 1;
-        self.probe_relays(now);
+        self.move_relays(now);
         let open = self.links.iter().filter(|(_, link)| link.is_open()).map(|(peer, _)| *peer);
         for peer in open.take(MAX_ASKED).collect::<Vec<NodeId>>() {
             self.doubt(now, peer);
-            self.ask_anew(now, peer);
+            if !self.is_kept_by_relay(peer) {
+                self.ask_anew(now, peer);
+            }
+        }
+    }
+
+    /// Nothing but a relay helps the two, and the way in use outlives another mapping: the own allocation follows, and at
+    /// the peer's this node is let in by its IP address, from whatever port. If it is not, the way's silence tells.
+    fn is_kept_by_relay(&self, peer: NodeId) -> bool {
+        let link = self.links.get(&peer).filter(|link| link.settles_for_relay);
+        let link = link.filter(|link| link.kind() == Some(PathKind::Relayed));
+        link.and_then(Link::current).is_some_and(|way| self.relays.outlives_mapping(way))
+    }
+
+    /// Has the way in use show now that it works.
+    pub(crate) fn ask_way_in_use(&mut self, now: Instant, peer: NodeId) {
+        if let Some(link) = self.links.get_mut(&peer) {
+            link.ask_now(now);
+            self.run_link(now, peer);
         }
     }
 

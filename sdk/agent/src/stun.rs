@@ -130,9 +130,14 @@ impl<'a> Datagram<'a> {
         TransactionId(self.message.transaction_id())
     }
 
-    /// The name in a check: `to:from`.
+    /// The name in a check: `to:from`, or the short form of `from`.
     pub(crate) fn username(&self) -> Option<&'a str> {
         std::str::from_utf8(self.echo(attr::USERNAME)?).ok()
+    }
+
+    /// Its sender knows peers by short names.
+    pub(crate) fn takes_short_names(&self) -> bool {
+        self.message.attribute(attr::MEETPOINT_SHORT_NAMES).is_some()
     }
 
     /// The reflexive address.
@@ -187,6 +192,11 @@ impl<'a> Datagram<'a> {
     pub(crate) fn lifetime(&self) -> Option<Duration> {
         let seconds = self.message.attribute(attr::LIFETIME)?.try_into().ok()?;
         Some(Duration::from_secs(u32::from_be_bytes(seconds).into()))
+    }
+
+    /// By what an allocation can be taken along to another address.
+    pub(crate) fn mobility_ticket(&self) -> Option<&'a [u8]> {
+        self.echo(attr::MOBILITY_TICKET).filter(|ticket| !ticket.is_empty())
     }
 
     /// What a Data indication brings, and from whom.
@@ -248,19 +258,37 @@ pub(crate) fn binding_authenticated(id: TransactionId, credential: &Credential) 
     authenticated(start(Class::Request, id), credential)
 }
 
+/// How a check says whose it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CheckName<'a> {
+    /// `to:from`, which every peer reads; it is told besides that shorter ones would do.
+    Long(&'a str),
+    /// The beginning of `from`, for a peer that has said that it reads that.
+    Short(&'a str),
+}
+
 /// A punch or consent check.
-pub(crate) fn check(id: TransactionId, username: &str, key: &Key) -> Vec<u8> {
+pub(crate) fn check(id: TransactionId, name: CheckName<'_>, key: &Key) -> Vec<u8> {
     let mut writer = start(Class::Request, id);
-    writer.attribute(attr::USERNAME, username.as_bytes());
+    match name {
+        CheckName::Long(name) => {
+            writer.attribute(attr::USERNAME, name.as_bytes());
+            writer.attribute(attr::MEETPOINT_SHORT_NAMES, &[]);
+        }
+        CheckName::Short(name) => writer.attribute(attr::USERNAME, name.as_bytes()),
+    }
     writer.integrity(&key.0);
     writer.fingerprint();
     writer.finish().into()
 }
 
-/// The answer to a check.
-pub(crate) fn check_answer(id: TransactionId, mapped: SocketAddr, key: &Key) -> Vec<u8> {
-    let mut writer = start(Class::Success, id);
+/// The answer to a check; one that asks is told that short names would do.
+pub(crate) fn check_answer(check: &Datagram<'_>, mapped: SocketAddr, key: &Key) -> Vec<u8> {
+    let mut writer = start(Class::Success, check.id());
     writer.xor_address(attr::XOR_MAPPED_ADDRESS, mapped);
+    if check.takes_short_names() {
+        writer.attribute(attr::MEETPOINT_SHORT_NAMES, &[]);
+    }
     writer.integrity(&key.0);
     writer.fingerprint();
     writer.finish().into()
@@ -269,10 +297,12 @@ pub(crate) fn check_answer(id: TransactionId, mapped: SocketAddr, key: &Key) -> 
 /// What a client of a relay asks for (RFC 8656).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Ask {
-    /// Relayed addresses: an IPv4 one, and an IPv6 one if the server has any.
-    Allocate,
+    /// Relayed addresses: an IPv4 one, and an IPv6 one if the server has any. A mobile allocation comes with a ticket.
+    Allocate { is_mobile: bool },
     /// To keep the allocation for so long; nothing: to end it.
     Refresh(Duration),
+    /// To keep it for so long, wherever it was asked for: this is its ticket (RFC 8016).
+    Follow { lifetime: Duration, ticket: Vec<u8> },
     /// To let these addresses in.
     Permit(Vec<SocketAddr>),
     /// To have this number stand for a peer.
@@ -283,20 +313,24 @@ impl Ask {
     /// The request, under the credential; without one, to be challenged.
     pub(crate) fn write(&self, id: TransactionId, credential: Option<&Credential>) -> Vec<u8> {
         let method = match self {
-            Self::Allocate => ALLOCATE,
-            Self::Refresh(_) => REFRESH,
+            Self::Allocate { .. } => ALLOCATE,
+            Self::Refresh(_) | Self::Follow { .. } => REFRESH,
             Self::Permit(_) => CREATE_PERMISSION,
             Self::Bind { .. } => CHANNEL_BIND,
         };
         let mut writer = Writer::new(Class::Request, method, id.0);
         match self {
-            Self::Allocate => {
+            Self::Allocate { is_mobile } => {
                 writer.attribute(attr::REQUESTED_TRANSPORT, &UDP);
                 writer.attribute(attr::ADDITIONAL_ADDRESS_FAMILY, &[Family::V6.number(), 0, 0, 0]);
+                if *is_mobile {
+                    writer.attribute(attr::MOBILITY_TICKET, &[]);
+                }
             }
-            Self::Refresh(lifetime) => {
-                let seconds = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX);
-                writer.attribute(attr::LIFETIME, &seconds.to_be_bytes());
+            Self::Refresh(lifetime) => write_lifetime(&mut writer, *lifetime),
+            Self::Follow { lifetime, ticket } => {
+                write_lifetime(&mut writer, *lifetime);
+                writer.attribute(attr::MOBILITY_TICKET, ticket);
             }
             Self::Permit(peers) => {
                 peers.iter().for_each(|peer| writer.xor_address(attr::XOR_PEER_ADDRESS, *peer));
@@ -312,6 +346,11 @@ impl Ask {
             None => writer.finish().into(),
         }
     }
+}
+
+fn write_lifetime(writer: &mut Writer, lifetime: Duration) {
+    let seconds = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX);
+    writer.attribute(attr::LIFETIME, &seconds.to_be_bytes());
 }
 
 /// Bytes for a peer of a relay's client that has no channel yet.
@@ -344,6 +383,11 @@ pub(crate) mod testing {
         /// The peer that a request is about.
         pub(crate) fn peer(&self) -> Option<SocketAddr> {
             self.address(attr::XOR_PEER_ADDRESS)
+        }
+
+        /// An Allocate of a client that would move.
+        pub(crate) fn asks_for_ticket(&self) -> bool {
+            self.message.attribute(attr::MOBILITY_TICKET).is_some_and(<[u8]>::is_empty)
         }
     }
 
@@ -385,7 +429,7 @@ mod tests {
 
     #[test]
     fn a_check_reads_back_and_verifies_with_its_key_only() {
-        let bytes = check(id(), "to:from", &key(1));
+        let bytes = check(id(), CheckName::Long("to:from"), &key(1));
         let datagram = Datagram::parse(&bytes).unwrap();
         assert_eq!((datagram.class(), datagram.id()), (Class::Request, id()));
         assert_eq!(datagram.username(), Some("to:from"));
@@ -397,17 +441,23 @@ mod tests {
     fn an_answer_carries_the_reflexive_address() {
         for text in ["20.0.0.9:4711", "[2606:4700::1]:9"] {
             let mapped = text.parse().unwrap();
-            let bytes = check_answer(id(), mapped, &key(1));
-            let datagram = Datagram::parse(&bytes).unwrap();
-            assert_eq!(datagram.class(), Class::Success);
-            assert_eq!(datagram.mapped(), Some(mapped));
-            assert!(datagram.verify(&key(1)));
+            // Who does not ask for short names is not told of them.
+            for (name, asks) in [(CheckName::Long("to:from"), true), (CheckName::Short("fromfrom"), false)] {
+                let question = check(id(), name, &key(1));
+                let question = Datagram::parse(&question).unwrap();
+                let bytes = check_answer(&question, mapped, &key(1));
+                let datagram = Datagram::parse(&bytes).unwrap();
+                assert_eq!((datagram.class(), datagram.id()), (Class::Success, id()));
+                assert_eq!(datagram.mapped(), Some(mapped));
+                assert!(datagram.verify(&key(1)));
+                assert_eq!((question.takes_short_names(), datagram.takes_short_names()), (asks, asks));
+            }
         }
     }
 
     #[test]
     fn one_changed_bit_is_noticed() {
-        let bytes = check(id(), "to:from", &key(1));
+        let bytes = check(id(), CheckName::Long("to:from"), &key(1));
         // FINGERPRINT stands behind the integrity, which does not cover it.
         let protected = bytes.len() - 8;
         for at in 0..protected * 8 {
@@ -421,12 +471,13 @@ mod tests {
     /// RFC 8489, section 14.6: a truncated tag is for usages that allow it.
     #[test]
     fn integrity_must_be_whole() {
-        let whole = check(id(), "to:from", &key(1));
-        // Header, USERNAME, the integrity attribute with half its tag.
-        let mut bytes = whole[..20 + 12 + 4 + 16].to_vec();
+        let whole = check(id(), CheckName::Long("to:from"), &key(1));
+        // Header, USERNAME, the offer of short names, the integrity attribute with half its tag.
+        let integrity = 20 + 12 + 4;
+        let mut bytes = whole[..integrity + 4 + 16].to_vec();
         let body_len = (bytes.len() - 20) as u16;
         bytes[2..4].copy_from_slice(&body_len.to_be_bytes());
-        bytes[20 + 12 + 2..20 + 12 + 4].copy_from_slice(&[0, 16]);
+        bytes[integrity + 2..integrity + 4].copy_from_slice(&[0, 16]);
         assert!(!Datagram::parse(&bytes).unwrap().verify(&key(1)));
     }
 
@@ -447,7 +498,7 @@ mod tests {
 
     #[test]
     fn a_datagram_is_one_whole_message() {
-        let bytes = check(id(), "to:from", &key(1));
+        let bytes = check(id(), CheckName::Long("to:from"), &key(1));
         let cases: [(&str, Vec<u8>); 4] = [
             ("empty", vec![]),
             ("cut short", bytes[..bytes.len() - 4].to_vec()),

@@ -301,14 +301,14 @@ fn stun_goes_where_it_may() {
 fn silence_is_asked_about_then_given_up() {
     let mut rig = Rig::new(1);
     rig.join();
-    rig.advance(IDLE / 3 - MS);
+    rig.advance(IDLE / 2 - MS);
     assert!(rig.messages().is_empty());
     rig.advance(MS);
     assert!(matches!(rig.messages()[..], [ClientMessage::Ping { .. }]));
     rig.tell(ServerMessage::Ping { seq: 7 });
     assert!(matches!(rig.messages()[..], [ClientMessage::Pong { seq: 7 }]));
     rig.advance(IDLE - MS);
-    assert_eq!(rig.messages().len(), 2, "two more pings");
+    assert!(matches!(rig.messages()[..], [ClientMessage::Ping { .. }]), "one more ping");
     rig.advance(MS);
     assert_eq!(disconnected(&rig.take()).map(|(code, _)| code), Some(Some(Code::TooSlow)));
 }

@@ -529,6 +529,7 @@ fn the_shape_of_a_check() {
     introduce(&mut a, &mut b, 1);
     let (socket, to, check) = &a.sent[0];
     assert_eq!((*socket, *to), (Socket::Main, b.main()));
-    assert_eq!(check.len(), 20 + 4 + 108 + 36 + 8);
+    // The long form, with the offer of the short one.
+    assert_eq!(check.len(), 20 + 4 + 108 + 4 + 36 + 8);
     assert_eq!(TicketId::from_bytes([0; 16]).to_string().len(), 26);
 }

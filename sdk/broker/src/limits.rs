@@ -12,7 +12,7 @@ pub struct Limits {
     /// From accept to welcome. Long enough for a slow mobile link, short enough that stalled
     /// handshakes (attack: slowloris) do not pile up.
     pub handshake_timeout: Duration,
-    /// Silence after which a member's connection is given up: three lost pings.
+    /// Silence after which a member's connection is given up: two pings that TCP has repeated in vain.
     pub idle_timeout: Duration,
     /// Between the server's pings; they keep NAT state for TCP and measure the round trip.
     pub ping_interval: Duration,
@@ -58,7 +58,7 @@ impl Default for Limits {
             connections: 20_000,
             handshake_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(45),
-            ping_interval: Duration::from_secs(15),
+            ping_interval: Duration::from_secs(20),
             observation_timeout: Duration::from_secs(10),
             dial_back_timeout: Duration::from_millis(700),
             dial_back_interval: Duration::from_secs(10),

@@ -199,9 +199,19 @@ fn each_direction_has_its_own_key() {
     let mut rng = rand_chacha::ChaCha20Rng::from_seed([0; 32]);
     let link = link();
     for (key, expect) in [(keys(1).recv, Some(ticket(1))), (keys(1).send, None), (keys(2).recv, None)] {
-        let check = crate::stun::check(TransactionId::random(&mut rng), &link.username, &key);
+        let check = crate::stun::check(TransactionId::random(&mut rng), link.check_name(), &key);
         assert_eq!(link.authenticate(&Datagram::parse(&check).unwrap()), expect);
     }
+}
+
+/// A node that knows no short names never sees one.
+#[test]
+fn a_peer_is_called_by_a_short_name_once_it_has_said_so() {
+    let mut link = link();
+    let (own, peer) = (NodeId::from_bytes([1; 32]).to_string(), NodeId::from_bytes([2; 32]).to_string());
+    assert_eq!(link.check_name(), CheckName::Long(&format!("{peer}:{own}")));
+    link.takes_short_names = true;
+    assert_eq!(link.check_name(), CheckName::Short(&own[..8]));
 }
 
 #[test]

@@ -8,6 +8,9 @@
 //! said under our key, to places that the welcome names, and to each once. By a stream it is not: which one was opened to
 //! where, by which protocol and under which identity, is not this module's to decide.
 //!
+//! The allocation follows its client to another address, if the server gives tickets for that (RFC 8016): peers, permissions
+//! and channels stay. A server that gives none tells that there is no allocation here, and another one is made.
+//!
 //! A node names a peer before it hears of it: that is a permission. What it uses for more than checks gets a
 //! channel, which renews the permission as well (section 12). Peers that nothing was sent to for a while are
 //! forgotten.
@@ -61,6 +64,8 @@ const RETRY_LATE: Duration = Duration::from_secs(300);
 pub(crate) enum News {
     /// There are relayed addresses now.
     Granted,
+    /// It has followed this node to where that is now.
+    Followed,
     /// Data to and from this peer goes by this channel from now on.
     Bound { remote: SocketAddr },
     /// This peer has been forgotten, and its channel with it.
@@ -130,6 +135,8 @@ pub(crate) struct Client {
     /// By family: IPv4, IPv6.
     relayed: [Option<SocketAddr>; 2],
     has_cleared: bool,
+    /// What to take it along by.
+    ticket: Option<Vec<u8>>,
     /// Servers that have sent it on.
     left: Vec<SocketAddr>,
     transactions: BTreeMap<TransactionId, Transaction>,
@@ -157,6 +164,7 @@ impl Client {
             phase: Phase::Asking,
             relayed: [None; 2],
             has_cleared: false,
+            ticket: None,
             left: Vec::new(),
             transactions: BTreeMap::new(),
             peers: BTreeMap::new(),
@@ -165,8 +173,14 @@ impl Client {
             due: Timers::new(),
             news: VecDeque::new(),
         };
-        client.ask(env, now, Ask::Allocate, 0);
+        client.allocate(env, now);
         client
+    }
+
+    /// What a stream carries ends with it: nothing of that can be taken along.
+    fn allocate(&mut self, env: &mut Env, now: Instant) {
+        let is_mobile = !self.is_stream();
+        self.ask(env, now, Ask::Allocate { is_mobile }, 0);
     }
 
     pub(crate) fn access(&self) -> &Access {
@@ -179,6 +193,11 @@ impl Client {
 
     pub(crate) fn is_over(&self) -> bool {
         self.phase == Phase::Over
+    }
+
+    /// It can follow this node to another address.
+    pub(crate) fn is_mobile(&self) -> bool {
+        self.is_granted() && (self.ticket.is_some() || self.is_stream())
     }
 
     /// It has been given up by this side.
@@ -325,12 +344,48 @@ impl Client {
         Some((*self.numbers.get(&number)?, data))
     }
 
-    /// Has the server tell now whether it still has the allocation.
+    /// Has the server tell now whether it still has the allocation, and has that follow to where this node is.
     pub(crate) fn probe(&mut self, env: &mut Env, now: Instant) {
-        let is_asking = self.transactions.values().any(|running| matches!(running.ask, Ask::Refresh(_)));
-        if self.is_granted() && !is_asking {
+        let is_asked = |ask: &Ask| matches!(ask, Ask::Refresh(_) | Ask::Follow { .. });
+        if !self.is_granted() || self.transactions.values().any(|running| is_asked(&running.ask)) {
+            return;
+        }
+        if !self.follow(env, now) {
             self.ask(env, now, Ask::Refresh(LIFETIME), 0);
         }
+    }
+
+    /// The node's NAT shows it at another address, to which the server has given this challenge. What nobody depends on does
+    /// not follow: it would cost an idle node more than it is worth.
+    pub(crate) fn moved(
+        &mut self,
+        env: &mut Env,
+        now: Instant,
+        challenged: Option<&Credential>,
+        is_needed: bool,
+    ) {
+        self.ticket.take_if(|_| !is_needed);
+        if let Some(fresh) = challenged.filter(|_| !self.is_stream()) {
+            self.credential = Some(fresh.of_user(&self.access.username, &self.access.password));
+        }
+        // What was asked from the old address is not answered to this one.
+        let is_refresh = |running: &Transaction| matches!(running.ask, Ask::Refresh(_) | Ask::Follow { .. });
+        let stale: Vec<TransactionId> =
+            self.transactions.iter().filter(|(_, running)| is_refresh(running)).map(|(id, _)| *id).collect();
+        if self.is_granted() {
+            stale.into_iter().for_each(|id| drop(self.take(id)));
+        }
+        self.probe(env, now);
+    }
+
+    /// Has the allocation follow, if there is a ticket for that.
+    fn follow(&mut self, env: &mut Env, now: Instant) -> bool {
+        let ticket = self.ticket.clone();
+        let has_one = ticket.is_some();
+        if let Some(ticket) = ticket {
+            self.ask(env, now, Ask::Follow { lifetime: LIFETIME, ticket }, 0);
+        }
+        has_one
     }
 
     pub(crate) fn handle_timeout(&mut self, env: &mut Env, now: Instant) {
@@ -379,7 +434,7 @@ impl Client {
 
     fn granted(&mut self, env: &mut Env, now: Instant, ask: &Ask, answer: &Datagram<'_>) {
         match (ask, self.phase) {
-            (Ask::Allocate, Phase::Asking) => {
+            (Ask::Allocate { .. }, Phase::Asking) => {
                 for relayed in answer.relayed() {
                     self.relayed[usize::from(relayed.is_ipv6())].get_or_insert(relayed);
                 }
@@ -387,15 +442,21 @@ impl Client {
                     return self.over(RETRY_LATE);
                 }
                 self.phase = Phase::Granted;
+                self.ticket = answer.mobility_ticket().map(<[u8]>::to_vec);
                 self.refresh_in(now, answer.lifetime());
                 self.news.push_back(News::Granted);
             }
             (Ask::Refresh(_), Phase::Clearing) => {
                 self.phase = Phase::Asking;
-                self.ask(env, now, Ask::Allocate, 0);
+                self.allocate(env, now);
             }
             (Ask::Refresh(_), Phase::Ending) => self.phase = Phase::Over,
             (Ask::Refresh(_), Phase::Granted) => self.refresh_in(now, answer.lifetime()),
+            (Ask::Follow { .. }, Phase::Granted) => {
+                self.ticket = answer.mobility_ticket().map(<[u8]>::to_vec);
+                self.refresh_in(now, answer.lifetime());
+                self.news.push_back(News::Followed);
+            }
             (Ask::Permit(peers), Phase::Granted) => {
                 peers.iter().for_each(|peer| self.peer_asked(*peer, now + PEER_REFRESH));
             }
@@ -452,15 +513,17 @@ impl Client {
     /// The server names another one. That one challenges anew: our nonce is this one's.
     fn sent_on(&mut self, env: &mut Env, now: Instant, answer: &Datagram<'_>) {
         let to = answer.alternate_server().map(addr::unmap).filter(|to| self.may_follow(*to));
-        let is_allocate =
-            self.transactions.get(&answer.id()).is_some_and(|running| running.ask == Ask::Allocate);
+        let is_allocate = self
+            .transactions
+            .get(&answer.id())
+            .is_some_and(|running| matches!(running.ask, Ask::Allocate { .. }));
         let Some(to) = to.filter(|_| is_allocate) else {
             return self.refused(env, now, answer.id(), 300);
         };
         self.take(answer.id());
         self.left.push(std::mem::replace(&mut self.access.server, to));
         self.credential = None;
-        self.ask(env, now, Ask::Allocate, 0);
+        self.allocate(env, now);
     }
 
     /// RFC 8489, section 14.15, wants the same family; the other conditions are in the module's text.
@@ -475,7 +538,7 @@ impl Client {
     fn refused(&mut self, env: &mut Env, now: Instant, id: TransactionId, code: u16) {
         let Some(Transaction { ask, .. }) = self.take(id) else { return };
         match (ask, code) {
-            (Ask::Allocate, 437) if !self.has_cleared => {
+            (Ask::Allocate { .. }, 437) if !self.has_cleared => {
                 self.has_cleared = true;
                 self.phase = Phase::Clearing;
                 self.ask(env, now, Ask::Refresh(Duration::ZERO), 0);
@@ -483,10 +546,28 @@ impl Client {
             // It was not there any more, which is what was wanted.
             (Ask::Refresh(_), 437) if self.phase == Phase::Clearing => {
                 self.phase = Phase::Asking;
-                self.ask(env, now, Ask::Allocate, 0);
+                self.allocate(env, now);
+            }
+            // A server that has tickets and gives this client none.
+            (Ask::Allocate { is_mobile: true }, 405) => {
+                self.ask(env, now, Ask::Allocate { is_mobile: false }, 0);
+            }
+            // It is not here, and may be where this node was.
+            (Ask::Refresh(_), 437) if self.phase == Phase::Granted && self.follow(env, now) => {}
+            (Ask::Permit(peers), 437) if self.phase == Phase::Granted && self.ticket.is_some() => {
+                peers.iter().for_each(|peer| self.peer_asked(*peer, now + FIRST_RTO));
+                self.probe(env, now);
+            }
+            (Ask::Bind { peer, .. }, 437) if self.phase == Phase::Granted && self.ticket.is_some() => {
+                self.peer_asked(peer, now + FIRST_RTO);
+                self.probe(env, now);
             }
             (Ask::Refresh(_), _) if self.phase == Phase::Ending => self.phase = Phase::Over,
-            (Ask::Allocate | Ask::Refresh(_), code) => self.over(retry_after(code)),
+            // It is gone, and another one can be had.
+            (Ask::Follow { .. }, 405 | 437) => self.over(Duration::ZERO),
+            (Ask::Allocate { .. } | Ask::Refresh(_) | Ask::Follow { .. }, code) => {
+                self.over(retry_after(code))
+            }
             // The allocation is gone, whichever request tells.
             (Ask::Permit(_) | Ask::Bind { .. }, 437) => self.over(Duration::ZERO),
             // Another peer of the same request may be the one it is about.

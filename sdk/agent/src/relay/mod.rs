@@ -26,12 +26,13 @@ use std::time::{Duration, Instant};
 
 use meetpoint_proto::addr::{self, AddressClass};
 use meetpoint_proto::wire::{StunAccess, StunServer};
-use meetpoint_proto::{EffectiveNetwork, Mapping};
+use meetpoint_proto::{EffectiveNetwork, Mapping, NodeId};
 use meetpoint_stun::is_channel_data;
 
 use crate::agent::{Agent, Timer, stun_servers};
-use crate::api::{AllocationId, Channel, Leg, Output, Socket, StreamId, Way};
+use crate::api::{AllocationId, Channel, Leg, Output, PathKind, Socket, StreamId, Way};
 use crate::defence::Defence;
+use crate::link::Link;
 use crate::stun::{Class, Datagram, Method};
 use client::{Access, Client, News};
 
@@ -137,6 +138,14 @@ impl Relays {
     /// Who has a channel of an allocation.
     pub(crate) fn remotes(&self, id: AllocationId) -> Vec<SocketAddr> {
         self.clients.get(&id).map(|client| client.remotes().collect()).unwrap_or_default()
+    }
+
+    /// A relayed way goes on when the node's NAT gives it another mapping.
+    pub(crate) fn outlives_mapping(&self, way: Way) -> bool {
+        match way.leg {
+            Leg::Relay(id) => self.clients.get(&id).is_some_and(Client::is_mobile),
+            Leg::Main | Leg::Extra(_) => true,
+        }
     }
 
     /// The ways by which a peer's candidate can be met.
@@ -400,6 +409,19 @@ impl Agent {
         self.set_relay_timer();
     }
 
+    /// The NAT has given this node another mapping: allocations that somebody depends on are to follow. The server's challenge to the new one is
+    /// known from the observation.
+    pub(crate) fn move_relays(&mut self, now: Instant) {
+        let is_relayed = |link: &Link| link.settles_for_relay || link.kind() == Some(PathKind::Relayed);
+        let is_needed = self.is_likely_relayed() || self.links.values().any(is_relayed);
+        for client in self.relays.clients.values_mut() {
+            let observer = self.observers.get(&client.access().server.is_ipv6());
+            let challenged = observer.and_then(|observer| observer.credential());
+            client.moved(&mut self.env, now, challenged, is_needed);
+        }
+        self.set_relay_timer();
+    }
+
     /// A fresh credential of the same session goes on with the allocation.
     pub(crate) fn renew_relays(&mut self) {
         let Some(access) = self.relay_access() else { return };
@@ -511,6 +533,7 @@ impl Agent {
                 let way = |remote| Way { leg: Leg::Relay(id), remote };
                 match news {
                     News::Granted => self.relay_granted(now, id),
+                    News::Followed => self.relay_followed(now, id),
                     News::Bound { remote } => self.channel_bound(now, way(remote)),
                     News::Forgotten { remote } => self.way_lost(now, way(remote)),
                     News::Over { retry } => {
@@ -542,6 +565,15 @@ impl Agent {
         }
         self.relays.asked_at = None;
         self.replace_relays(now);
+    }
+
+    /// An allocation is where this node is now: what goes by it has to show at once that it still does.
+    fn relay_followed(&mut self, now: Instant, id: AllocationId) {
+        self.env.counters.allocations_moved += 1;
+        let users = self.links.iter().filter(|(_, link)| link.uses_leg(id)).map(|(peer, _)| *peer);
+        for peer in users.collect::<Vec<NodeId>>() {
+            self.ask_way_in_use(now, peer);
+        }
     }
 
     /// The relayed addresses to offer: those of before only while there are no others.

@@ -10,7 +10,7 @@ use meetpoint_turn::{
 };
 
 use super::*;
-use crate::api::{BackoffConfig, Config, Output};
+use crate::api::{BackoffConfig, Config, Output, StreamId};
 use crate::testing::start_of_time;
 
 const MS: Duration = Duration::from_millis(1);
@@ -329,6 +329,54 @@ fn it_lasts_for_as_long_as_it_is_used() {
     client.end(&mut rig.env, rig.now);
     rig.carry(&mut client);
     assert_eq!((rig.allocations(), client.is_over()), (0, true), "given back, not left to expire");
+}
+
+/// RFC 8016: peers and channels stay, however the client learns that it is elsewhere.
+#[test]
+fn an_allocation_follows_the_node() {
+    let mut rig = Rig::new(RelayLimits::default());
+    let mut client = rig.client(access(1, 3600));
+    rig.carry(&mut client);
+    let (peer, other) = (addr("20.0.7.1:1"), addr("20.0.7.2:1"));
+    client.bind(&mut rig.env, rig.now, peer);
+    rig.carry(&mut client);
+    let (relayed, channel) = (client.relayed().collect::<Vec<_>>(), client.channel(peer));
+    for (port, lose) in [(40_001, 0), (40_002, 1), (40_003, 3)] {
+        rig.source.set_port(port);
+        rig.lose = lose;
+        client.moved(&mut rig.env, rig.now, None, true);
+        let mut news = rig.carry(&mut client);
+        news.extend(rig.pass(&mut client, Duration::from_secs(2)));
+        assert_eq!(news, [News::Followed], "{lose} lost");
+        client.send(&mut rig.env, rig.now, peer, b"data");
+        rig.carry(&mut client);
+        assert_eq!(rig.relayed.pop(), Some((peer, b"data".to_vec())));
+    }
+    // Whichever request tells.
+    rig.source.set_port(40_004);
+    client.bind(&mut rig.env, rig.now, other);
+    assert_eq!(rig.carry(&mut client), [News::Followed]);
+    assert_eq!(rig.pass(&mut client, FIRST_RTO), [News::Bound { remote: other }]);
+    rig.source.set_port(40_005);
+    assert!(rig.pass(&mut client, LIFETIME / 2).contains(&News::Followed), "a Refresh");
+    assert_eq!((rig.allocations(), client.relayed().collect::<Vec<_>>()), (1, relayed));
+    assert_eq!(client.channel(peer), channel);
+    // What is not needed stays where it was, and so it does with a server that gives no tickets.
+    rig.source.set_port(40_006);
+    client.moved(&mut rig.env, rig.now, None, false);
+    assert_eq!(rig.carry(&mut client), [News::Over { retry: RETRY_SOON }]);
+}
+
+/// What is asked for over a stream asks for no ticket.
+#[test]
+fn a_stream_has_no_ticket() {
+    let mut rig = Rig::new(RelayLimits::default());
+    for (socket, expect) in [(Socket::Main, true), (Socket::Stream(StreamId(1)), false)] {
+        let _client = rig.client(Access { socket, ..access(1, 3600) });
+        let Some(Output::Transmit { payload, .. }) = rig.env.pop() else { panic!("nothing is asked") };
+        let asked = Datagram::parse(&payload).unwrap();
+        assert_eq!(asked.asks_for_ticket(), expect);
+    }
 }
 
 #[test]
