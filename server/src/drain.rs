@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::http::App;
 use crate::live::Live;
 use crate::rendezvous::Handle;
 use crate::service::UnixMs;
@@ -83,13 +84,22 @@ impl Drain {
 
 /// The task that does it.
 pub(crate) struct Draining {
-    pub(crate) order: Drain,
-    pub(crate) rendezvous: Handle,
-    pub(crate) machines: RelayHandle,
-    pub(crate) live: Arc<Live>,
+    order: Drain,
+    rendezvous: Handle,
+    machines: RelayHandle,
+    live: Arc<Live>,
 }
 
 impl Draining {
+    pub(crate) fn of(app: &App) -> Self {
+        Self {
+            order: app.drain.clone(),
+            rendezvous: app.rendezvous.clone(),
+            machines: app.machines.clone(),
+            live: Arc::clone(&app.live),
+        }
+    }
+
     /// Ends when the server may end, or is told to end at once.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let until = tokio::select! {

@@ -364,13 +364,7 @@ impl Server {
             core.spawn(listener.run());
         }
         let reloads = core.spawn(live::follow(app.clone(), reload, soft.clone()));
-        let draining = Draining {
-            order: app.drain.clone(),
-            rendezvous: app.rendezvous.clone(),
-            machines: app.machines.clone(),
-            live: Arc::clone(&app.live),
-        };
-        let drained = core.spawn(draining.run(soft.clone()));
+        let drained = core.spawn(Draining::of(&app).run(soft.clone()));
         let reloader = core.spawn(reloader.run(soft.clone()));
         let verifier = core.spawn(verifier.run(soft.clone()));
         core.spawn(herald.run(soft.clone()));
