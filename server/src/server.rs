@@ -274,8 +274,7 @@ impl Server {
         let metrics_router = || http::metrics_router(app.clone());
         let metrics = metrics.map(|socket| listener_on(&app, socket, metrics_router(), head_timeout));
         let metrics_listener = metrics.transpose()?;
-        // What the operator asks for is one act, of which the certificate is a part; this only watches.
-        let reloader = Reloader { identity, data: Arc::clone(&data), requests: Reload::default() };
+        let reloader = Reloader { identity, data: Arc::clone(&data) };
         let herald = Herald { service: Arc::clone(&service), me: Arc::clone(&me) };
         let verifier = Verifier::new(Arc::clone(&service), me, config.seed_timing);
         Ok(Self {

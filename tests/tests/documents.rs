@@ -39,6 +39,7 @@ const ADDRESSES: [&str; 3] = ["203.0.113.10", "203.0.113.11", "203.0.113.20"];
 /// What the script of a document begins with. Seconds are those of a busy machine.
 const PRELUDE: &str = r##"
 set -u
+mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns
 ip link set lo up
 declare -A running=()
 finish() {

@@ -60,12 +60,16 @@ impl Broker {
         if session.mappings().any(|known| known == source) {
             return;
         }
+        let is_first = !session.observed.iter().any(|known| known.addr.is_ipv4() == source.is_ipv4());
         session.observed.retain(|known| known.addr.is_ipv4() != source.is_ipv4());
         session.observed.push_front(Mapping { addr: source, proof: Proof::Untried });
         session.is_open = false;
         session.witnesses = Witnesses::default();
         session.forget_elsewhere();
         self.mapping_changed(now, conn);
+        if is_first {
+            self.first_seen(now, conn, source.is_ipv4());
+        }
         self.retry_own(now, conn);
         self.retry_waiting_for(now, conn);
     }

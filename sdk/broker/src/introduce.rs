@@ -1,5 +1,6 @@
 //! Introductions: who is shown to whom, where, and with which keys.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,7 +29,7 @@ pub(crate) enum Cause {
     Asked(u32),
     /// The broker drew one as a witness for the other.
     Witness,
-    /// More is known about their NATs than when they were introduced before.
+    /// More is known about their NATs, or of where they are, than when they were introduced before.
     Known,
 }
 
@@ -87,9 +88,7 @@ impl Broker {
             return Err(Obstacle::Refused(Code::SelfConnect));
         }
         let target = self.session(target_conn).ok_or(Obstacle::Absent)?;
-        if asker.asked.len() >= self.limits.tickets_per_asker
-            || target.targeted.len() >= self.limits.tickets_per_target
-        {
+        if !self.has_room(asker, target) {
             return Err(Obstacle::Refused(Code::TooManyIntroductions));
         }
         let effective = cluster.config.effective;
@@ -277,8 +276,7 @@ impl Broker {
                 continue;
             };
             let both = asker.behavior.is_some() && target.behavior.is_some();
-            let has_room = asker.asked.len() < self.limits.tickets_per_asker
-                && target.targeted.len() < self.limits.tickets_per_target;
+            let has_room = self.has_room(asker, target);
             let effective = self.clusters.get(&asker.cluster).map(|cluster| cluster.config.effective);
             let is_symmetric = effective.is_some_and(|effective| {
                 window(effective, asker).is_some() || window(effective, target).is_some()
@@ -290,6 +288,31 @@ impl Broker {
                 self.introduce(now, asker_conn, target_conn, Cause::Known);
             }
         }
+    }
+
+    /// A member was seen by IPv4, or by IPv6, for the first time. Where both can be met by a relay tickets do not wait for that,
+    /// and name no such address: those that run are followed by others, for whoever can be met there.
+    pub(crate) fn first_seen(&mut self, now: Instant, conn: ConnId, is_ipv4: bool) {
+        let Some(session) = self.session(conn) else { return };
+        let running =
+            session.asked.iter().chain(&session.targeted).filter_map(|ticket| self.tickets.get(ticket));
+        let unmet = running.filter(|record| record.direct_after.is_none());
+        let pairs: BTreeSet<(ConnId, ConnId)> = unmet.map(|record| (record.asker, record.target)).collect();
+        for (asker_conn, target_conn) in pairs {
+            let (Some(asker), Some(target)) = (self.session(asker_conn), self.session(target_conn)) else {
+                continue;
+            };
+            let other = if asker_conn == conn { target } else { asker };
+            if self.has_room(asker, target) && other.mappings().any(|addr| addr.is_ipv4() == is_ipv4) {
+                self.introduce(now, asker_conn, target_conn, Cause::Known);
+            }
+        }
+    }
+
+    /// Both may have one more ticket.
+    fn has_room(&self, asker: &Session, target: &Session) -> bool {
+        asker.asked.len() < self.limits.tickets_per_asker
+            && target.targeted.len() < self.limits.tickets_per_target
     }
 
     /// One side says how its ticket ended. A failure of one side may still be a success of the

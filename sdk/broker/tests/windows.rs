@@ -86,3 +86,36 @@ fn a_blind_ticket_is_followed_by_one_that_sees() {
         assert_eq!(rig.introductions(b).len(), expect);
     }
 }
+
+/// Two who can be met by a relay are introduced before anybody has seen where they are. When that is known they are
+/// introduced once more, unless they have met, or the other one has no such address.
+#[test]
+fn who_is_seen_later_is_introduced_once_more() {
+    let cases: [(bool, &[&str], &[usize]); 3] = [
+        (false, &["20.0.0.11:7000", "20.0.0.11:7001", "[2a00::11]:7000"], &[2, 2, 2]),
+        (true, &["20.0.0.11:7000"], &[1]),
+        (false, &["[2a00::11]:7000", "20.0.0.11:7000"], &[1, 2]),
+    ];
+    for (is_direct, seen, expect) in cases {
+        let mut rig = Rig::new(EffectiveNetwork::Public);
+        let a = rig.join(1, "20.0.0.11:5000", "10.0.1.2");
+        let b = rig.join(2, "20.0.0.12:5000", "10.0.2.2");
+        rig.observe(b, "20.0.0.12:7000");
+        rig.say(
+            a,
+            ClientMessage::Candidates { host: vec![], relay: vec![addr("20.0.0.1:50000")], mapped: vec![] },
+        );
+        rig.say(a, connect());
+        let ticket = rig.introductions(a)[0].ticket;
+        if is_direct {
+            let outcome = TicketOutcome::Direct { elapsed_ms: 9 };
+            rig.say(b, ClientMessage::TicketResult { ticket, outcome, rtt_us: None });
+        }
+        for (source, expect) in seen.iter().zip(expect) {
+            rig.observe(a, source);
+            assert_eq!(rig.introductions(b).len(), *expect, "{seen:?} at {source}");
+        }
+        let named = &rig.introductions(b).last().unwrap().candidates;
+        assert!(is_direct || named.iter().any(|candidate| candidate.addr.is_ipv4()), "{named:?}");
+    }
+}

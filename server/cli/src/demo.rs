@@ -4,6 +4,7 @@
 //! behind two port-restricted NATs; elsewhere everything runs on loopback, and it says what
 //! that does not show. Server and nodes are this very binary, started as anybody would.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -132,10 +133,17 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new() -> Result<Self, Failure> {
-        let path = std::env::temp_dir().join(format!("meetpoint-demo-{}", std::process::id()));
-        std::fs::create_dir(&path)
-            .map_err(|error| Failure::failed(format!("{}: {error}", path.display())))?;
-        Ok(Self(path))
+        // A demo that was killed has left its directory, and may have had the same process number.
+        let mut attempt = 0;
+        loop {
+            let name = format!("meetpoint-demo-{}-{attempt}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            match std::fs::create_dir(&path) {
+                Ok(()) => return Ok(Self(path)),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists && attempt < 100 => attempt += 1,
+                Err(error) => return Err(Failure::failed(format!("{}: {error}", path.display()))),
+            }
+        }
     }
 
     fn path(&self) -> &Path {

@@ -11,7 +11,8 @@ use crate::args::LogFormat;
 /// Checks a level, or directives.
 pub(crate) fn level(text: &str) -> Result<String, String> {
     // A word that is no level would be taken for the name of a module.
-    let is_sound = |part: &str| part.contains('=') || part.parse::<LevelFilter>().is_ok();
+    let is_level = |part: &str| !part.is_empty() && part.parse::<LevelFilter>().is_ok();
+    let is_sound = |part: &str| part.contains('=') || is_level(part);
     match EnvFilter::builder().parse(directives(text)) {
         Ok(_) if text.split(',').all(is_sound) => Ok(text.to_owned()),
         _ => Err("expected off, error, warn, info, debug or trace, or directives such as \

@@ -17,6 +17,18 @@ use super::{LimitArgs, MAX_STUN_THREADS, QuotaArgs, StreamAddr};
 /// Configuration of the rendezvous server. Each flag can be given as an environment variable too.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
+    /// Directory of the database, the server's identity and its tokens. Created with mode 0700 if it
+    /// does not exist.
+    #[arg(long, env = "MEETPOINT_DATA", value_name = "DIR", default_value = "./meetpoint-data")]
+    pub data: PathBuf,
+    /// TOML file whose keys are the names of these flags, without their dashes. A flag counts before the
+    /// environment, and that before the file. It is read again on SIGHUP and by POST /v1/reload.
+    #[arg(long, env = "MEETPOINT_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How long the server waits on the first SIGTERM, or on POST /v1/drain, for its nodes to go to another server
+    /// and for allocations to end, as in 30s. 0s ends it at once.
+    #[arg(long, env = "MEETPOINT_DRAIN_TIMEOUT", value_name = "TIME", default_value = "5s", value_parser = patience)]
+    pub drain_timeout: Duration,
     /// Where it listens.
     #[command(flatten)]
     pub listen: ListenArgs,
@@ -38,18 +50,6 @@ pub struct ServeArgs {
     /// How it proves itself.
     #[command(flatten)]
     pub tls: TlsArgs,
-    /// Directory of the database, the server's identity and its tokens. Created with mode 0700 if it
-    /// does not exist.
-    #[arg(long, env = "MEETPOINT_DATA", value_name = "DIR", default_value = "./meetpoint-data")]
-    pub data: PathBuf,
-    /// TOML file whose keys are the names of these flags, without their dashes. A flag counts before the
-    /// environment, and that before the file. It is read again on SIGHUP and by POST /v1/reload.
-    #[arg(long, env = "MEETPOINT_CONFIG", value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// How long the server waits on the first SIGTERM, or on POST /v1/drain, for its nodes to go to another server
-    /// and for allocations to end, as in 30s. 0s ends it at once.
-    #[arg(long, env = "MEETPOINT_DRAIN_TIMEOUT", value_name = "TIME", default_value = "5s", value_parser = patience)]
-    pub drain_timeout: Duration,
 }
 
 /// Where the server listens.

@@ -19,8 +19,8 @@ use toml::Value;
 
 /// The flag that names the file, by its id and its long name.
 const CONFIG: &str = "config";
-/// Flags that belong to one call of the command and to no file.
-const NOT_IN_FILES: [&str; 3] = [CONFIG, "help", "version"];
+/// Flags that have no value.
+const PAGES: [&str; 2] = ["help", "version"];
 /// A name is suggested if it is about this alike, from 0 to 1: a slip of the finger or two.
 const ALIKE: f64 = 0.75;
 
@@ -37,7 +37,7 @@ pub struct Invocation {
 pub struct Layered {
     /// For the command's own types.
     pub matches: ArgMatches,
-    /// Each value that the file could set, in the order of the help. Empty for other subcommands.
+    /// Each value, in the order of the help. Empty for other subcommands.
     pub settings: Vec<Setting>,
 }
 
@@ -185,15 +185,17 @@ impl Invocation {
         let command = self.subcommand.and_then(|name| self.command.find_subcommand(name));
         let args = command.unwrap_or(&self.command).get_arguments();
         let named = args.filter_map(|arg| Some((arg, arg.get_long()?)));
-        named.filter(|(_, long)| !NOT_IN_FILES.contains(long))
+        named.filter(|(_, long)| !PAGES.contains(long))
     }
 
     /// What the file says of which the command line and the environment say nothing.
     fn additions(&self, path: &Path, given: &ArgMatches) -> Result<Vec<Addition>, LayerError> {
         let mut additions = Vec::new();
         for (key, value) in table(path)? {
-            let Some((arg, _)) = self.flags().find(|(_, long)| *long == key) else {
-                let alike = self.flags().map(|(_, long)| (strsim::jaro_winkler(long, &key), long));
+            // A file does not name another one.
+            let flags = || self.flags().filter(|(_, long)| *long != CONFIG);
+            let Some((arg, _)) = flags().find(|(_, long)| *long == key) else {
+                let alike = flags().map(|(_, long)| (strsim::jaro_winkler(long, &key), long));
                 let nearest = alike.filter(|(alike, _)| *alike > ALIKE).max_by(|a, b| a.0.total_cmp(&b.0));
                 let nearest = nearest.map(|(_, long)| long.to_owned());
                 return Err(LayerError::UnknownKey { path: path.to_path_buf(), key, nearest });
@@ -349,7 +351,7 @@ mod tests {
         assert_eq!(origin("stun-alt-port"), ("file", "7001".to_owned()));
         assert_eq!(origin("relay-allow-peer"), ("file", "10.0.0.0/8 10.1.0.0/16".to_owned()));
         assert_eq!(origin("relay-ports"), ("default", "49152-65535".to_owned()));
-        assert!(settings.iter().all(|setting| setting.name != "config" && setting.name != "help"));
+        assert!(settings.iter().all(|setting| setting.name != "help"));
     }
 
     #[test]

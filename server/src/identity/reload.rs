@@ -1,5 +1,5 @@
-//! When the certificate is read again: when the operator asks, and when its files have changed. Tools
-//! that renew certificates replace the files and tell nobody.
+//! The certificate is read again when its files have changed: tools that renew certificates replace the files and
+//! tell nobody. What an operator asks for is in [`crate::live`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,6 @@ use tracing::{error, info, warn};
 
 use super::{Identity, ReloadError, Reloaded};
 use crate::data_dir::DataDir;
-use crate::reload::Reload;
 use crate::secrets;
 
 /// Between two looks at the files. A certificate is renewed days before it ends; this is short only so
@@ -21,26 +20,23 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(30);
 pub(crate) struct Reloader {
     pub(crate) identity: Arc<Identity>,
     pub(crate) data: Arc<DataDir>,
-    pub(crate) requests: Reload,
 }
 
 impl Reloader {
     /// Works until told to stop.
     pub(crate) async fn run(self, stop: CancellationToken) {
-        let mut requests = self.requests.requests();
         let mut looks = interval(WATCH_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let is_asked = tokio::select! {
+            tokio::select! {
                 () = stop.cancelled() => return,
-                () = requests.next() => true,
-                _ = looks.tick() => false,
-            };
+                _ = looks.tick() => {}
+            }
             let (identity, data) = (Arc::clone(&self.identity), Arc::clone(&self.data));
             // Files may lie on a disk that takes its time.
             let work = move || {
-                if is_asked || identity.is_outdated() {
-                    tell(identity.reload(), is_asked, &data);
+                if identity.is_outdated() {
+                    tell(identity.reload(), &data);
                 }
             };
             if tokio::task::spawn_blocking(work).await.is_err() {
@@ -51,9 +47,8 @@ impl Reloader {
 }
 
 /// A refused pair is told once: the files have to change before they are read again.
-fn tell(outcome: Result<Reloaded, ReloadError>, is_asked: bool, data: &DataDir) {
+fn tell(outcome: Result<Reloaded, ReloadError>, data: &DataDir) {
     match outcome {
-        Ok(Reloaded::Same) if is_asked => info!("the certificate was read again and is the same"),
         Ok(Reloaded::Same) => {}
         Ok(Reloaded::Renewed) => info!("the certificate was renewed; new connections get the new one"),
         Ok(reloaded @ Reloaded::Rekeyed { .. }) => repin(reloaded, data),
@@ -136,7 +131,7 @@ mod tests {
         let identity = Arc::new(Identity::load(&files).unwrap());
         let data = Arc::new(DataDir::open(&dir.path().join("data")).unwrap());
         let stop = CancellationToken::new();
-        let reloader = Reloader { identity: Arc::clone(&identity), data, requests: Reload::default() };
+        let reloader = Reloader { identity: Arc::clone(&identity), data };
         let running = tokio::spawn(reloader.run(stop.clone()));
         let before = identity.fingerprint();
         tokio::time::sleep(Duration::from_secs(1)).await;

@@ -1,5 +1,6 @@
 //! A small HTTP client: one connection a request.
 
+use std::io::Read;
 use std::net::SocketAddr;
 
 use http_body_util::{BodyExt, Full};
@@ -105,10 +106,17 @@ impl Call {
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         connection.abort();
+        let mut text = Vec::new();
+        match parts.headers.get("content-encoding") {
+            Some(coding) if coding == "gzip" => {
+                flate2::read::GzDecoder::new(&body[..]).read_to_end(&mut text).unwrap();
+            }
+            _ => text.extend_from_slice(&body),
+        }
         Reply {
             status: parts.status,
             headers: parts.headers,
-            text: String::from_utf8_lossy(&body).into_owned(),
+            text: String::from_utf8_lossy(&text).into_owned(),
         }
     }
 }

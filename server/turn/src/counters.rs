@@ -107,11 +107,12 @@ impl MethodErrors {
 impl ErrorCounters {
     /// Each code and how often it was answered.
     #[must_use]
-    pub const fn by_code(&self) -> [(u16, u64); 12] {
+    pub const fn by_code(&self) -> [(u16, u64); 13] {
         [
             (400, self.bad_request),
             (401, self.unauthenticated),
             (403, self.forbidden),
+            (405, self.mobility_forbidden),
             (420, self.unknown_attribute),
             (437, self.allocation_mismatch),
             (438, self.stale_nonce),

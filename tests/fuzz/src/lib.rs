@@ -12,6 +12,7 @@ mod agent;
 mod codecs;
 mod control;
 mod input;
+mod meeting;
 mod message;
 mod mutate;
 mod node;
@@ -25,6 +26,7 @@ mod wire;
 pub use agent::agent;
 pub use codecs::{Difference, differences, stun_codecs};
 pub use control::{certificate, frames};
+pub use meeting::meeting;
 pub use message::{stun_address, stun_message};
 pub use mutate::{Dice, mutate};
 pub use node::{flow, lan, report, router, seed_list};
@@ -67,6 +69,20 @@ const FRAME_WORDS: &[&[u8]] = &[
     b"\"20.0.0.1:4000\"",
     b"[[[[",
     b"}",
+];
+const MEETING_WORDS: &[&[u8]] = &[
+    b"{\"type\":\"half\",",
+    b"{\"type\":\"meeting\",",
+    b"connect",
+    b"refused",
+    b"\"asks\":true",
+    b"\"candidates\":[",
+    b"\"20.0.0.1:4000\"",
+    b"\"[fe80::1%2]:1\"",
+    b"18446744073709551615",
+    b"a4dqobyha4dqobyha4dqobyha4",
+    b",",
+    b"]}",
 ];
 const TEXT_WORDS: &[&[u8]] = &[
     b"mpj1",
@@ -157,7 +173,7 @@ const PLAY_WORDS: &[&[u8]] =
     &[&[19, 0, 0, 0], &[19, 1, 0, 0], &[19, 5, 4, 0], &[0, 2, 0, 0], &[13, 8], &[12, 0], &[12, 1]];
 
 /// Everything that is fuzzed.
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 19] = [
     Target { name: "agent", run: agent, max_len: 1024, share: 1, words: STUN_WORDS },
     Target { name: "certificate", run: certificate, max_len: 256, share: 4, words: TEXT_WORDS },
     Target { name: "cidr", run: cidr, max_len: 128, share: 100, words: TEXT_WORDS },
@@ -165,6 +181,7 @@ pub const TARGETS: [Target; 18] = [
     Target { name: "frames", run: frames, max_len: 4096, share: 25, words: FRAME_WORDS },
     Target { name: "join_token", run: join_token, max_len: 300, share: 25, words: TEXT_WORDS },
     Target { name: "lan", run: lan, max_len: 1300, share: 50, words: LAN_WORDS },
+    Target { name: "meeting", run: meeting, max_len: 4096, share: 10, words: MEETING_WORDS },
     Target { name: "relay_client", run: relay_client, max_len: 1024, share: 1, words: RELAY_WORDS },
     Target { name: "report", run: report, max_len: 600, share: 50, words: REPORT_WORDS },
     Target { name: "router", run: router, max_len: 2048, share: 50, words: ROUTER_WORDS },

@@ -85,6 +85,6 @@ fn folders_of(folder: &Path) -> Vec<String> {
 }
 
 targets!(
-    agent certificate cidr flow frames join_token lan relay_client report router seed_list server stream stun_address stun_codecs
+    agent certificate cidr flow frames join_token lan meeting relay_client report router seed_list server stream stun_address stun_codecs
     stun_message username words
 );

@@ -566,7 +566,7 @@ impl Client {
             // It is gone, and another one can be had.
             (Ask::Follow { .. }, 405 | 437) => self.over(Duration::ZERO),
             (Ask::Allocate { .. } | Ask::Refresh(_) | Ask::Follow { .. }, code) => {
-                self.over(retry_after(code))
+                self.over(retry_after(code));
             }
             // The allocation is gone, whichever request tells.
             (Ask::Permit(_) | Ask::Bind { .. }, 437) => self.over(Duration::ZERO),

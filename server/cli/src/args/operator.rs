@@ -22,7 +22,7 @@ pub(crate) struct ServerArgs {
     /// File with the viewer token. With it, commands that only read use no other.
     #[arg(long, env = "MEETPOINT_VIEWER_TOKEN_FILE", value_name = "FILE")]
     pub(crate) viewer_token_file: Option<PathBuf>,
-    /// The fingerprint of the server's certificate (`meetpoint status` on the server shows it), for
+    /// The fingerprint of the server's certificate (`meetpoint serve` says it at its start), for
     /// https to a self-signed server.
     #[arg(long, env = "MEETPOINT_FINGERPRINT", value_name = "FINGERPRINT")]
     pub(crate) fingerprint: Option<meetpoint_proto::id::Fingerprint>,

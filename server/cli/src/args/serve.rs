@@ -19,6 +19,7 @@ pub(crate) struct ServeCommand {
 
 /// Telling the LAN.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Announcing")]
 pub(crate) struct AnnounceArgs {
     /// Announce this server on its private links, for nodes with --discover: by `mdns`, `multicast`, or both if nothing is
     /// said. A server of a specific address is announced on that one's link only.

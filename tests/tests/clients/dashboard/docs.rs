@@ -28,11 +28,13 @@ const TRIED: [(&str, &str); 6] = [
     ("DELETE /v1/clusters/{cluster}/seeds/{name}", "404"),
 ];
 
-/// Sends every call of the contract that the page has read, with the examples in it; gives each with what came back and what it may be.
+/// Sends every call of the contract that the page has read, the server's end last, with the examples in it; gives each with what came back and what it may be.
 const ALL: &str = r"async (token) => {
   const spec = ui.specSelectors.specJson().toJS();
   const answers = [];
-  for (const [path, item] of Object.entries(spec.paths)) for (const [method, call] of Object.entries(item)) {
+  const isLast = ([path]) => path === '/v1/drain';
+  const paths = Object.entries(spec.paths).sort((a, b) => isLast(a) - isLast(b));
+  for (const [path, item] of paths) for (const [method, call] of Object.entries(item)) {
     const given = (call.parameters ?? []).filter((one) => one.example !== undefined);
     const filled = given.filter((one) => one.in === 'path').reduce((url, one) => url.replace(`{${one.name}}`, encodeURIComponent(one.example)), path);
     const query = new URLSearchParams(given.filter((one) => one.in === 'query').map((one) => [one.name, one.example]));
