@@ -23,6 +23,39 @@ async fn settled(control: &mut Control) {
     control.until(|message| matches!(message, ServerMessage::Pong { seq: 7 }).then_some(())).await;
 }
 
+/// The list has the one path of the two.
+async fn check_list(server: &Running, nodes: &[Node; 2]) {
+    let paths = get(PATHS).viewer(server).await.json();
+    let [path] = &paths["items"].as_array().unwrap()[..] else { panic!("{paths}") };
+    let mut ids = nodes.each_ref().map(Node::id);
+    ids.sort_unstable();
+    let ids = ids.map(|id| id.to_string());
+    assert_eq!((&path["a"], &path["b"]), (&json!(ids[0]), &json!(ids[1])));
+    let said = (&path["path"], &path["rtt_ms"], &path["elapsed_ms"]);
+    assert_eq!(said, (&json!("direct"), &json!(1.25), &json!(84)), "{path}");
+    assert_eq!(paths["next"], Value::Null);
+    let behind = get(&format!("{PATHS}?after={}-{}", ids[0], ids[1])).viewer(server).await.json();
+    assert_eq!(behind["items"], json!([]));
+    get(&format!("{PATHS}?after={}", ids[0])).viewer(server).await.assert_problem(400, "bad_cursor");
+}
+
+/// And the pair says how it came about.
+async fn check_explanation(server: &Running, nodes: &[Node; 2]) {
+    let pair = told(server, "alice", "bob").await;
+    let text = pair["text"].as_str().unwrap();
+    assert!(text.contains("they met directly ") && text.ends_with(" ago, after 84 ms"), "{text}");
+    let introduction = &pair["introductions"][0];
+    assert_eq!((&introduction["outcome"], &introduction["elapsed_ms"]), (&json!("direct"), &json!(84)));
+    let [asker, target] = [0, 1].map(|at| &introduction["sides"][at]);
+    assert_eq!(asker["id"], nodes[0].id().to_string());
+    assert_eq!(
+        (&asker["mapping"], &asker["filtering"]),
+        (&json!("endpoint-independent"), &json!("address-dependent"))
+    );
+    assert_eq!((&asker["said"], &target["said"]), (&json!("direct"), &json!("failed")));
+    assert_eq!((&asker["offered"], &target["offered"]), (&json!(["host"]), &json!(["host"])));
+}
+
 #[tokio::test]
 async fn a_pair_is_explained_by_what_became_of_its_introductions() {
     let (server, _dir) = Running::fresh(&[]).await;
@@ -70,31 +103,8 @@ async fn a_pair_is_explained_by_what_became_of_its_introductions() {
         })
         .await;
     settled(&mut alice).await;
-    let paths = get(PATHS).viewer(&server).await.json();
-    let [path] = &paths["items"].as_array().unwrap()[..] else { panic!("{paths}") };
-    let mut ids = nodes.each_ref().map(Node::id);
-    ids.sort_unstable();
-    let ids = ids.map(|id| id.to_string());
-    assert_eq!((&path["a"], &path["b"]), (&json!(ids[0]), &json!(ids[1])));
-    let said = (&path["path"], &path["rtt_ms"], &path["elapsed_ms"]);
-    assert_eq!(said, (&json!("direct"), &json!(1.25), &json!(84)), "{path}");
-    assert_eq!(paths["next"], Value::Null);
-    let behind = get(&format!("{PATHS}?after={}-{}", ids[0], ids[1])).viewer(&server).await.json();
-    assert_eq!(behind["items"], json!([]));
-    get(&format!("{PATHS}?after={}", ids[0])).viewer(&server).await.assert_problem(400, "bad_cursor");
-    let pair = told(&server, "alice", "bob").await;
-    let text = pair["text"].as_str().unwrap();
-    assert!(text.contains("they met directly ") && text.ends_with(" ago, after 84 ms"), "{text}");
-    let introduction = &pair["introductions"][0];
-    assert_eq!((&introduction["outcome"], &introduction["elapsed_ms"]), (&json!("direct"), &json!(84)));
-    let [asker, target] = [0, 1].map(|at| &introduction["sides"][at]);
-    assert_eq!(asker["id"], nodes[0].id().to_string());
-    assert_eq!(
-        (&asker["mapping"], &asker["filtering"]),
-        (&json!("endpoint-independent"), &json!("address-dependent"))
-    );
-    assert_eq!((&asker["said"], &target["said"]), (&json!("direct"), &json!("failed")));
-    assert_eq!((&asker["offered"], &target["offered"]), (&json!(["host"]), &json!(["host"])));
+    check_list(&server, &nodes).await;
+    check_explanation(&server, &nodes).await;
 
     // Away, it is known by its id.
     drop(bob);

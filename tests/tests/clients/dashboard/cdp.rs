@@ -129,7 +129,7 @@ impl Page {
                 self.asked.insert(text(&parameters["request"]["url"]));
             }
             "Network.loadingFinished" => {
-                self.received += parameters["encodedDataLength"].as_f64().unwrap_or(0.0) as u64
+                self.received += parameters["encodedDataLength"].as_f64().unwrap_or(0.0) as u64;
             }
             _ => {}
         }
