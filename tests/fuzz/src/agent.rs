@@ -13,7 +13,7 @@ use meetpoint_agent::{Input as Event, Output, Socket};
 use crate::input::Input;
 use rig::Rig;
 
-#[path = "../../../sdk/agent/tests/rig/mod.rs"]
+#[path = "../../../sdk/agent/tests/it/rig/mod.rs"]
 pub(crate) mod rig;
 
 /// Where datagrams come from: the server's addresses, the peer, its NAT, strangers.

@@ -1,0 +1,119 @@
+//! When a node asks for an allocation, and by which way.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::time::Duration;
+
+use meetpoint_agent::{Defence, Input, Output, Socket, StreamId, Way};
+use meetpoint_proto::EffectiveNetwork;
+use meetpoint_proto::wire::{Candidate, CandidateKind, ServerMessage, StunAccess};
+
+use crate::rig::{Rig, addr};
+
+const MS: Duration = Duration::from_millis(1);
+
+fn access(relays: bool) -> StunAccess {
+    let relay = if relays { vec![[20, 0, 1, 1].into()] } else { Vec::new() };
+    StunAccess { relay, tcp: Some(3478), tls: Some(5349), ..Rig::stun_access() }
+}
+
+/// Allocate requests, and the sockets that they left by.
+fn allocates(rig: &Rig) -> Vec<Socket> {
+    let is_allocate = |payload: &[u8]| payload[..2] == [0x00, 0x03];
+    rig.sent.iter().filter(|(_, _, payload)| is_allocate(payload)).map(|(socket, ..)| *socket).collect()
+}
+
+fn streams(log: &[Output]) -> Vec<(StreamId, bool)> {
+    let opened = log.iter().filter_map(|output| match output {
+        Output::OpenStream { stream, tls, .. } => Some((*stream, *tls)),
+        _ => None,
+    });
+    opened.collect()
+}
+
+/// Servers lend ports, so nodes that can be met directly hold none; and nothing is relayed for a PRIVATE cluster.
+#[test]
+fn an_allocation_is_made_when_somebody_is_to_be_met() {
+    let public = EffectiveNetwork::Public;
+    for (effective, relays, expect) in
+        [(public, true, 1), (public, false, 0), (EffectiveNetwork::Private, true, 0)]
+    {
+        let mut rig = Rig::new(1);
+        rig.join_with(|welcome| (welcome.effective, welcome.stun) = (effective, Some(access(relays))));
+        assert_eq!(allocates(&rig), []);
+        rig.input(Input::Connect { request: 1, peer: "node-2".to_owned(), wait: true });
+        assert_eq!(allocates(&rig), vec![Socket::Main; expect], "{effective} {relays}");
+    }
+}
+
+/// UDP that does not answer within one and a half round trips is not waited for: a twentieth of a second, where they are
+/// short.
+#[test]
+fn without_udp_the_first_stream_carries_the_allocation() {
+    let mut rig = Rig::new(1);
+    rig.join_with(|welcome| welcome.stun = Some(access(true)));
+    rig.advance(49 * MS);
+    assert_eq!(streams(&rig.take()), []);
+    rig.advance(MS);
+    let opened = streams(&rig.take());
+    let [(tcp, false)] = opened[..] else { panic!("{opened:?}") };
+    rig.advance(250 * MS);
+    let opened = streams(&rig.take());
+    let [(tls, true)] = opened[..] else { panic!("{opened:?}") };
+    rig.input(Input::Stream { stream: tls, open: true });
+    let log = rig.take();
+    let is_closed = |output: &Output| matches!(output, Output::CloseStream { stream } if *stream == tcp);
+    assert!(log.iter().any(is_closed), "{log:?}");
+    assert_eq!(allocates(&rig), [Socket::Stream(tls)]);
+    let to = rig.sent.last().map(|(_, to, _)| *to);
+    assert_eq!(to, Some(addr("20.0.1.1:5349")));
+
+    // The server hangs up: there is another attempt, a while later.
+    rig.input(Input::Stream { stream: tls, open: false });
+    rig.advance(Duration::from_secs(60));
+    assert!(!streams(&rig.take()).is_empty());
+}
+
+/// Where a handshake may go that nobody has answered a check of, under one ticket of which more and more is told.
+fn handshakes(defence_off: bool, relayed: &[&str]) -> Vec<Way> {
+    let mut rig = Rig::new(1);
+    if defence_off {
+        rig.agent.set_defence_off(Defence::OwnRelay);
+    }
+    rig.join_with(|welcome| welcome.stun = Some(access(true)));
+    rig.introduce(rig.introduction(7, 2, &["20.0.0.2:4000"]));
+    let ticket = rig.introduction(7, 2, &[]).ticket;
+    for text in relayed {
+        let candidates = vec![Candidate { kind: CandidateKind::Relay, addr: addr(text) }];
+        rig.tell(ServerMessage::Candidates { ticket, candidates });
+        rig.advance(100 * MS);
+    }
+    rig.advance(Duration::from_secs(12));
+    let log = rig.take();
+    let is_over = |output: &Output| matches!(output, Output::Path { path: None, .. });
+    let begun: Vec<Way> = log.iter().filter_map(provisional).collect();
+    assert_eq!(log.iter().any(is_over), !begun.is_empty(), "it ends with its ticket: {log:?}");
+    begun
+}
+
+fn provisional(output: &Output) -> Option<Way> {
+    match output {
+        Output::Provisional { way, .. } => Some(*way),
+        _ => None,
+    }
+}
+
+/// A handshake begins towards the server's own relay and towards nothing else, whatever is said to be a relayed address;
+/// and seldom, however many are named.
+#[test]
+fn no_handshake_is_aimed_elsewhere() {
+    const VICTIM: &str = "20.9.9.9:50000";
+    const LENT: &str = "20.0.1.1:50001";
+    let to = |text: &str| Way::main(addr(text));
+    assert_eq!(handshakes(false, &[LENT]), [to(LENT); 2]);
+    assert_eq!(handshakes(false, &["20.0.0.2:4000"]), [], "where the peer itself is");
+    assert_eq!(handshakes(true, &[VICTIM]), [to(VICTIM); 2], "the attack");
+    assert_eq!(handshakes(false, &[VICTIM]), []);
+    let many: Vec<String> = (0..40).map(|n| format!("20.0.1.1:{}", 50_000 + n)).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert_eq!(handshakes(false, &many).len(), 4);
+}
