@@ -32,7 +32,7 @@ use crate::service::{
     Actor, Admission, CERTIFICATE_LIFETIME_S, Clusters, ForeignClusters, InForce, Service, ServiceError,
     UnixMs,
 };
-use crate::udp::{Observed, WALL_INTERVAL};
+use crate::udp::{Seen, WALL_INTERVAL};
 
 pub(crate) use handle::{Connection, Gone, Handle, Outgoing};
 pub(crate) use tell::{elapsed_ms, path_word};
@@ -152,7 +152,7 @@ pub(crate) struct Rendezvous {
     service: Arc<Service>,
     tasks: TaskTracker,
     requests: mpsc::Receiver<Request>,
-    observations: mpsc::Receiver<Observed>,
+    observations: mpsc::Receiver<Seen>,
     stun: mpsc::Sender<StunRequest>,
     /// What the channel to the STUN server had no place for.
     waiting_for_stun: VecDeque<StunRequest>,
@@ -173,7 +173,7 @@ pub(crate) struct Rendezvous {
 
 /// The ends of the channels to the STUN task.
 pub(crate) struct StunChannels {
-    pub(crate) observations: mpsc::Receiver<Observed>,
+    pub(crate) observations: mpsc::Receiver<Seen>,
     pub(crate) requests: mpsc::Sender<StunRequest>,
 }
 
@@ -266,14 +266,21 @@ impl Rendezvous {
                 Some(Minted { conn, credential }) = self.minted.recv() => {
                     self.broker.handle(Instant::now(), Input::Credential { conn, credential });
                 }
-                Some(Observed { session, source }) = self.observations.recv() => {
-                    self.broker.handle(Instant::now(), Input::Observed { session, source });
-                }
+                Some(seen) = self.observations.recv() => self.seen(seen),
                 () = has_place(&self.stun), if !self.waiting_for_stun.is_empty() => self.pass_on(),
                 _ = wall.tick() => self.tell_wall(),
                 () = clock::sleep_until(due) => {}
             }
         }
+    }
+
+    /// What the STUN server knows of a member.
+    fn seen(&mut self, seen: Seen) {
+        let input = match seen {
+            Seen::Observed { session, source } => Input::Observed { session, source },
+            Seen::Allocated { session, relayed } => Input::Allocated { session, relayed },
+        };
+        self.broker.handle(Instant::now(), input);
     }
 
     fn tell_wall(&mut self) {

@@ -537,6 +537,7 @@ impl Agent {
                 self.env.event(Event::PeerLeft(id));
             }
             ServerMessage::Revoked(revocation) => self.peer_revoked(now, &revocation),
+            ServerMessage::Wanted => self.wanted(now),
             ServerMessage::Introduction(introduction) => self.introduced(now, *introduction),
             ServerMessage::Candidates { ticket, candidates } => {
                 self.more_candidates(now, ticket, &candidates);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use meetpoint_proto::TicketKey;
 use meetpoint_proto::id::DialBackNonce;
-use meetpoint_proto::stun::is_stun;
+use meetpoint_proto::stun::{PASSWORD_ALGORITHMS, REALM, is_stun};
 use meetpoint_stun::message::{ALLOCATE, BINDING, CHANNEL_BIND, CREATE_PERMISSION, DATA, REFRESH, SEND};
 use meetpoint_stun::{
     Family, IntegrityKey, IntegrityKind, Message, PasswordAlgorithm, Writer, attr, long_term_key,
@@ -23,7 +23,7 @@ const MAX_LEN: usize = 1280;
 /// PASSWORD-ALGORITHM naming SHA-256, without parameters (RFC 8489, section 18.5.1.2).
 const SHA256_ALGORITHM: [u8; 4] = [0, 2, 0, 0];
 /// RFC 8489, section 14: bound on what we echo of a challenge.
-const MAX_ECHO_LEN: usize = 763;
+pub(crate) const MAX_ECHO_LEN: usize = 763;
 /// REQUESTED-TRANSPORT: UDP (RFC 8656, section 18.8).
 const UDP: [u8; 4] = [17, 0, 0, 0];
 
@@ -69,6 +69,17 @@ impl Credential {
 
     pub(crate) fn username(&self) -> &str {
         &self.username
+    }
+
+    /// What a challenge would have said, with a nonce that came with the username.
+    pub(crate) fn unchallenged(username: &str, password: &str, nonce: &str) -> Self {
+        Self {
+            username: username.to_owned(),
+            realm: REALM.to_owned(),
+            nonce: nonce.as_bytes().to_vec(),
+            algorithms: PASSWORD_ALGORITHMS.to_vec(),
+            key: long_term(username, REALM, password),
+        }
     }
 
     /// The same challenge, answered by another user.

@@ -90,6 +90,13 @@ pub enum Input {
         /// Where it came from: the node's mapping.
         source: SocketAddr,
     },
+    /// The relay has lent a member addresses, and tells it at this moment.
+    Allocated {
+        /// The session that asked.
+        session: SessionId,
+        /// The addresses.
+        relayed: Vec<SocketAddr>,
+    },
     /// Takes the place of [`Input::Opened`] and of the whole join where a node introduces its peers: who this
     /// is was shown by the connection itself, and the shell has verified the certificate. Such a member is asked
     /// nothing and told of nothing but introductions.
@@ -181,6 +188,8 @@ pub struct StunCredential {
     pub username: String,
     /// Secret.
     pub password: String,
+    /// What a first request over a stream may be made with unchallenged.
+    pub stream_nonce: Option<String>,
 }
 
 impl std::fmt::Debug for StunCredential {

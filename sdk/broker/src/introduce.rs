@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hkdf::Hkdf;
@@ -11,16 +10,21 @@ use meetpoint_proto::wire::{
     Candidate, CandidateKind, Introduction, MAX_GUESSED_PORTS, MAX_RELAY_CANDIDATES, PortWindow, Refusal,
     ServerMessage, TicketOutcome,
 };
-use meetpoint_proto::{Allocator, Code, EffectiveNetwork, Mapping, NatBehavior, NodeId, TicketId, TicketKey};
+use meetpoint_proto::{
+    Allocator, Code, EffectiveNetwork, Mapping, NatBehavior, NodeId, SessionId, TicketId, TicketKey,
+};
 use sha2::Sha256;
 
 use crate::api::{ConnId, Event, Output};
 use crate::defence::Defence;
-use crate::state::{Request, Session, Ticket, Timer, Unsolicited};
+use crate::state::{Lent, Request, Session, Ticket, Timer, Unsolicited};
 use crate::{Broker, millis};
 
 /// Longest name or id a node can ask for: an id has 52 characters, a name 63.
 const MAX_PEER_LEN: usize = 64;
+/// What the relay has lent counts so long without the node's own word, which is a round trip behind; and counts no longer if the
+/// node has let it go before it could say anything of it.
+const LENT_FOR: Duration = Duration::from_secs(3);
 
 /// Why two nodes are introduced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +68,7 @@ impl Broker {
         let Some(session) = self.session(conn) else { return };
         let Some(Request { peer, wait }) = session.requests.get(&request) else { return };
         let (peer, wait) = (peer.clone(), *wait);
-        match self.find_pair(conn, &peer) {
+        match self.find_pair(now, conn, &peer) {
             Ok(target) => {
                 self.take_request(conn, request);
                 self.introduce(now, conn, target, Cause::Asked(request));
@@ -73,6 +77,7 @@ impl Broker {
             Err(Obstacle::Absent) => self.fail(conn, request, Code::PeerOffline),
             Err(Obstacle::Refused(code)) => self.fail(conn, request, code),
             Err(Obstacle::NoCandidates) => {
+                self.tell_wanted(now, conn, &peer);
                 self.park(conn, request, peer);
                 self.timers.set(Timer::Request(conn, request), Some(now + self.limits.candidate_timeout));
             }
@@ -80,7 +85,7 @@ impl Broker {
     }
 
     /// The peer's connection, if an introduction is possible now.
-    fn find_pair(&self, conn: ConnId, peer: &str) -> Result<ConnId, Obstacle> {
+    fn find_pair(&self, now: Instant, conn: ConnId, peer: &str) -> Result<ConnId, Obstacle> {
         let asker = self.session(conn).ok_or(Obstacle::Absent)?;
         let cluster = self.clusters.get(&asker.cluster).ok_or(Obstacle::Absent)?;
         let target_conn = cluster.find(peer).ok_or(Obstacle::Absent)?;
@@ -92,11 +97,30 @@ impl Broker {
             return Err(Obstacle::Refused(Code::TooManyIntroductions));
         }
         let effective = cluster.config.effective;
-        let is_nowhere = |of: &Session, to| of.relays.is_empty() && candidates(effective, of, to).is_empty();
-        if is_nowhere(asker, target) || is_nowhere(target, asker) {
+        if is_nowhere(now, effective, asker, target) || is_nowhere(now, effective, target, asker) {
             return Err(Obstacle::NoCandidates);
         }
         Ok(target_conn)
+    }
+
+    /// Tells a member that somebody waits for it to be somewhere: it need not wait for UDP then until it is sure that nothing comes.
+    fn tell_wanted(&mut self, now: Instant, asker: ConnId, peer: &str) {
+        let has_streams = self.relay.tcp.is_some() || self.relay.tls.is_some();
+        let pause = self.limits.candidate_timeout;
+        let Some(asker) = self.session(asker).filter(|_| has_streams) else { return };
+        let Some(cluster) = self.clusters.get(&asker.cluster) else { return };
+        let effective = cluster.config.effective;
+        let Some(conn) = cluster.find(peer) else { return };
+        let is_lost = |target: &&Session| {
+            is_nowhere(now, effective, target, asker) && target.wanted_at.is_none_or(|at| at + pause <= now)
+        };
+        if effective != EffectiveNetwork::Public || self.session(conn).filter(is_lost).is_none() {
+            return;
+        }
+        if let Some(target) = self.session_mut(conn) {
+            target.wanted_at = Some(now);
+        }
+        self.send(conn, ServerMessage::Wanted);
     }
 
     fn park(&mut self, conn: ConnId, request: u32, peer: String) {
@@ -214,8 +238,8 @@ impl Broker {
         self.timers.set(Timer::Ticket(ticket), Some(now + self.limits.ticket_lifetime));
         self.send(target_conn, ServerMessage::Introduction(Box::new(for_target)));
         self.send(asker_conn, ServerMessage::Introduction(Box::new(for_asker)));
-        self.show_relays(asker_conn, target_conn, ticket);
-        self.show_relays(target_conn, asker_conn, ticket);
+        self.show_relays(now, asker_conn, target_conn, ticket);
+        self.show_relays(now, target_conn, asker_conn, ticket);
         self.outputs.push_back(Output::Event(event));
         if let Some(asker) = self.session_mut(asker_conn) {
             asker.asked.insert(ticket);
@@ -229,29 +253,56 @@ impl Broker {
 
     /// A node says where it is relayed. Only addresses of this server's relay count, so that nobody is sent
     /// elsewhere. Whoever is just meeting the node is told at once: it had the allocation made for that.
-    pub(crate) fn relay_candidates(&mut self, conn: ConnId, relays: Vec<SocketAddr>) {
-        let access = Arc::clone(&self.relay);
+    pub(crate) fn relay_candidates(&mut self, now: Instant, conn: ConnId, relays: Vec<SocketAddr>) {
+        let relays = self.own_relays(relays);
         let Some(session) = self.session_mut(conn) else { return };
-        let fits = |addr: &SocketAddr| addr.port() != 0 && access.ips.contains(&addr.ip());
-        let relays: Vec<SocketAddr> =
-            relays.into_iter().map(addr::unmap).filter(fits).take(MAX_RELAY_CANDIDATES).collect();
-        if relays == session.relays {
+        let before = session.relayed(now);
+        session.lent.take_if(|lent| lent.relayed.iter().all(|addr| relays.contains(addr)));
+        session.relays = relays;
+        self.show_if_changed(now, conn, &before);
+    }
+
+    /// The relay has lent a node addresses: who waits for the node, or is meeting it, need not wait until it has been told of them
+    /// and says so.
+    pub(crate) fn allocated(&mut self, now: Instant, session: SessionId, relayed: Vec<SocketAddr>) {
+        let Some(&conn) = self.sessions.get(&session) else { return };
+        let relayed = self.own_relays(relayed);
+        let Some(session) = self.session_mut(conn) else { return };
+        let before = session.relayed(now);
+        session.lent = Some(Lent { relayed, until: now + LENT_FOR });
+        self.show_if_changed(now, conn, &before);
+        self.retry_own(now, conn);
+        self.retry_waiting_for(now, conn);
+    }
+
+    /// Those that are at this server's relay.
+    fn own_relays(&self, relays: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        let fits = |addr: &SocketAddr| addr.port() != 0 && self.relay.ips.contains(&addr.ip());
+        relays.into_iter().map(addr::unmap).filter(fits).take(MAX_RELAY_CANDIDATES).collect()
+    }
+
+    /// Shows where a node is relayed to those who are meeting it, unless they know.
+    fn show_if_changed(&mut self, now: Instant, conn: ConnId, before: &[SocketAddr]) {
+        let Some(session) = self.session(conn) else { return };
+        if session.relayed(now) == before {
             return;
         }
-        session.relays = relays;
         let tickets: Vec<TicketId> = session.asked.iter().chain(&session.targeted).copied().collect();
         for ticket in tickets {
             let Some(record) = self.tickets.get(&ticket) else { continue };
             let other = if record.asker == conn { record.target } else { record.asker };
-            self.show_relays(conn, other, ticket);
+            self.show_relays(now, conn, other, ticket);
         }
     }
 
     /// Tells one side of a ticket where the other is relayed.
-    fn show_relays(&mut self, of: ConnId, to: ConnId, ticket: TicketId) {
-        let Some(session) = self.session(of).filter(|session| !session.relays.is_empty()) else { return };
-        let candidate = |addr: &SocketAddr| Candidate { kind: CandidateKind::Relay, addr: *addr };
-        let candidates = session.relays.iter().map(candidate).collect();
+    fn show_relays(&mut self, now: Instant, of: ConnId, to: ConnId, ticket: TicketId) {
+        let Some(session) = self.session(of) else { return };
+        let candidate = |addr| Candidate { kind: CandidateKind::Relay, addr };
+        let candidates: Vec<Candidate> = session.relayed(now).into_iter().map(candidate).collect();
+        if candidates.is_empty() {
+            return;
+        }
         self.send(to, ServerMessage::Candidates { ticket, candidates });
     }
 
@@ -373,6 +424,11 @@ impl Broker {
         let event = Event::TicketEnded { cluster: record.cluster, ticket, direct_after, sides };
         self.outputs.push_back(Output::Event(event));
     }
+}
+
+/// True if `to` has no place to meet `of` at.
+fn is_nowhere(now: Instant, effective: EffectiveNetwork, of: &Session, to: &Session) -> bool {
+    of.relayed(now).is_empty() && candidates(effective, of, to).is_empty()
 }
 
 /// Where `to` may try to meet `of`.

@@ -135,6 +135,7 @@ impl Broker {
             }
             Input::Credential { conn, credential } => self.credential(now, conn, credential),
             Input::Observed { session, source } => self.observed(now, session, addr::unmap(source)),
+            Input::Allocated { session, relayed } => self.allocated(now, session, relayed),
             Input::Proven { conn, source, member, certificate } => {
                 self.proven(now, conn, addr::unmap(source), *member, *certificate);
             }
@@ -265,7 +266,7 @@ impl Broker {
                 self.refuse(now, conn, Refusal::new(Code::OutOfOrder));
             }
             ClientMessage::Candidates { host, relay, mapped } => {
-                self.relay_candidates(conn, relay);
+                self.relay_candidates(now, conn, relay);
                 self.candidates(now, conn, host, mapped);
             }
             ClientMessage::DialBackSeen { nonce } => self.dial_back_seen(now, conn, nonce),

@@ -10,7 +10,8 @@ use meetpoint_proto::id::DialBackNonce;
 use meetpoint_proto::join::Transcript;
 use meetpoint_proto::rules::{Discovery, Found};
 use meetpoint_proto::wire::{
-    CertificateText, Hello, MAX_MAPPED_CANDIDATES, MAX_REVOCATIONS, PeerInfo, RevocationText, StunAccess,
+    CertificateText, Hello, MAX_MAPPED_CANDIDATES, MAX_RELAY_CANDIDATES, MAX_REVOCATIONS, PeerInfo,
+    RevocationText, StunAccess,
 };
 use meetpoint_proto::{
     Capability, ClusterName, Code, EffectiveNetwork, Evidence, NatBehavior, NetworkType, NodeId, NodeName,
@@ -86,8 +87,12 @@ pub(crate) struct Session {
     pub(crate) quiet: Quiet,
     pub(crate) witnesses: Witnesses,
     pub(crate) hosts: Vec<SocketAddr>,
-    /// What it was allocated on this server's relay.
+    /// What it says that it was allocated on this server's relay.
     pub(crate) relays: Vec<SocketAddr>,
+    /// What the relay says, until the node can have said it.
+    pub(crate) lent: Option<Lent>,
+    /// When it was last told that it is wanted.
+    pub(crate) wanted_at: Option<Instant>,
     /// What routers are said to have mapped.
     pub(crate) mapped: Vec<Mapping>,
     pub(crate) behavior: Option<NatBehavior>,
@@ -187,6 +192,13 @@ pub(crate) struct PingState {
     pub(crate) rtt: Option<Duration>,
 }
 
+/// Addresses that the relay has lent to a member.
+#[derive(Debug)]
+pub(crate) struct Lent {
+    pub(crate) relayed: Vec<SocketAddr>,
+    pub(crate) until: Instant,
+}
+
 /// A connect request that has not been answered.
 #[derive(Debug)]
 pub(crate) struct Request {
@@ -231,6 +243,8 @@ impl Session {
             witnesses: Witnesses::default(),
             hosts: Vec::new(),
             relays: Vec::new(),
+            lent: None,
+            wanted_at: None,
             mapped: Vec::new(),
             behavior: None,
             ping: PingState::default(),
@@ -293,6 +307,13 @@ impl Session {
         self.reachable_at().any(|mapping| mapping.proof == Proof::Given)
     }
 
+    /// Where it is relayed: as it says itself, and what it has been lent just now.
+    pub(crate) fn relayed(&self, now: Instant) -> Vec<SocketAddr> {
+        let lent = self.lent.iter().filter(|lent| now < lent.until).flat_map(|lent| &lent.relayed);
+        let fresh = lent.filter(|addr| !self.relays.contains(addr));
+        self.relays.iter().chain(fresh).copied().take(MAX_RELAY_CANDIDATES).collect()
+    }
+
     /// Proven: it can be reached by whoever knows its mapping.
     pub(crate) fn proven_reachable(&self) -> bool {
         self.class.is_some_and(|found| found.evidence == Evidence::Proven)
@@ -353,7 +374,7 @@ impl Cluster {
     /// The credential as a member is told it: in effectively PUBLIC clusters only.
     pub(crate) fn stun_access(&self, credential: Option<StunCredential>) -> Option<StunAccess> {
         let credential = credential.filter(|_| self.config.effective == EffectiveNetwork::Public)?;
-        let StunCredential { username, password } = credential;
+        let StunCredential { username, password, stream_nonce } = credential;
         let relay = &self.relay;
         Some(StunAccess {
             servers: self.config.stun.clone(),
@@ -362,6 +383,7 @@ impl Cluster {
             relay: relay.ips.clone(),
             tcp: relay.tcp,
             tls: relay.tls,
+            stream_nonce: stream_nonce.filter(|_| relay.tcp.is_some() || relay.tls.is_some()),
         })
     }
 

@@ -319,6 +319,8 @@ pub enum ServerMessage {
         /// Who.
         id: NodeId,
     },
+    /// Somebody asks for this node, which can't be met anywhere yet: it may have itself lent an address. The introduction follows.
+    Wanted,
     /// Meet this peer, now.
     Introduction(Box<Introduction>),
     /// More places where the peer of a running ticket may be met.
@@ -495,6 +497,10 @@ pub struct StunAccess {
     /// And over TLS, at this one, under the identity of the control channel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<u16>,
+    /// The nonce of the first allocation over either, for a few minutes: who asks with it, in the realm [`crate::stun::REALM`] and
+    /// under [`crate::stun::PASSWORD_ALGORITHMS`], is not challenged first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream_nonce: Option<String>,
 }
 
 impl std::fmt::Debug for StunAccess {

@@ -199,7 +199,8 @@ impl Service {
     ) -> Result<StunCredential, ServiceError> {
         let user = meetpoint_turn::node_user(session);
         let (username, password) = self.mint(now, &user, expires_unix_s).await?;
-        Ok(StunCredential { username, password })
+        let stream_nonce = self.keyring.keys.borrow().secrets.stream_nonce(&username, now.unsigned() / 1000);
+        Ok(StunCredential { username, password, stream_nonce: Some(stream_nonce) })
     }
 
     /// The accepted secrets, the current one first.

@@ -38,11 +38,13 @@ use shard::{Ends, ListenerSocket, Shard};
 /// The machines learn the wall time this often.
 pub(crate) const WALL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A session's Binding came from there.
+/// What the broker is told of a session.
 #[derive(Debug)]
-pub(crate) struct Observed {
-    pub(crate) session: SessionId,
-    pub(crate) source: SocketAddr,
+pub(crate) enum Seen {
+    /// Its Binding came from there.
+    Observed { session: SessionId, source: SocketAddr },
+    /// It is lent these addresses, and hears of it at this moment.
+    Allocated { session: SessionId, relayed: Vec<SocketAddr> },
 }
 
 /// The STUN server with its sockets.
@@ -94,7 +96,7 @@ impl Stun {
     pub(crate) fn new(
         bound: Vec<StunSocket>,
         setup: Setup,
-        observations: &mpsc::Sender<Observed>,
+        observations: &mpsc::Sender<Seen>,
         requests: mpsc::Receiver<StunRequest>,
     ) -> Result<Self, StunError> {
         let Setup { external_ip, streams, keys, relay, limits, seed } = setup;

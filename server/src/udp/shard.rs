@@ -23,7 +23,7 @@ use super::errors::{self, Undelivered};
 use super::inbox::{Arrivals, Inboxes, Message, StreamInput};
 use super::inside::Neighbours;
 use super::relay::RelaySockets;
-use super::{Observed, WALL_INTERVAL};
+use super::{Seen, WALL_INTERVAL};
 use crate::listen::bind_relay;
 use crate::rendezvous::StunRequest;
 use crate::service::{RelayKeys, UnixMs};
@@ -59,7 +59,7 @@ pub(super) struct Shard {
 pub(super) struct Ends {
     pub(super) arrivals: Arrivals,
     pub(super) inboxes: Inboxes,
-    pub(super) observations: mpsc::Sender<Observed>,
+    pub(super) observations: mpsc::Sender<Seen>,
     pub(super) keys: watch::Receiver<RelayKeys>,
     /// Looked at in each round: a wake-up behind it makes one.
     pub(super) stop: CancellationToken,
@@ -72,7 +72,7 @@ struct Serving {
     arrivals: Arrivals,
     receiver: Receiver,
     ways: Ways,
-    observations: mpsc::Sender<Observed>,
+    observations: mpsc::Sender<Seen>,
     keys: watch::Receiver<RelayKeys>,
     next_wall: Instant,
     stop: CancellationToken,
@@ -297,6 +297,12 @@ impl Serving {
                     self.ways.out.send(listener, to, [&payload, &[], &[]]);
                 }
                 Output::Observed { username, source, .. } => self.observed(&username, source),
+                Output::Allocated { session, relayed } => {
+                    self.tell_broker(Seen::Allocated {
+                        session,
+                        relayed: relayed.into_iter().flatten().collect(),
+                    });
+                }
                 // The broker hears no answer, as from a node that can't be reached.
                 Output::DialBackImpossible { to, .. } => trace!(%to, "no place to dial back from"),
                 Output::TransmitRelayed { from, to, payload, dont_fragment } => {
@@ -320,7 +326,11 @@ impl Serving {
 
     fn observed(&self, username: &str, source: SocketAddr) {
         let Some(session) = meetpoint_turn::node_session(username) else { return };
-        if self.observations.try_send(Observed { session, source }).is_err() {
+        self.tell_broker(Seen::Observed { session, source });
+    }
+
+    fn tell_broker(&self, seen: Seen) {
+        if self.observations.try_send(seen).is_err() {
             trace!("the broker is busy; an observation was dropped");
         }
     }

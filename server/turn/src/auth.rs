@@ -13,6 +13,7 @@
 
 use std::sync::Arc;
 
+use meetpoint_proto::stun::PASSWORD_ALGORITHMS;
 use meetpoint_stun::{IntegrityKey, IntegrityKind, Writer};
 
 use crate::attr;
@@ -23,10 +24,6 @@ use crate::users::{LongTermKeys, User, Users};
 
 /// Usernames are shorter than 509 bytes (RFC 8489, section 14.3).
 const MAX_USERNAME_LEN: usize = 508;
-
-/// PASSWORD-ALGORITHMS as we send it, in order of preference: SHA-256 (2), then MD5 (1), both
-/// without parameters (RFC 8489, sections 14.11 and 18.5).
-const PASSWORD_ALGORITHMS: [u8; 8] = [0, 2, 0, 0, 0, 1, 0, 0];
 
 /// An error answer of the mechanism.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +50,7 @@ pub(crate) struct Bearer<'a> {
     realm: &'a [u8],
     algorithm: PasswordAlgorithm,
     kind: IntegrityKind,
+    is_handed: bool,
 }
 
 /// Whose credentials they are.
@@ -67,6 +65,8 @@ pub(crate) struct Proof<'a> {
     username: Username<'a>,
     algorithm: PasswordAlgorithm,
     pub(crate) key: IntegrityKey,
+    /// The nonce came with the credential ([`crate::handed`]), and says nothing of where its bearer receives.
+    pub(crate) is_handed: bool,
 }
 
 impl Proof<'_> {
@@ -174,6 +174,7 @@ impl Authenticator {
             username: Username::TimeLimited(username, secret),
             algorithm: known.algorithm,
             key: known.key.clone(),
+            is_handed: bearer.is_handed,
         })
     }
 
@@ -192,11 +193,19 @@ impl Authenticator {
         else {
             return Err(Refusal::BadRequest);
         };
-        if !self.nonces.is_valid(nonce, origin, unix_s) {
+        let is_handed = !self.nonces.is_valid(nonce, origin, unix_s);
+        if is_handed && !self.was_handed_out(nonce, claimed, origin, unix_s) {
             return Err(Refusal::StaleNonce);
         }
         let algorithm = password_algorithm(message).ok_or(Refusal::BadRequest)?;
-        Ok(Bearer { claimed, realm, algorithm, kind })
+        Ok(Bearer { claimed, realm, algorithm, kind, is_handed })
+    }
+
+    fn was_handed_out(&self, nonce: &[u8], claimed: Claimed<'_>, origin: Origin, unix_s: u64) -> bool {
+        match claimed {
+            Claimed::Name(name) => origin.is_stream && self.secrets.handed_out(nonce, name, unix_s),
+            Claimed::Hash(_) => false,
+        }
     }
 
     /// Checks integrity, and that the credentials have not expired at `valid_at`, if that is asked.
@@ -239,7 +248,10 @@ impl Authenticator {
             .iter()
             .map(|secret| (secret.id(), key_for(secret, algorithm, bearer.kind, username, &self.realm)))
             .find(|(_, key)| message.verify(key))
-            .map(|(secret, key)| Proof { username: Username::TimeLimited(username, secret), algorithm, key })
+            .map(|(secret, key)| {
+                let username = Username::TimeLimited(username, secret);
+                Proof { username, algorithm, key, is_handed: bearer.is_handed }
+            })
     }
 
     fn prove_static<'a>(
@@ -252,7 +264,8 @@ impl Authenticator {
         let key = user.map_or(&NOBODY, User::keys).key(algorithm, bearer.kind);
         let is_genuine = message.verify(&key);
         let name = user.filter(|_| is_genuine)?.name();
-        Some(Proof { username: Username::Static(Arc::clone(name)), algorithm, key })
+        let username = Username::Static(Arc::clone(name));
+        Some(Proof { username, algorithm, key, is_handed: bearer.is_handed })
     }
 
     /// Adds what a client needs to try again (RFC 8489, section 9.2.4).

@@ -71,6 +71,11 @@ impl Secret {
         self.id
     }
 
+    /// To make a MAC of something that is no username.
+    pub(crate) fn mac(&self) -> Hmac<Sha1> {
+        self.mac.clone()
+    }
+
     fn password(&self, username: &str) -> [u8; PASSWORD_LEN] {
         let mac = self.mac.clone().chain_update(username).finalize();
         let mut password = [0; PASSWORD_LEN];
@@ -98,7 +103,11 @@ impl Secrets {
     /// Mints with the current secret, see [`mint`].
     #[must_use]
     pub fn mint(&self, user: &str, expires_unix_s: u64) -> (String, String) {
-        mint(&self.0[0], user, expires_unix_s)
+        mint(self.current(), user, expires_unix_s)
+    }
+
+    pub(crate) fn current(&self) -> &Secret {
+        &self.0[0]
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Secret> {

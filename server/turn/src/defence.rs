@@ -23,6 +23,8 @@ pub enum Defence {
     Introductions,
     /// A mobility ticket is good only for the user whose allocation it names.
     TicketUser,
+    /// A nonce that came with a credential is good for its user's first allocation only.
+    HandedOnce,
     /// A source that proved itself has a budget of its own.
     ProvenApart,
 }

@@ -76,6 +76,7 @@ mod counters;
 pub mod credentials;
 mod defence;
 mod dialback;
+mod handed;
 mod holder;
 mod nonce;
 mod relay;

@@ -47,7 +47,7 @@ impl Features {
 /// 63 bits and one that says which of two epochs it was. They cannot be guessed online (each
 /// guess is a packet, each epoch a new value), and keep a 401 to a bare 28-byte request within
 /// three times that request.
-const MAC_LEN: usize = 8;
+pub(crate) const MAC_LEN: usize = 8;
 /// Base64 without padding of [`MAC_LEN`] bytes.
 const MAC_TEXT_LEN: usize = 11;
 /// Length of a nonce.
@@ -91,34 +91,14 @@ impl NonceKey {
         if !self.defences.stand(Defence::StatelessNonce) {
             self.remembered.borrow_mut().insert(origin.source);
         }
-        let mac = self.mac(features, origin, unix_s / EPOCH_S);
-        let mut nonce = [0; NONCE_LEN];
-        nonce[..COOKIE_LEN].copy_from_slice(features.cookie());
-        BASE64URL_NOPAD.encode_mut(&mac, &mut nonce[COOKIE_LEN..]);
-        nonce
+        write(features, self.mac(features, origin, unix_s / EPOCH_S))
     }
 
     /// True if `nonce` was issued to this origin in this epoch or the one before, whatever it
     /// announced then.
     pub(crate) fn is_valid(&self, nonce: &[u8], origin: Origin, unix_s: u64) -> bool {
-        let epoch = unix_s / EPOCH_S;
-        let Some((cookie, mac_text)) = nonce.split_first_chunk::<COOKIE_LEN>() else {
-            return false;
-        };
-        let features = Features::ALL.into_iter().find(|features| features.cookie() == cookie);
-        let Some(features) = features.filter(|_| mac_text.len() == MAC_TEXT_LEN) else {
-            return false;
-        };
-        let mut mac = [0; MAC_LEN];
-        if BASE64URL_NOPAD.decode_mut(mac_text, &mut mac).is_err() {
-            return false;
-        }
-        // The lowest bit saves the second HMAC; it is covered by the comparison like all others.
-        let is_current = mac[MAC_LEN - 1] & 1 == parity(epoch);
-        let Some(epoch) = epoch.checked_sub(u64::from(!is_current)) else {
-            return false;
-        };
-        self.mac(features, origin, epoch).ct_eq(&mac).into()
+        let read = read(nonce, unix_s);
+        read.is_some_and(|Read { features, mac, epoch }| self.mac(features, origin, epoch).ct_eq(&mac).into())
     }
 
     fn mac(&self, features: Features, origin: Origin, epoch: u64) -> [u8; MAC_LEN] {
@@ -135,11 +115,45 @@ impl NonceKey {
         }
         input[27] = features as u8;
         let whole = self.mac.clone().chain_update(input).finalize().into_bytes();
-        let mut mac = [0; MAC_LEN];
-        mac.copy_from_slice(&whole[..MAC_LEN]);
-        mac[MAC_LEN - 1] = mac[MAC_LEN - 1] & !1 | parity(epoch);
-        mac
+        cut(&whole, epoch)
     }
+}
+
+/// What a nonce says of itself.
+pub(crate) struct Read {
+    pub(crate) features: Features,
+    pub(crate) mac: [u8; MAC_LEN],
+    /// The present one, or the one before.
+    pub(crate) epoch: u64,
+}
+
+/// Reads whatever has the form of a nonce.
+pub(crate) fn read(nonce: &[u8], unix_s: u64) -> Option<Read> {
+    let (cookie, mac_text) = nonce.split_first_chunk::<COOKIE_LEN>()?;
+    let features = Features::ALL.into_iter().find(|features| features.cookie() == cookie)?;
+    let mut mac = [0; MAC_LEN];
+    if mac_text.len() != MAC_TEXT_LEN || BASE64URL_NOPAD.decode_mut(mac_text, &mut mac).is_err() {
+        return None;
+    }
+    // The lowest bit saves the second HMAC; it is covered by the comparison like all others.
+    let epoch = unix_s / EPOCH_S;
+    let is_current = mac[MAC_LEN - 1] & 1 == parity(epoch);
+    Some(Read { features, mac, epoch: epoch.checked_sub(u64::from(!is_current))? })
+}
+
+pub(crate) fn write(features: Features, mac: [u8; MAC_LEN]) -> [u8; NONCE_LEN] {
+    let mut nonce = [0; NONCE_LEN];
+    nonce[..COOKIE_LEN].copy_from_slice(features.cookie());
+    BASE64URL_NOPAD.encode_mut(&mac, &mut nonce[COOKIE_LEN..]);
+    nonce
+}
+
+/// As much of a MAC as a nonce has place for, with the bit that says of which epoch it is.
+pub(crate) fn cut(whole: &[u8], epoch: u64) -> [u8; MAC_LEN] {
+    let mut mac = [0; MAC_LEN];
+    mac.iter_mut().zip(whole).for_each(|(to, from)| *to = *from);
+    mac[MAC_LEN - 1] = mac[MAC_LEN - 1] & !1 | parity(epoch);
+    mac
 }
 
 const fn parity(epoch: u64) -> u8 {

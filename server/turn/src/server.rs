@@ -154,6 +154,13 @@ pub enum Output {
         /// Where the request arrived.
         listener: ListenerId,
     },
+    /// A node has been lent relayed addresses, as its answer says.
+    Allocated {
+        /// The node's session.
+        session: NodeSession,
+        /// IPv4 first.
+        relayed: [Option<SocketAddr>; 2],
+    },
     /// There is no alternate address of the target's family.
     DialBackImpossible {
         /// The target.

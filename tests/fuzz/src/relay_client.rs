@@ -89,8 +89,15 @@ impl Play {
         let mut node = Rig::new(1);
         server.handle(node.now, Event::Wall { unix_ms: UNIX_S * 1_000 });
         let named = Named { primary: rig::addr(SERVER), alternate: None, alternate_port: None };
-        let access =
-            StunAccess { servers: vec![named], username, password, relay: vec![ip], tcp: None, tls: None };
+        let access = StunAccess {
+            servers: vec![named],
+            username,
+            password,
+            relay: vec![ip],
+            tcp: None,
+            tls: None,
+            stream_nonce: None,
+        };
         node.join_with(|welcome| welcome.stun = Some(access));
         let half = node.introduction(1, 2, &[PEER]);
         node.introduce(half);

@@ -13,8 +13,10 @@ use meetpoint_turn::{ListenerId, RelayConfig, RelayId, RelayIp, StreamListener, 
 use super::wires::{SERVER, STUN_PORTS};
 use super::world::{Arrival, World};
 
-/// Behind those of the datagrams.
-const STREAM_LISTENER: ListenerId = ListenerId(4);
+/// Behind those of the datagrams: TCP's, and TLS's.
+const STREAM_LISTENERS: [ListenerId; 2] = [ListenerId(4), ListenerId(5)];
+/// Where they are.
+const STREAM_PORTS: [u16; 2] = [STUN_PORTS[0], 5349];
 /// Where streams come from: each has a port of its own.
 const FIRST_STREAM_PORT: u16 = 20_000;
 /// Relayed addresses have ports from here on.
@@ -25,6 +27,7 @@ const FIRST_RELAY_PORT: u16 = 49_152;
 pub(super) struct Stream {
     node: usize,
     stream: StreamId,
+    tls: bool,
     to_server: Duration,
     to_node: Duration,
 }
@@ -35,6 +38,10 @@ pub(super) struct Relaying {
     sockets: BTreeMap<RelayId, SocketAddr>,
     streams: BTreeMap<SocketAddr, Stream>,
     next_port: u16,
+    /// TCP passes to the port for TLS alone, and the server offers no other.
+    is_tls_only: bool,
+    /// Streams that were opened.
+    opened: u32,
     /// Direct datagrams do not arrive.
     is_apart: bool,
 }
@@ -45,12 +52,12 @@ pub(super) fn relay_config() -> RelayConfig {
 }
 
 pub(super) fn stream_listeners() -> Vec<StreamListener> {
-    let addr = SocketAddr::new(IpAddr::V4(SERVER[0]), STUN_PORTS[0]);
-    vec![StreamListener { id: STREAM_LISTENER, transport: Transport::Tcp, addr }]
-}
-
-pub(super) fn relay_access() -> RelayAccess {
-    RelayAccess { ips: vec![IpAddr::V4(SERVER[0])], tcp: Some(STUN_PORTS[0]), tls: None }
+    let listener = |(index, transport): (usize, Transport)| StreamListener {
+        id: STREAM_LISTENERS[index],
+        transport,
+        addr: SocketAddr::new(IpAddr::V4(SERVER[0]), STREAM_PORTS[index]),
+    };
+    [Transport::Tcp, Transport::Tls].into_iter().enumerate().map(listener).collect()
 }
 
 /// An address that the server relays at.
@@ -88,21 +95,30 @@ impl World {
         self.drain_stun();
     }
 
-    /// A node wants a stream to the server: TCP passes everywhere here.
-    pub(super) fn open_stream(&mut self, node: usize, stream: StreamId) {
+    pub(super) fn relay_access(&self) -> RelayAccess {
+        let [tcp, tls] = STREAM_PORTS;
+        let is_tls = self.relaying.is_tls_only;
+        let (tcp, tls) = (Some(tcp).filter(|_| !is_tls), Some(tls).filter(|_| is_tls));
+        RelayAccess { ips: vec![IpAddr::V4(SERVER[0])], tcp, tls }
+    }
+
+    /// A node wants a stream to the server: TCP passes everywhere here. TLS 1.3 takes a round trip more.
+    pub(super) fn open_stream(&mut self, node: usize, stream: StreamId, tls: bool) {
         let port = FIRST_STREAM_PORT + self.relaying.next_port;
         self.relaying.next_port += 1;
         let source = SocketAddr::new(self.control_source(node), port);
-        let opened = self.now + self.control_one_way(node) * 2;
-        let entry = Stream { node, stream, to_server: opened, to_node: opened };
+        self.relaying.opened += 1;
+        let opened = self.now + self.control_one_way(node) * if tls { 4 } else { 2 };
+        let entry = Stream { node, stream, tls, to_server: opened, to_node: opened };
         self.relaying.streams.insert(source, entry);
         self.push_at(opened, Arrival::StreamOpened { node, stream });
     }
 
     pub(super) fn close_stream(&mut self, node: usize, stream: StreamId) {
         let Some(source) = self.stream_of(node, stream) else { return };
-        self.relaying.streams.remove(&source);
-        let input = meetpoint_turn::Input::Disconnected { listener: STREAM_LISTENER, source };
+        let Some(Stream { tls, .. }) = self.relaying.streams.remove(&source) else { return };
+        let listener = STREAM_LISTENERS[usize::from(tls)];
+        let input = meetpoint_turn::Input::Disconnected { listener, source };
         self.stun.handle(self.start + self.now, input);
         self.drain_stun();
     }
@@ -119,13 +135,13 @@ impl World {
         let Some(source) = self.stream_of(node, stream) else { return };
         let Some(entry) = self.relaying.streams.get_mut(&source) else { return };
         entry.to_server = entry.to_server.max(self.now + delay);
-        let (at, listener) = (entry.to_server, STREAM_LISTENER.0);
+        let (at, listener) = (entry.to_server, STREAM_LISTENERS[usize::from(entry.tls)].0);
         self.push_at(at, Arrival::AtServer { listener, from: source, payload });
     }
 
     /// What the server sends by a stream. False if it is no stream's.
     pub(super) fn frame_to_node(&mut self, listener: ListenerId, to: SocketAddr, payload: &[u8]) -> bool {
-        if listener != STREAM_LISTENER {
+        if !STREAM_LISTENERS.contains(&listener) {
             return false;
         }
         let Some(node) = self.relaying.streams.get(&to).map(|entry| entry.node) else { return true };
@@ -139,11 +155,10 @@ impl World {
     }
 
     pub(super) fn frame(&mut self, node: usize, stream: StreamId, payload: &[u8]) {
-        if self.stream_of(node, stream).is_none() {
-            return;
-        }
+        let Some(source) = self.stream_of(node, stream) else { return };
+        let tls = self.relaying.streams.get(&source).is_some_and(|entry| entry.tls);
         self.nodes[node].traffic.note_tcp(1, payload.len());
-        let source = SocketAddr::new(self.control_ip(node), STUN_PORTS[0]);
+        let source = SocketAddr::new(self.control_ip(node), STREAM_PORTS[usize::from(tls)]);
         let socket = Socket::Stream(stream);
         if !self.channel_data(node, socket, source, payload) {
             self.input(node, Input::Datagram { socket, source, payload });
@@ -205,7 +220,7 @@ impl World {
     /// What concerns relaying of what a node says.
     pub(super) fn relay_command(&mut self, node: usize, output: Output) {
         match output {
-            Output::OpenStream { stream, .. } => self.open_stream(node, stream),
+            Output::OpenStream { stream, tls, .. } => self.open_stream(node, stream, tls),
             Output::CloseStream { stream } => self.close_stream(node, stream),
             Output::Channel { way, channel } => self.set_channel(node, way, channel),
             other => self.violations.push(format!("no relaying: {other:?}")),
@@ -223,6 +238,18 @@ impl World {
     #[must_use]
     pub fn relayed_addresses(&self) -> usize {
         self.relaying.sockets.len()
+    }
+
+    /// The relay is reached by TLS, and by TCP without that it is not. Before anybody joins.
+    pub fn set_tls_only(&mut self) {
+        self.relaying.is_tls_only = true;
+        self.offer_relay_anew();
+    }
+
+    /// How many streams to the relay there are, and how many were ever opened.
+    #[must_use]
+    pub fn stream_count(&self) -> [u32; 2] {
+        [self.relaying.streams.len() as u32, self.relaying.opened]
     }
 
     /// The cluster keeps nodes that can only be relayed.

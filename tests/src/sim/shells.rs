@@ -254,7 +254,9 @@ impl World {
     fn credential(&self, session: &SessionId) -> StunCredential {
         let expires_unix_s = BIRTH_UNIX_S + self.now.as_secs() + CREDENTIAL_LIFE_S.min(self.membership_s);
         let (username, password) = self.secrets.mint(&meetpoint_turn::node_user(session), expires_unix_s);
-        StunCredential { username, password }
+        let unix_s = BIRTH_UNIX_S + self.now.as_secs();
+        let stream_nonce = Some(self.secrets.stream_nonce(&username, unix_s));
+        StunCredential { username, password, stream_nonce }
     }
 
     pub(super) fn drain_stun(&mut self) {
@@ -272,6 +274,12 @@ impl World {
                     if let Some(session) = meetpoint_turn::node_session(&username) {
                         self.observed(session, source);
                     }
+                }
+                Out::Allocated { session, relayed } => {
+                    let relayed = relayed.into_iter().flatten().collect();
+                    let input = meetpoint_broker::Input::Allocated { session, relayed };
+                    self.broker.handle(self.start + self.now, input);
+                    self.drain_broker();
                 }
                 Out::DialBackImpossible { to, .. } => {
                     self.violations.push(format!("no alternate address for {to}"));

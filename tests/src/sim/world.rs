@@ -24,7 +24,7 @@ use super::dice::Dice;
 use super::gate::{Gate, GateKind};
 use super::handshake::{Handshake, is_handshake};
 use super::meets::{Meets, Word};
-use super::relays::{Relaying, relay_access};
+use super::relays::Relaying;
 use super::shells::{CERTIFICATE_LIFE_S, MAX_TOKENS, cluster, join_token, stun_machine};
 use super::wires::SERVER_ONE_WAY;
 
@@ -329,9 +329,18 @@ impl World {
         world
     }
 
+    /// The server serves its cluster anew, to whose members it offers the relay as that is now.
+    pub(super) fn offer_relay_anew(&mut self) {
+        let (at, cluster) = (self.start + self.now, self.cluster.clone());
+        let gone = meetpoint_broker::Input::ClusterGone { cluster: cluster.name.clone() };
+        self.broker.handle(at, gone);
+        self.tell_relay();
+        self.broker.handle(at, meetpoint_broker::Input::Cluster(cluster));
+    }
+
     fn tell_relay(&mut self) {
         if self.relays {
-            let input = meetpoint_broker::Input::Relay(relay_access());
+            let input = meetpoint_broker::Input::Relay(self.relay_access());
             self.broker.handle(self.start + self.now, input);
         }
     }

@@ -33,7 +33,7 @@ use crate::agent::{Agent, Timer, stun_servers};
 use crate::api::{AllocationId, Channel, Leg, Output, PathKind, Socket, StreamId, Way};
 use crate::defence::Defence;
 use crate::link::Link;
-use crate::stun::{Class, Datagram, Method};
+use crate::stun::{self, Class, Credential, Datagram, Method};
 use client::{Access, Client, News};
 
 /// Allocations at once: one in use, and those that are ending.
@@ -208,7 +208,7 @@ impl Agent {
         }
     }
 
-    fn add_client(&mut self, now: Instant, access: Access, credential: Option<crate::stun::Credential>) {
+    fn add_client(&mut self, now: Instant, access: Access, credential: Option<Credential>) {
         self.relays.last_id = self.relays.last_id.wrapping_add(1);
         let id = AllocationId(self.relays.last_id);
         let client = Client::new(&mut self.env, now, id, access, credential);
@@ -278,6 +278,24 @@ impl Agent {
         self.env.push(Output::OpenStream { stream, to, tls });
     }
 
+    /// Somebody asks for this node, and the server can't tell where it is. If that is because UDP has not answered yet, a stream is
+    /// opened beside, as for whoever asks.
+    pub(crate) fn wanted(&mut self, now: Instant) {
+        let is_waiting = matches!(self.relays.udp, Udp::Waiting { .. });
+        let may_try = self.relays.retry.is_none_or(|at| at <= now);
+        if is_waiting && may_try && !self.has_stream() {
+            self.open_streams(now);
+            self.relays.review = Some(now + LINGER);
+            self.set_relay_timer();
+        }
+    }
+
+    /// The relay is being asked by a stream, or will be as soon as one is open.
+    fn has_stream(&self) -> bool {
+        let is_stream = |client: &Client| matches!(client.access().socket, Socket::Stream(_));
+        !self.relays.opening.is_empty() || self.relays.clients.values().any(is_stream)
+    }
+
     /// The first stream that opens carries the allocation; the others are not needed.
     pub(crate) fn stream_opened(&mut self, now: Instant, stream: StreamId) {
         let found = self.relays.opening.iter().find(|opening| opening.stream == stream);
@@ -292,9 +310,11 @@ impl Agent {
             return self.env.push(Output::CloseStream { stream });
         };
         let (username, password) = (access.username.clone(), access.password.clone());
+        let nonce = access.stream_nonce.as_deref().filter(|nonce| nonce.len() <= stun::MAX_ECHO_LEN);
+        let credential = nonce.map(|nonce| Credential::unchallenged(&username, &password, nonce));
         let others = Vec::new();
         let access = Access { socket: Socket::Stream(stream), server, username, password, others };
-        self.add_client(now, access, None);
+        self.add_client(now, access, credential);
         self.set_relay_timer();
     }
 
@@ -660,6 +680,7 @@ mod tests {
                 relay: relay.iter().map(|text| ip(text)).collect(),
                 tcp: None,
                 tls: None,
+                stream_nonce: None,
             };
             let expect: Vec<IpAddr> = expect.into_iter().map(ip).collect();
             assert_eq!(alternates(&access, &servers), expect, "{relay:?}");

@@ -6,6 +6,8 @@ use std::time::Duration;
 use meetpoint_agent::{Defence, Input, Output, Socket, StreamId, Way};
 use meetpoint_proto::EffectiveNetwork;
 use meetpoint_proto::wire::{Candidate, CandidateKind, ServerMessage, StunAccess};
+use meetpoint_stun::Writer;
+use meetpoint_stun::message::{BINDING, Class, TransactionId};
 
 use crate::rig::{Rig, addr};
 
@@ -71,6 +73,49 @@ fn without_udp_the_first_stream_carries_the_allocation() {
     rig.input(Input::Stream { stream: tls, open: false });
     rig.advance(Duration::from_secs(60));
     assert!(!streams(&rig.take()).is_empty());
+}
+
+/// Who is wanted before it knows whether UDP gets through opens a stream at once, and only one; it goes again when UDP answers. Whoever knows
+/// need not.
+#[test]
+fn who_is_wanted_opens_a_stream_beside() {
+    let mut rig = Rig::new(1);
+    rig.join_with(|welcome| welcome.stun = Some(access(true)));
+    rig.advance(MS);
+    rig.take();
+    rig.tell(ServerMessage::Wanted);
+    rig.tell(ServerMessage::Wanted);
+    let opened = streams(&rig.take());
+    let [(tcp, false)] = opened[..] else { panic!("{opened:?}") };
+    // Whatever the server answers, it has been reached.
+    let (_, to, binding) = rig.sent.iter().find(|(_, _, payload)| payload[..2] == [0, 1]).unwrap().clone();
+    let id = TransactionId(binding[8..20].try_into().unwrap());
+    let mut answer = Writer::new(Class::Error, BINDING, id);
+    answer.error_code(500);
+    rig.datagram(to, &answer.finish());
+    let closed = rig.take();
+    assert!(closed.iter().any(|output| matches!(output, Output::CloseStream { stream } if *stream == tcp)));
+    rig.tell(ServerMessage::Wanted);
+    assert_eq!((streams(&rig.take()), allocates(&rig)), (vec![], vec![]));
+}
+
+/// The welcome's nonce goes with the first request on a stream, and with none of a datagram.
+#[test]
+fn a_stream_is_asked_with_the_welcomes_nonce() {
+    const NONCE: &str = "obMatJos2gAAAabcdefghijk";
+    let mut rig = Rig::new(1);
+    rig.join_with(|welcome| {
+        welcome.stun = Some(StunAccess { stream_nonce: Some(NONCE.to_owned()), ..access(true) });
+    });
+    rig.input(Input::Connect { request: 1, peer: "node-2".to_owned(), wait: true });
+    let opened = streams(&rig.take());
+    rig.input(Input::Stream { stream: opened[0].0, open: true });
+    let carries_it = |payload: &[u8]| payload.windows(NONCE.len()).any(|window| window == NONCE.as_bytes());
+    let is_allocate = |payload: &[u8]| payload[..2] == [0x00, 0x03];
+    let asked = rig.sent.iter().filter(|(_, _, payload)| is_allocate(payload));
+    let asked: Vec<(Socket, bool)> =
+        asked.map(|(socket, _, payload)| (*socket, carries_it(payload))).collect();
+    assert_eq!(asked, [(Socket::Main, false), (Socket::Stream(opened[0].0), true)]);
 }
 
 /// Where a handshake may go that nobody has answered a check of, under one ticket of which more and more is told.

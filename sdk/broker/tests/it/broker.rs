@@ -306,6 +306,66 @@ fn a_relayed_address_is_enough_to_be_met() {
     assert_eq!(relayed(&rig, a), [vec![addr("20.0.0.1:50000")]]);
 }
 
+fn is_wanted(rig: &Rig, conn: ConnId) -> usize {
+    rig.sent(conn).filter(|message| matches!(message, ServerMessage::Wanted)).count()
+}
+
+/// Who is asked for and can't be met anywhere yet hears of it, now and then: not who can be met, and not whoever asks.
+#[test]
+fn who_is_nowhere_hears_that_it_is_wanted() {
+    let config = ClusterConfig { admit_relayed: true, ..config(EffectiveNetwork::Public) };
+    let mut rig = Rig::with(Limits::default(), config);
+    let a = rig.join(1, "20.0.0.11:5000", "10.0.1.2");
+    let b = rig.join(2, "20.0.0.12:5000", "10.0.2.2");
+    rig.say(a, connect("node-2", false));
+    assert_eq!((is_wanted(&rig, a), is_wanted(&rig, b)), (0, 1));
+    rig.observe(a, "20.0.0.11:7000");
+    assert_eq!(is_wanted(&rig, b), 1, "it knows");
+    rig.pass(Duration::from_secs(5));
+    rig.say(a, connect("node-2", false));
+    assert_eq!(is_wanted(&rig, b), 2);
+    rig.pass(Duration::from_secs(5));
+    rig.observe(b, "20.0.0.12:7000");
+    rig.say(a, connect("node-2", false));
+    assert_eq!((is_wanted(&rig, a), is_wanted(&rig, b)), (0, 2));
+    assert_eq!(rig.introductions(b).len(), 1);
+
+    // In a PRIVATE cluster there is no relay to be met at.
+    let mut rig = Rig::new(EffectiveNetwork::Private);
+    let a = rig.join(1, "10.0.1.2:5000", "10.0.1.2");
+    let b = rig.join(2, "10.0.1.3:5001", "10.0.1.3");
+    rig.say(a, connect("node-2", false));
+    assert_eq!(is_wanted(&rig, b), 0);
+}
+
+/// What the relay has lent a node is shown before the node has said so, for as long as its word may take; and is no news when it comes.
+#[test]
+fn what_is_lent_is_shown_at_once() {
+    let mut rig = Rig::new(EffectiveNetwork::Public);
+    let a = rig.join(1, "20.0.0.11:5000", "10.0.1.2");
+    let b = rig.join(2, "20.0.0.12:5000", "10.0.2.2");
+    rig.observe(a, "20.0.0.11:7000");
+    rig.say(a, connect("node-2", false));
+    let say = |rig: &mut Rig, conn: ConnId, relay: &[&str]| {
+        let relay = relay.iter().map(|text| addr(text)).collect();
+        rig.say(conn, ClientMessage::Candidates { host: vec![], relay, mapped: vec![] });
+    };
+    rig.lend(b, "20.66.66.66:50000");
+    assert!(rig.introductions(a).is_empty(), "that is not this server's");
+    rig.lend(b, "20.0.0.1:50000");
+    assert_eq!(rig.introductions(a).len(), 1);
+    // What it said before it knew takes nothing back; what it says then is known; what is never said is forgotten.
+    say(&mut rig, b, &[]);
+    say(&mut rig, b, &["20.0.0.1:50000"]);
+    rig.lend(b, "20.0.0.1:50001");
+    let first = vec![addr("20.0.0.1:50000")];
+    let both = vec![addr("20.0.0.1:50000"), addr("20.0.0.1:50001")];
+    assert_eq!(relayed(&rig, a), [first.clone(), both.clone()]);
+    rig.pass(Duration::from_secs(4));
+    rig.say(a, connect("node-2", false));
+    assert_eq!(relayed(&rig, a), [first.clone(), both, first]);
+}
+
 #[test]
 fn hosts_are_offered_behind_one_public_address_and_in_private_clusters() {
     let mut rig = Rig::new(EffectiveNetwork::Public);

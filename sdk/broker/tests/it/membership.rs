@@ -91,7 +91,7 @@ fn a_member_is_one_as_long_as_its_certificate_holds() {
     rig.say(conn, ClientMessage::Renew);
     let asked = rig.log.iter().filter(|output| matches!(output, Output::Renew { .. })).count();
     assert_eq!(asked, 1, "one question at a time");
-    let credential = StunCredential { username: "u2".into(), password: "p2".into() };
+    let credential = StunCredential { username: "u2".into(), password: "p2".into(), stream_nonce: None };
     rig.feed(Input::Renewed { conn, not_after_unix_s: 1_800_000_100, credential: Some(credential) });
     let renewal = rig.sent(conn).find_map(|message| match message {
         ServerMessage::Certificate(renewal) => Some((**renewal).clone()),

@@ -187,6 +187,13 @@ impl Quotas {
         Ok(Seat { quotas, user, source, permissions: 0, channels: 0, prepaid: Prepaid::default() })
     }
 
+    /// True if the user has an allocation.
+    pub(crate) fn holds(&self, user: &str) -> bool {
+        let holders = self.lock();
+        let known = holders.users.find(self.hash_user(user), |holder| *holder.name == *user);
+        known.is_some_and(|user| user.count() > 0)
+    }
+
     /// Forgets those whose accounts are settled, in the order in which they left, so that none is
     /// looked at more often than he left and once.
     fn forget_settled(&self, holders: &mut Holders) {

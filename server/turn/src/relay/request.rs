@@ -9,7 +9,7 @@ use rand_chacha::ChaCha20Rng;
 
 use crate::answer::{Fault, MAX_UNKNOWN, Request, TurnError, seal, unknown_attributes};
 use crate::attr;
-use crate::auth::{KnownKey, Proof};
+use crate::auth::{KnownKey, Proof, Refusal};
 use crate::holder::Holder;
 use crate::message::{ALLOCATE, CHANNEL_BIND, CREATE_PERMISSION, Class, Message, REFRESH, TransactionId};
 use crate::relay::allocation::{Allocation, Beginning, Opening, Wanted};
@@ -55,6 +55,10 @@ impl StunServer {
         let Some(proof) = self.authenticated(request) else { return };
         let Some(relays) = &mut self.relays else { return };
         let message = &request.message;
+        if proof.is_handed && message.method() == ALLOCATE && relays.holds(proof.user()) {
+            // Whoever has read the user's first request on its way can go no further with it than to here.
+            return self.fault(request, None, Fault::Refused(Refusal::StaleNonce));
+        }
         let can_refuse_fragments = relays.can_refuse_fragments;
         let mut list = [0; MAX_UNKNOWN];
         let is_known = |kind| attr::is_known_in_turn(kind, can_refuse_fragments);
@@ -118,7 +122,15 @@ impl StunServer {
         self.counters.relay.allocate += 1;
         seal(&mut writer, Some(allocation.known.key()), allocation.has_fingerprint);
         let (listener, to) = (allocation.listener, allocation.source);
+        let relayed = relays.relayed_of(allocation);
+        let session = match allocation.holder {
+            Holder::Node(session) => Some(session),
+            Holder::Other => None,
+        };
         self.transmit(listener, to, writer.finish());
+        if let Some(session) = session {
+            self.push(Output::Allocated { session, relayed });
+        }
     }
 
     /// Tells a client that there will be no allocation.

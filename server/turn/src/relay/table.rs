@@ -13,7 +13,7 @@ use rand_chacha::rand_core::Rng;
 use crate::answer::{Request, TurnError};
 use crate::auth::KnownKey;
 use crate::config::ListenerId;
-use crate::defence::Defences;
+use crate::defence::{Defence, Defences};
 use crate::relay::allocation::{Allocation, Opening, OpeningPorts, Wanted};
 use crate::relay::handover::ShardMessage;
 use crate::relay::hash::{self, ClientHasher};
@@ -148,6 +148,16 @@ impl Relays {
     pub(crate) fn known_key(&self, request: &Request<'_>) -> Option<&KnownKey> {
         let key = self.find(request.listener.id, request.source)?;
         self.slab.get(key).map(|allocation| &allocation.known)
+    }
+
+    /// An allocation's relayed addresses as peers know them, IPv4 first.
+    pub(super) fn relayed_of(&self, allocation: &Allocation) -> [Option<SocketAddr>; 2] {
+        allocation.relays.map(|id| Some(self.ports.get(id?)?.lease.seen()))
+    }
+
+    /// True if the user has an allocation, on whichever shard.
+    pub(crate) fn holds(&self, user: &str) -> bool {
+        self.quotas.holds(user) && self.defences.stand(Defence::HandedOnce)
     }
 
     #[cfg(feature = "attack-tests")]
@@ -419,7 +429,7 @@ impl Relays {
             client: allocation.source,
             listener: allocation.listener,
             transport: allocation.transport,
-            relayed: allocation.relays.map(|id| Some(self.ports.get(id?)?.lease.seen())),
+            relayed: self.relayed_of(allocation),
             lifetime_left: allocation.expires.saturating_duration_since(now),
             to_peer: allocation.to_peer,
             to_client: allocation.to_client,

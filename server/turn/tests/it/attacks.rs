@@ -6,7 +6,8 @@ use meetpoint_proto::SessionId;
 use meetpoint_turn::message::{ALLOCATE, CREATE_PERMISSION, REFRESH};
 use meetpoint_turn::{Defence, Output, Rate, RelayIp, attr, node_user};
 
-use crate::common::{CLIENT, PRIMARY_MAIN, addr, error, plain, raw};
+use crate::common::{CLIENT, NOW_UNIX_S, PRIMARY_MAIN, addr, error, plain, raw};
+use crate::streams::{TCP_AT, turn_over};
 use crate::turn::{A, CHANNEL, PEER, TurnRig, UDP, V6, turn, with};
 
 /// Runs the attack without the defence, and with it.
@@ -309,6 +310,24 @@ fn a_spoofer_blocks_nobody() {
         }
         refused > 0
     });
+}
+
+/// The nonce of a welcome is bound to no address. Who has read a node's first request on its way sends it again from where he is
+/// himself: he would be lent an address in the node's name, of which the broker would tell the node's peers.
+#[test]
+fn a_read_request_allocates_nothing() {
+    check(
+        Defence::HandedOnce,
+        || turn_over(TCP_AT),
+        |turn| {
+            let node = turn.welcomed(1, CLIENT, NOW_UNIX_S);
+            let request = turn.request(&node, ALLOCATE, &[A::Raw(attr::REQUESTED_TRANSPORT, UDP)]);
+            assert_eq!(error(&turn.give(CLIENT, &request).expect("an answer")), None);
+            let code = error(&turn.give("20.0.6.6:6", &request).expect("an answer"));
+            assert_eq!(turn.lent.len(), if code.is_none() { 2 } else { 1 });
+            code.is_none()
+        },
+    );
 }
 
 /// Tickets of RFC 8016 go in the clear. Who has read somebody's gets nothing by it: neither what is sent to him nor his name.

@@ -1,5 +1,6 @@
 //! TCP and TLS between client and server (RFC 8656, section 3.1; RFC 8489, section 6.2.2).
 
+use meetpoint_proto::SessionId;
 use meetpoint_turn::frame::frame_len;
 use meetpoint_turn::message::{ALLOCATE, BINDING, Class, REFRESH};
 use meetpoint_turn::{
@@ -7,14 +8,15 @@ use meetpoint_turn::{
 };
 
 use crate::common::{
-    CLIENT, Rig, addr, config, error, kinds, lone, mapped, plain, raw, request, request_with, square, unknown,
+    CLIENT, NOW_UNIX_S, Rig, addr, config, error, kinds, lone, mapped, plain, raw, request, request_with,
+    square, unknown,
 };
 use crate::turn::{
     A, CHANNEL, PEER, Relayed, TurnRig, UDP, channel_data, data_indication, relay_config, to_client, to_peer,
     with, write,
 };
 
-const TCP_AT: ListenerId = ListenerId(1);
+pub(crate) const TCP_AT: ListenerId = ListenerId(1);
 const TLS_AT: ListenerId = ListenerId(2);
 
 fn streams(first_id: u8) -> Vec<StreamListener> {
@@ -27,7 +29,7 @@ fn streams(first_id: u8) -> Vec<StreamListener> {
     (0..).zip(&places).map(listener).collect()
 }
 
-fn turn_over(at: ListenerId) -> TurnRig {
+pub(crate) fn turn_over(at: ListenerId) -> TurnRig {
     let mut turn = with(|config| config.streams = streams(1));
     turn.rig.at = at;
     turn
@@ -173,6 +175,62 @@ fn a_nonce_is_good_for_its_transport() {
     check(TCP_AT, TCP_AT, None);
     check(TCP_AT, ListenerId(0), Some(438));
     check(ListenerId(0), TCP_AT, Some(438));
+}
+
+/// The nonce that came with a node's credential saves the challenge: on a stream, for that user, for as long as others last. Where it
+/// is refused the challenge comes as ever, and is answered as ever.
+#[test]
+fn a_welcomes_nonce_saves_the_challenge() {
+    let check = |at: ListenerId, of: u8, age_s: u64, code: Option<u16>| {
+        let mut turn = turn_over(at);
+        let mut node = turn.welcomed(1, CLIENT, NOW_UNIX_S - age_s);
+        node.login.nonce = turn.welcomed(of, CLIENT, NOW_UNIX_S - age_s).login.nonce;
+        let transport = A::Raw(attr::REQUESTED_TRANSPORT, UDP);
+        let answer = turn.ask(&node, ALLOCATE, std::slice::from_ref(&transport));
+        assert_eq!(error(&answer), code, "{at:?} {of} {age_s}");
+        if code.is_some() {
+            assert_eq!(turn.lent, []);
+            node.login.nonce = raw(&answer, attr::NONCE).expect("another nonce");
+            assert_eq!(turn.code(&node, ALLOCATE, &[transport]), None);
+        }
+        // The rest of the session goes by the same nonce, and the broker is told who was lent what.
+        assert_eq!(turn.bind(&node, CHANNEL, PEER), None);
+        assert_eq!(turn.refresh(&node, 600), None);
+        let relayed = turn.sockets.values().next().copied();
+        assert_eq!(turn.lent, [(SessionId::from_bytes([1; 16]), [relayed, None])]);
+    };
+    for at in [TCP_AT, TLS_AT] {
+        check(at, 1, 0, None);
+        check(at, 1, 300, None);
+        check(at, 1, 600, Some(438));
+        check(at, 2, 0, Some(438));
+    }
+    check(ListenerId(0), 1, 0, Some(438));
+}
+
+/// It is for the first allocation, wherever the next one is asked for from; and when there is none any more it is for the first
+/// again.
+#[test]
+fn a_welcomes_nonce_makes_one_allocation() {
+    let mut turn = turn_over(TCP_AT);
+    let node = turn.welcomed(1, CLIENT, NOW_UNIX_S);
+    let again = turn.welcomed(1, "20.0.1.1:40001", NOW_UNIX_S);
+    let other = turn.welcomed(2, "20.0.1.2:40000", NOW_UNIX_S);
+    turn.allocate(&node);
+    turn.allocate(&other);
+    let transport = A::Raw(attr::REQUESTED_TRANSPORT, UDP);
+    assert_eq!(turn.code(&again, ALLOCATE, std::slice::from_ref(&transport)), Some(438));
+    assert_eq!(turn.refresh(&node, 0), None);
+    assert_eq!(turn.code(&again, ALLOCATE, &[transport]), None);
+}
+
+/// The operator's own users are nobody's peers by the broker, which is told nothing of them.
+#[test]
+fn the_broker_is_told_of_nodes_alone() {
+    let mut turn = turn_over(TCP_AT);
+    let client = turn.client("alice", CLIENT);
+    turn.allocate(&client);
+    assert_eq!(turn.lent, []);
 }
 
 /// A login on a stream is answered and says nothing about where its user's datagrams come from.

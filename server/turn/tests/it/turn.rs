@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use meetpoint_proto::SessionId;
 use meetpoint_turn::message::{
     ALLOCATE, CHANNEL_BIND, CREATE_PERMISSION, Class, Message, REFRESH, SEND, TransactionId,
 };
 use meetpoint_turn::{
     Config, Holder, Input, Output, Payload, Relay, RelayConfig, RelayId, RelayIp, ShardId, Writer, attr,
+    node_user,
 };
 
-use crate::common::{Login, NOW_UNIX_S, Rig, addr, config, error, login_as, lone};
+use crate::common::{Login, NOW_UNIX_S, Rig, addr, config, error, login_as, lone, secrets};
 
 pub(crate) const RELAY_IP: &str = "20.0.0.9";
 pub(crate) const RELAY_IP6: &str = "2a00:9::9";
@@ -62,6 +64,8 @@ pub(crate) struct TurnRig {
     pub(crate) sockets: BTreeMap<RelayId, SocketAddr>,
     /// Ports that can't be opened.
     pub(crate) broken: Vec<u16>,
+    /// Nodes that were lent something, and what.
+    pub(crate) lent: Vec<(SessionId, [Option<SocketAddr>; 2])>,
     next_id: u32,
 }
 
@@ -82,12 +86,21 @@ pub(crate) enum Relayed {
 
 impl TurnRig {
     pub(crate) fn of(rig: Rig) -> Self {
-        Self { rig, sockets: BTreeMap::new(), broken: vec![], next_id: 0 }
+        Self { rig, sockets: BTreeMap::new(), broken: vec![], lent: vec![], next_id: 0 }
     }
 
     pub(crate) fn client(&mut self, user: &str, source: &str) -> Client {
         let login = login_as(&mut self.rig, source, user, NOW_UNIX_S + 86_400);
         Client { login, source: source.to_owned() }
+    }
+
+    /// A node with what its welcome brought at that time, and nothing else.
+    pub(crate) fn welcomed(&mut self, node: u8, source: &str, unix_s: u64) -> Client {
+        let user = node_user(&SessionId::from_bytes([node; 16]));
+        let mut client = self.client(&user, source);
+        let nonce = secrets(&["the first secret"]).stream_nonce(&client.login.username, unix_s);
+        client.login.nonce = nonce.into_bytes();
+        client
     }
 
     /// Does what a shell does, and returns the rest.
@@ -108,6 +121,7 @@ impl TurnRig {
                     self.rig.server.handle(self.rig.now, Input::RelayOpened { id });
                 }
                 Output::CloseRelay { id } => drop(self.sockets.remove(&id)),
+                Output::Allocated { session, relayed } => self.lent.push((session, relayed)),
                 other => return Some(other),
             }
         }

@@ -67,6 +67,7 @@ pub(crate) fn stun_access() -> StunAccess {
         relay: Vec::new(),
         tcp: None,
         tls: None,
+        stream_nonce: None,
     }
 }
 

@@ -9,8 +9,11 @@ use meetpoint_turn::{
     Secrets, StunServer, node_user,
 };
 
+use super::answers::{MAX_REDIRECTIONS, RETRY_MISMATCH, RETRY_QUOTA};
+use super::peers::MAX_PEERS;
 use super::*;
 use crate::api::{BackoffConfig, Config, Output, StreamId};
+use crate::stun::{self, Datagram};
 use crate::testing::start_of_time;
 
 const MS: Duration = Duration::from_millis(1);

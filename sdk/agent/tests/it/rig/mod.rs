@@ -265,6 +265,7 @@ impl Rig {
             relay: Vec::new(),
             tcp: None,
             tls: None,
+            stream_nonce: None,
         }
     }
 

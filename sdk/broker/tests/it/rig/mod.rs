@@ -119,7 +119,8 @@ impl Rig {
                 let conn = request.conn;
                 self.sessions.push((conn, request.session));
                 let answer = if good {
-                    let credential = StunCredential { username: "u".into(), password: "p".into() };
+                    let credential =
+                        StunCredential { username: "u".into(), password: "p".into(), stream_nonce: None };
                     Input::Admitted {
                         conn,
                         not_after_unix_s: 1_900_000_000,
@@ -133,7 +134,11 @@ impl Rig {
             }
             if let (Output::Mint { conn, session }, true) = (&output, self.mints) {
                 let conn = *conn;
-                let credential = StunCredential { username: session.to_string(), password: "p".into() };
+                let credential = StunCredential {
+                    username: session.to_string(),
+                    password: "p".into(),
+                    stream_nonce: None,
+                };
                 self.broker.handle(self.now, Input::Credential { conn, credential: Some(credential) });
             }
             self.log.push(match output {
@@ -201,6 +206,12 @@ impl Rig {
         let conn = self.handshake(source, &hello(n, local), &key(n), &token());
         assert!(self.sent(conn).any(|m| matches!(m, ServerMessage::Welcome(_))), "{:?}", self.log);
         conn
+    }
+
+    /// The relay lends a member an address.
+    pub(crate) fn lend(&mut self, conn: ConnId, relayed: &str) {
+        let session = self.sessions.iter().find(|(c, _)| *c == conn).unwrap().1;
+        self.feed(Input::Allocated { session, relayed: vec![addr(relayed)] });
     }
 
     pub(crate) fn observe(&mut self, conn: ConnId, source: &str) {
