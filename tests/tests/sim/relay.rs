@@ -265,6 +265,34 @@ fn without_udp_who_has_just_joined_is_met_within_five_round_trips() {
     assert!(late.is_empty(), "{late:#?}");
 }
 
+/// Where UDP works each side opens one stream in vain at most, if somebody is to be met before that is known, and closes it as soon as it
+/// is. Later none is opened.
+#[test]
+fn where_udp_works_no_stream_stays_open() {
+    use Nat::{AddressRestricted, FullCone, Open, PortRestricted, Random};
+    for pair in
+        [[Open; 2], [PortRestricted; 2], [PortRestricted, Random], [FullCone, AddressRestricted], [Random; 2]]
+    {
+        let names = pair.map(Nat::short);
+        for (settled, most) in [(false, 2), (true, 0)] {
+            let mut world = equal_world(pair);
+            join(&mut world);
+            let since_join = Duration::from_secs(if settled { 15 } else { 0 });
+            world.run_until(world.now() + since_join, |_| false);
+            let peer = world.nodes[1].name.clone();
+            world.input(0, Input::Connect { request: REQUEST, peer, wait: true });
+            let end = world.now() + ROUND_TRIP * 2;
+            world.run_until(end, |_| false);
+            let [open, opened] = world.stream_count();
+            assert!(open == 0 && opened <= most, "{names:?}, settled: {settled}: {open} of {opened}");
+            let has_ended = |world: &World| world.nodes[0].ended.contains_key(&REQUEST);
+            assert!(world.run_until(end + Duration::from_secs(5), has_ended), "{names:?} hangs");
+            assert!(world.stream_count()[1] <= most, "{names:?}");
+            finish(&world);
+        }
+    }
+}
+
 /// An allocation is held by those who are likely to need it, for as long as they are.
 #[test]
 fn only_who_is_likely_to_be_relayed_holds_an_address() {
