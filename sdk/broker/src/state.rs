@@ -13,8 +13,8 @@ use meetpoint_proto::wire::{
     CertificateText, Hello, MAX_MAPPED_CANDIDATES, MAX_REVOCATIONS, PeerInfo, RevocationText, StunAccess,
 };
 use meetpoint_proto::{
-    Capability, ClusterName, Code, EffectiveNetwork, Evidence, NatBehavior, NetworkType, NodeId, NodeName,
-    SessionId, TicketId,
+    Capability, ClusterName, Code, EffectiveNetwork, Evidence, HandshakeStart, NatBehavior, NetworkType,
+    NodeId, NodeName, SessionId, TicketId,
 };
 
 use crate::api::{ClusterConfig, ConnId, RelayAccess, SessionView, StunCredential};
@@ -193,6 +193,8 @@ pub(crate) struct Request {
     /// The peer's name or id, as the node wrote it.
     pub(crate) peer: String,
     pub(crate) wait: bool,
+    /// For the peer. Gone as soon as the request has to wait for it to come.
+    pub(crate) handshake: Option<HandshakeStart>,
 }
 
 impl Session {

@@ -308,6 +308,7 @@ impl Rig {
             window: None,
             peer_rtt_ms: None,
             probe: false,
+            handshake: None,
         }
     }
 
