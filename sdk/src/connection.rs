@@ -34,7 +34,7 @@ pub struct PathInfo {
     pub kind: PathKind,
     /// Where the peer's datagrams come from: its own address, or its NAT's.
     pub remote: SocketAddr,
-    /// Round trip of the newest check.
+    /// Round trip of the newest check; about, while the first is under way.
     pub rtt: Duration,
     /// From the connect call to the first verified packet; if the call had to wait for the peer to join,
     /// from the peer's arrival, and on the accepting side from the introduction.

@@ -5,16 +5,18 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use meetpoint_agent::{Agent, Ended, Input, Leg, Output, Socket, StreamId, Way};
 use meetpoint_proto::wire::Refusal;
 use meetpoint_proto::{ClusterSecret, NodeId, addr};
+use quinn::Connecting;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+mod handshake;
 mod meet;
 mod probe;
 
@@ -47,6 +49,8 @@ const STUN_BATCH: usize = 32;
 pub(crate) enum Command {
     /// A path to a peer.
     Connect { request: u32, peer: String, wait: bool, reply: ConnectReply, early: EarlyWord },
+    /// QUIC's handshake with a peer is complete, which may be before there is a path.
+    HandshakeDone { peer: NodeId },
     /// The application has lost interest.
     Cancel { request: u32 },
     /// The cluster secrets to join by from now on.
@@ -58,9 +62,8 @@ pub(crate) enum Command {
 /// Answers a connect request: the peer, held in use; or why not.
 pub(crate) type ConnectReply = oneshot::Sender<Result<(NodeId, Arc<PeerUse>), Refusal>>;
 
-/// Tells a connect request whom it is going to reach, while no way is verified: QUIC's handshake may begin. With what a round
-/// trip takes, about.
-pub(crate) type EarlyWord = oneshot::Sender<(NodeId, Duration)>;
+/// Tells a connect request whom it is going to reach, while no way is verified: QUIC's handshake has begun.
+pub(crate) type EarlyWord = oneshot::Sender<(NodeId, Connecting)>;
 
 /// How far the node has come.
 #[derive(Debug, Clone)]
@@ -121,8 +124,11 @@ pub(crate) struct Driver {
     probe_datagrams: mpsc::Sender<ProbeDatagram>,
     probed: mpsc::Receiver<ProbeDatagram>,
     connects: HashMap<u32, ConnectReply>,
-    /// Of those whose peer was not named yet.
+    /// Of those whose handshake has not begun yet.
     early_words: HashMap<u32, EarlyWord>,
+    /// What handshakes begin with, by the requests that it goes along with.
+    begun: mpsc::Receiver<(u32, Box<[u8]>)>,
+    beginnings: mpsc::Sender<(u32, Box<[u8]>)>,
     /// `None` once what the router has mapped is being taken back.
     portmap: Option<PortMap>,
     meet: Meet,
@@ -136,6 +142,7 @@ impl Driver {
         let (probe_datagrams, probed) = mpsc::channel(STUN_BATCH);
         let (knocks, knocked) = mpsc::channel(KNOCK_QUEUE);
         let (stream_events, streamed) = mpsc::channel(STUN_BATCH);
+        let (beginnings, begun) = mpsc::channel(STUN_BATCH);
         let tasks = TaskTracker::new();
         let port = parts.mux.local_addrs().find(SocketAddr::is_ipv4).map_or(0, |addr| addr.port());
         let (portmap, task) = PortMap::new(port, Arc::clone(&parts.egress));
@@ -160,6 +167,8 @@ impl Driver {
             probed,
             connects: HashMap::new(),
             early_words: HashMap::new(),
+            begun,
+            beginnings,
             portmap: Some(portmap),
             meet,
             ended: false,
@@ -203,6 +212,9 @@ impl Driver {
                 Some(event) = self.streamed.recv() => self.stream_event(event),
                 Some((number, event)) = self.control.recv() => self.control_event(number, event),
                 Some((server, ok)) = self.knocked.recv() => self.feed(Input::Knocked { server, ok }),
+                Some((request, datagram)) = self.begun.recv() => {
+                    self.feed(Input::Begun { request, datagram: Some(datagram.into()) });
+                }
                 Some(told) = self.parts.sources.next() => self.heard_of(&told),
                 command = self.parts.commands.recv() => match command {
                     Some(command) => self.command(command),
@@ -335,6 +347,7 @@ impl Driver {
                 self.early_words.insert(request, early);
                 self.feed(Input::Connect { request, peer, wait });
             }
+            Command::HandshakeDone { peer } => self.feed(Input::HandshakeDone { peer }),
             Command::Cancel { request } => {
                 self.early_words.remove(&request);
                 if self.connects.remove(&request).is_some() {
@@ -428,6 +441,8 @@ impl Driver {
                 Output::Path { peer, path } => self.path(peer, path),
                 Output::Hear { peer, way } => self.hear(peer, way),
                 Output::Provisional { peer, way, rtt, request } => self.provisional(peer, way, rtt, request),
+                Output::Begin { request, peer, rtt } => self.begin(request, peer, rtt),
+                Output::Handshake { peer, datagram } => self.handshake_came(peer, &datagram),
                 Output::OpenIntroducer { peer } => self.open_introducer(peer),
                 Output::CloseIntroducer { peer } => self.meet.close_introducer(&peer),
                 Output::ToIntroducer { peer, message } => self.tell_introducer(peer, message),
@@ -511,17 +526,6 @@ impl Driver {
         if let Err(error) = self.parts.mux.set_path(&peer, path.way) {
             self.parts.shared.forget_path(&peer);
             tracing::warn!(%peer, remote = %path.way.remote, %error, "path not taken");
-        }
-    }
-
-    /// QUIC's handshake may begin before there is a path.
-    fn provisional(&mut self, peer: NodeId, way: Way, rtt: Duration, request: Option<u32>) {
-        if let Err(error) = self.parts.mux.expect(&peer, way) {
-            return tracing::debug!(%peer, %error, "the handshake waits for a path");
-        }
-        if let Some(word) = request.and_then(|request| self.early_words.remove(&request)) {
-            // Whoever has lost interest needs no handshake.
-            let _ = word.send((peer, rtt));
         }
     }
 

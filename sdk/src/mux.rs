@@ -195,33 +195,45 @@ impl Mux {
     /// Sends to `peer` by `way` from now on. A handshake that has begun before and was not answered is not left to QUIC's
     /// patience.
     pub(crate) fn set_path(&self, peer: &NodeId, way: Way) -> Result<(), PathError> {
-        self.paths.set(peer, way).map(|flight| self.send_flight(flight))
+        self.paths.set(peer, way).map(|flights| self.send_flights(flights))
     }
 
     /// Hears `peer` by `way` too, and what came there a moment too soon.
     pub(crate) fn hear(&self, peer: &NodeId, way: Way) -> Result<(), PathError> {
-        for packet in self.paths.hear(peer, way)? {
+        let (held, again) = self.paths.hear(peer, way)?;
+        for packet in held {
             count(&self.counters.quic, 1);
             self.relayed.push(SyntheticAddr::of(peer), &packet);
+        }
+        self.send_flights(again);
+        Ok(())
+    }
+
+    /// Takes what `peer` begins its handshake with, which came with its introduction. Nothing else comes that way.
+    pub(crate) fn introduced(&self, peer: &NodeId, datagram: &[u8]) -> Result<(), PathError> {
+        if is_handshake(datagram) && self.paths.come(peer)? {
+            count(&self.counters.quic, 1);
+            self.relayed.push(SyntheticAddr::of(peer), datagram);
         }
         Ok(())
     }
 
     /// QUIC's handshake with `peer` may go by `way` once more, although nothing was verified.
     pub(crate) fn expect(&self, peer: &NodeId, way: Way) -> Result<(), PathError> {
-        self.paths.expect(peer, way).map(|flight| self.send_flight(flight))
+        self.paths.expect(peer, way).map(|flights| self.send_flights(flights))
     }
 
-    fn send_flight(&self, flight: Option<Flight>) {
-        let Some((route, contents)) = flight else { return };
-        let transmit = Transmit {
-            destination: self.local.socket_addr(),
-            ecn: None,
-            contents: &contents,
-            segment_size: None,
-            src_ip: None,
-        };
-        self.send_provisionally(route, &transmit);
+    fn send_flights(&self, flights: Vec<Flight>) {
+        for (route, contents) in flights {
+            let transmit = Transmit {
+                destination: self.local.socket_addr(),
+                ecn: None,
+                contents: &contents,
+                segment_size: None,
+                src_ip: None,
+            };
+            self.send_provisionally(route, &transmit);
+        }
     }
 
     /// Lost if the socket is full, as any datagram may be.

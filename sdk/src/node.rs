@@ -103,6 +103,12 @@ impl Drop for Pending<'_> {
 /// How a request for a path ends.
 type PathAnswer = Result<(NodeId, Arc<PeerUse>), Refusal>;
 
+/// How far a handshake has come that did not wait for a path.
+enum Begun {
+    Connecting(Connecting),
+    Done(quinn::Connection),
+}
+
 /// What [`Builder::start`] hands over.
 pub(crate) struct Started {
     pub(crate) id: NodeId,
@@ -245,7 +251,8 @@ impl Node {
         };
         self.note_meeting(peer, outcome);
         let early = match begun {
-            Some(begun) => self.quic.finish(begun).await.ok(),
+            Some(Begun::Connecting(begun)) => self.quic.finish(begun).await.ok(),
+            Some(Begun::Done(quic)) => Some(quic).filter(|quic| quic.close_reason().is_none()),
             None => None,
         };
         let quic = match early {
@@ -256,17 +263,26 @@ impl Node {
         self.connection(peer, quic, in_use)
     }
 
-    /// Waits for a path. QUIC's handshake begins as soon as the driver says whom the request is going to reach.
+    /// Waits for a path. QUIC's handshake begins when the driver says so, and if it ends first there is a path by that.
     async fn await_path(
         &self,
         mut answer: oneshot::Receiver<PathAnswer>,
-        mut named: oneshot::Receiver<(NodeId, Duration)>,
-    ) -> Result<(PathAnswer, Option<Connecting>), ConnectError> {
-        let begun = tokio::select! {
-            answer = &mut answer => return Ok((answer.map_err(|_| ConnectError::NodeEnded)?, None)),
-            Ok((peer, rtt)) = &mut named => self.quic.begin(&peer, rtt).ok(),
+        mut named: oneshot::Receiver<(NodeId, Connecting)>,
+    ) -> Result<(PathAnswer, Option<Begun>), ConnectError> {
+        let ended = |answer: Result<PathAnswer, _>| answer.map_err(|_| ConnectError::NodeEnded);
+        let (peer, mut begun) = tokio::select! {
+            answer = &mut answer => return Ok((ended(answer)?, None)),
+            Ok(begun) = &mut named => begun,
         };
-        Ok((answer.await.map_err(|_| ConnectError::NodeEnded)?, begun))
+        let done = tokio::select! {
+            answer = &mut answer => return Ok((ended(answer)?, Some(Begun::Connecting(begun)))),
+            done = &mut begun => done.ok(),
+        };
+        if done.is_some() {
+            let command = Command::HandshakeDone { peer };
+            self.commands.send(command).await.map_err(|_| ConnectError::NodeEnded)?;
+        }
+        Ok((ended(answer.await)?, done.map(Begun::Done)))
     }
 
     /// Remembers that no path was found, for whoever asks why.

@@ -24,7 +24,7 @@ use meetpoint_proto::{NodeId, addr};
 use thiserror::Error;
 use tokio::sync::Notify;
 
-use crate::provisional::Provisional;
+use crate::provisional::{Provisional, Wanted};
 use crate::usage::Flow;
 
 /// First byte of every synthetic address (RFC 4193, section 3.1).
@@ -149,15 +149,33 @@ impl PathTable {
     /// Sends to `peer` by `way` from now on, and hears it by that and by its last few ways. If the way
     /// was another peer's, it is no longer: a NAT gives a mapping to one host at a time, and the newest
     /// check tells to which. Gives what of a handshake that has begun before is to be sent again.
-    pub(crate) fn set(&self, peer: &NodeId, way: Way) -> Result<Option<Flight>, PathError> {
-        let flight = self.write().set(peer, normal(way))?;
+    pub(crate) fn set(&self, peer: &NodeId, way: Way) -> Result<Vec<Flight>, PathError> {
+        let flights = self.write().set(peer, normal(way))?;
         self.routed.notify_waiters();
-        Ok(flight)
+        Ok(flights)
     }
 
     /// QUIC's handshake may go to `peer` by `way` once more, although nothing was verified. Gives what is to be sent.
-    pub(crate) fn expect(&self, peer: &NodeId, way: Way) -> Result<Option<Flight>, PathError> {
+    pub(crate) fn expect(&self, peer: &NodeId, way: Way) -> Result<Vec<Flight>, PathError> {
         self.write().expect(peer, normal(way))
+    }
+
+    /// QUIC's handshake with `peer` may begin before there is any way, and somebody wants its first datagram. False if it
+    /// has begun already, or need not: the peer has a path.
+    pub(crate) fn begin(&self, peer: &NodeId, wanted: Wanted) -> Result<bool, PathError> {
+        let mut table = self.write();
+        let peer = table.peer(peer)?;
+        Ok(peer.route.is_none() && peer.provisional.get_or_insert_default().want(wanted))
+    }
+
+    /// The peer's handshake comes with its introduction. False if it has a path, by which it can come as well.
+    pub(crate) fn come(&self, peer: &NodeId) -> Result<bool, PathError> {
+        let mut table = self.write();
+        let peer = table.peer(peer)?;
+        if peer.route.is_none() {
+            peer.provisional.get_or_insert_default().come();
+        }
+        Ok(peer.route.is_none())
     }
 
     /// By which ways a datagram goes to a peer that has no path, and how much of it.
@@ -212,13 +230,15 @@ impl PathTable {
 
     /// Hears `peer` by `way` too, once it has a route: an answer without one would be lost, and QUIC
     /// would wait for a second where the peer's own repetition takes milliseconds. Nothing is sent
-    /// there, but for the answers to a handshake that may begin by this way. Gives what was kept of one.
-    pub(crate) fn hear(&self, peer: &NodeId, way: Way) -> Result<Vec<Box<[u8]>>, PathError> {
+    /// there, but for the answers to a handshake that may begin by this way. Gives what was kept of one, and what is to be
+    /// sent again.
+    pub(crate) fn hear(&self, peer: &NodeId, way: Way) -> Result<(Vec<Box<[u8]>>, Vec<Flight>), PathError> {
         let way = normal(way);
         let mut table = self.write();
         let peer = table.hear(peer, way)?;
         let begun = peer.provisional.as_mut().filter(|_| peer.route.is_none());
-        Ok(begun.map(|begun| begun.heard(way)).unwrap_or_default())
+        let (held, again) = begun.map(|begun| begun.heard(way)).unwrap_or_default();
+        Ok((held, table.flights(way, again)))
     }
 
     /// Forgets all of a peer's paths: nothing is sent to it, nothing heard from it.
@@ -332,26 +352,32 @@ impl Table {
         Some(addr)
     }
 
-    fn set(&mut self, id: &NodeId, way: Way) -> Result<Option<Flight>, PathError> {
+    /// What goes by a way now.
+    fn flights(&self, way: Way, datagrams: Vec<Box<[u8]>>) -> Vec<Flight> {
+        let Some(route) = self.route_by(way) else { return Vec::new() };
+        datagrams.into_iter().map(|datagram| (route, datagram)).collect()
+    }
+
+    fn set(&mut self, id: &NodeId, way: Way) -> Result<Vec<Flight>, PathError> {
         let route = self.route_by(way);
         let peer = self.hear(id, way)?;
         peer.route = route;
         let is_answered = peer.received.load(Ordering::Relaxed) > 0;
-        let flight = self.end_provisional(SyntheticAddr::of(id));
-        Ok(route.zip(flight).filter(|_| !is_answered))
+        let flights = self.end_provisional(SyntheticAddr::of(id));
+        Ok(if is_answered { Vec::new() } else { self.flights(way, flights) })
     }
 
-    fn expect(&mut self, id: &NodeId, way: Way) -> Result<Option<Flight>, PathError> {
+    fn expect(&mut self, id: &NodeId, way: Way) -> Result<Vec<Flight>, PathError> {
         let peer = self.peer(id)?;
         if peer.route.is_some() {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         let begun = peer.provisional.get_or_insert_default();
-        let flight = begun.allow(way);
+        let flights = begun.allow(way);
         if begun.ways().contains(&way) {
             self.expected.insert(way, SyntheticAddr::of(id));
         }
-        Ok(self.route_by(way).zip(flight))
+        Ok(self.flights(way, flights))
     }
 
     fn provisional(&mut self, addr: SocketAddr, datagram: &[u8]) -> (Vec<Route>, usize) {
@@ -361,12 +387,13 @@ impl Table {
         (ways.into_iter().filter_map(|way| self.route_by(way)).collect(), len)
     }
 
-    fn end_provisional(&mut self, addr: SyntheticAddr) -> Option<Box<[u8]>> {
-        let begun = self.peers.get_mut(&addr)?.provisional.take()?;
+    fn end_provisional(&mut self, addr: SyntheticAddr) -> Vec<Box<[u8]>> {
+        let begun = self.peers.get_mut(&addr).and_then(|peer| peer.provisional.take());
+        let Some(begun) = begun else { return Vec::new() };
         for way in begun.ways() {
             self.expected.remove(way);
         }
-        begun.into_flight()
+        begun.into_flights()
     }
 
     fn route_by(&self, way: Way) -> Option<Route> {
@@ -565,7 +592,11 @@ mod tests {
             paths.set(&node(number), Way::main(remote(number))).unwrap();
         }
         assert_eq!(paths.set(&node(u16::MAX), Way::main(remote(65_000))), Err(PathError::Full));
-        assert_eq!(paths.set(&node(7), Way::main(remote(65_000))), Ok(None), "a known peer may always move");
+        assert_eq!(
+            paths.set(&node(7), Way::main(remote(65_000))),
+            Ok(Vec::new()),
+            "a known peer may always move"
+        );
 
         let mut twin = *node(7).as_bytes();
         twin[31] ^= 1;

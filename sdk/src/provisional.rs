@@ -6,10 +6,15 @@
 //! (RFC 9000, section 17.2): application data has no form in which it could leave. QUIC itself sends a stranger no more
 //! than three times what came from him (section 8.1).
 //!
+//! What this side begins with may be wanted before there is any way, to go with the request for an introduction. What the
+//! peer begins with may come so, and then the answer is a first datagram like the other. It may be too early for the peer's
+//! relay, so it goes once more where a check of the peer shows that the way is open by now.
+//!
 //! The other end sends as early, so its first datagram may be here before the driver has read the check in front of it:
 //! that one is kept for the moment.
 
 use meetpoint_agent::Way;
+use tokio::sync::mpsc;
 
 /// Ways of one peer that are tried at a time: what the agent names under two tickets.
 const MAX_WAYS: usize = 8;
@@ -27,13 +32,22 @@ const TYPE_MASK: u8 = 0x30;
 const INITIAL: u8 = 0x00;
 const HANDSHAKE: u8 = 0x20;
 
+/// Who wants what a handshake begins with, for which request.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) request: u32,
+    pub(crate) to: mpsc::Sender<(u32, Box<[u8]>)>,
+}
+
 /// What one peer has of it.
 #[derive(Debug, Default)]
 pub(crate) struct Provisional {
     ways: Vec<Way>,
-    /// Where the first datagram is to go as soon as there is one.
-    due: Vec<Way>,
-    flight: Option<Box<[u8]>>,
+    wanted: Option<Wanted>,
+    /// The peer's handshake came with its introduction.
+    has_come: bool,
+    /// What the peer may never have got: what this side begins with, and its answer to what has come.
+    flights: Vec<Box<[u8]>>,
     /// Where a keyed check came from, and how many datagrams may still go there.
     answers: Option<(Way, u32)>,
     held: Vec<(Way, Box<[u8]>)>,
@@ -43,18 +57,29 @@ pub(crate) struct Provisional {
 }
 
 impl Provisional {
+    /// Has the first datagram told as soon as there is one. False if there has been one.
+    pub(crate) fn want(&mut self, wanted: Wanted) -> bool {
+        let is_first = self.flights.is_empty() && self.wanted.is_none();
+        if is_first {
+            self.wanted = Some(wanted);
+        }
+        is_first
+    }
+
+    /// The peer's handshake comes with its introduction: it may be answered.
+    pub(crate) fn come(&mut self) {
+        self.has_come = true;
+    }
+
     /// The handshake may go by this way once more. Gives what is to be sent there now.
-    pub(crate) fn allow(&mut self, way: Way) -> Option<Box<[u8]>> {
+    pub(crate) fn allow(&mut self, way: Way) -> Vec<Box<[u8]>> {
         if !self.ways.contains(&way) {
             if self.ways.len() >= MAX_WAYS {
-                return None;
+                return Vec::new();
             }
             self.ways.push(way);
         }
-        if self.flight.is_none() && self.due.len() < MAX_WAYS {
-            self.due.push(way);
-        }
-        self.flight.clone()
+        self.flights.clone()
     }
 
     /// The ways that are tried.
@@ -62,16 +87,21 @@ impl Provisional {
         &self.ways
     }
 
-    /// The peer's check came by a way. Gives what came behind it too soon.
-    pub(crate) fn heard(&mut self, way: Way) -> Vec<Box<[u8]>> {
+    /// The peer's check came by a way. Gives what came behind it too soon, and what is to be sent there now.
+    pub(crate) fn heard(&mut self, way: Way) -> (Vec<Box<[u8]>>, Vec<Box<[u8]>>) {
         if !self.ways.contains(&way) {
-            return Vec::new();
+            return Default::default();
         }
-        if self.answers.is_none_or(|(before, _)| before != way) {
-            let left = self.answers.map_or(MAX_ANSWERS, |(_, left)| left);
-            self.answers = Some((way, left));
+        let before = self.answers;
+        let mut left = before.map_or(MAX_ANSWERS, |(_, left)| left);
+        let mut again = Vec::new();
+        if self.has_come && before.is_none_or(|(before, _)| before != way) {
+            again = self.flights.iter().take(left as usize).cloned().collect();
+            left -= again.len() as u32;
         }
-        self.held.extract_if(.., |(by, _)| *by == way).map(|(_, packet)| packet).collect()
+        self.answers = Some((way, left));
+        let held = self.held.extract_if(.., |(by, _)| *by == way).map(|(_, packet)| packet).collect();
+        (held, again)
     }
 
     /// True once the peer's check came by one of the ways.
@@ -97,21 +127,26 @@ impl Provisional {
         if len == 0 {
             return (Vec::new(), 0);
         }
+        if let Some(Wanted { request, to }) = self.wanted.take() {
+            // Whoever wanted it does not wait for it for long.
+            let _ = to.try_send((request, datagram[..len].into()));
+        }
         if let Some((way, left)) = &mut self.answers {
             let ways = if *left == 0 { Vec::new() } else { vec![*way] };
             *left = left.saturating_sub(1);
             return (ways, len);
         }
-        if self.flight.is_some() || len > MAX_FLIGHT_LEN {
+        let most = 1 + usize::from(self.has_come);
+        if self.flights.len() >= most || len > MAX_FLIGHT_LEN {
             return (Vec::new(), 0);
         }
-        self.flight = Some(datagram[..len].into());
-        (std::mem::take(&mut self.due), len)
+        self.flights.push(datagram[..len].into());
+        (self.ways.clone(), len)
     }
 
     /// What the peer may never have got.
-    pub(crate) fn into_flight(self) -> Option<Box<[u8]>> {
-        self.flight
+    pub(crate) fn into_flights(self) -> Vec<Box<[u8]>> {
+        self.flights
     }
 }
 
@@ -212,24 +247,50 @@ mod tests {
     #[test]
     fn each_permission_is_good_for_one_datagram() {
         let (mut begun, flight) = (Provisional::default(), packet(INITIAL, 60));
-        assert_eq!(begun.allow(way(1)), None);
-        assert_eq!(begun.allow(way(2)), None);
+        assert!(begun.allow(way(1)).is_empty() && begun.allow(way(2)).is_empty());
         assert_eq!(begun.send(&[0x40; 60]), (vec![], 0), "no handshake");
         assert_eq!(begun.send(&flight), (vec![way(1), way(2)], flight.len()));
         assert_eq!(begun.send(&flight).0, [], "QUIC's repetition");
-        assert_eq!(begun.allow(way(1)).as_deref(), Some(&flight[..]));
+        assert_eq!(begun.allow(way(1)), [Box::from(&flight[..])]);
         // The peer's check came by the second way, a moment behind what it announced.
         begun.hold(way(2), flight.clone().into());
         begun.hold(way(1), flight.clone().into());
-        assert_eq!(begun.heard(way(9)), Vec::<Box<[u8]>>::new(), "no such way");
+        assert_eq!(begun.heard(way(9)).0, Vec::<Box<[u8]>>::new(), "no such way");
         assert!(!begun.may_answer());
-        assert_eq!(begun.heard(way(2)).len(), 1);
+        let (held, again) = begun.heard(way(2));
+        assert_eq!((held.len(), again.len()), (1, 0));
         assert!(begun.may_answer());
         let answers = (0..3 * MAX_ANSWERS).filter(|_| begun.send(&flight).0 == [way(2)]).count();
         assert_eq!(answers, MAX_ANSWERS as usize);
         // Another way is no new share.
-        assert_eq!(begun.heard(way(1)).len(), 1);
+        assert_eq!(begun.heard(way(1)).0.len(), 1);
         assert_eq!(begun.send(&flight).0, []);
+    }
+
+    /// What came with the introduction is answered by the ways that there are and by those that open, and what this side has
+    /// begun is its own.
+    #[test]
+    fn an_answer_goes_again_where_the_way_has_opened() {
+        let (mut begun, answer) = (Provisional::default(), packet(HANDSHAKE, 60));
+        let (to, mut told) = mpsc::channel(4);
+        assert!(begun.want(Wanted { request: 7, to: to.clone() }));
+        assert!(!begun.want(Wanted { request: 8, to: to.clone() }), "one of two calls is enough");
+        let initial = packet(INITIAL, 60);
+        assert_eq!(begun.send(&initial).0, [], "there is no way yet");
+        assert_eq!(told.try_recv().unwrap(), (7, Box::from(&initial[..])));
+        assert!(!begun.want(Wanted { request: 9, to }), "QUIC repeats it, and knows why");
+        assert_eq!(begun.allow(way(1)).len(), 1);
+        assert_eq!(begun.send(&answer).0, [], "there is nothing to be answered");
+        begun.come();
+        assert_eq!(begun.send(&answer), (vec![way(1)], answer.len()));
+        assert_eq!(begun.send(&answer).0, [], "QUIC's repetition");
+        assert_eq!(begun.allow(way(2)).len(), 2);
+        assert_eq!(begun.heard(way(2)).1.len(), 2);
+        assert_eq!(begun.heard(way(2)).1.len(), 0);
+        let answers = (0..3 * MAX_ANSWERS).filter(|_| begun.send(&answer).0 == [way(2)]).count();
+        assert_eq!(answers, MAX_ANSWERS as usize - 2, "out of the same share");
+        assert_eq!(begun.heard(way(1)).1.len(), 0);
+        assert!(told.try_recv().is_err());
     }
 
     #[test]
@@ -239,6 +300,6 @@ mod tests {
             begun.allow(way(port));
             begun.hold(way(1), Box::from([0xC0; 4]));
         }
-        assert_eq!((begun.ways().len(), begun.due.len(), begun.held.len()), (MAX_WAYS, MAX_WAYS, MAX_HELD));
+        assert_eq!((begun.ways().len(), begun.held.len()), (MAX_WAYS, MAX_HELD));
     }
 }

@@ -68,6 +68,14 @@ pub(crate) enum Timer {
     Introducers,
 }
 
+/// What the server has said of a peer that is here.
+#[derive(Debug)]
+pub(crate) struct Announced {
+    pub(crate) name: NodeName,
+    /// It can only be relayed.
+    pub(crate) relayed: bool,
+}
+
 /// A node's decisions. See the [crate] for the model.
 pub struct Agent {
     pub(crate) env: Env,
@@ -92,7 +100,7 @@ pub struct Agent {
     dial_back_seen: VecDeque<DialBackNonce>,
     pub(crate) requests: Requests,
     /// Peers that the server has announced.
-    present: BTreeSet<NodeId>,
+    pub(crate) present: BTreeMap<NodeId, Announced>,
     pub(crate) links: BTreeMap<NodeId, Link>,
     pub(crate) punches: BTreeMap<TicketId, Punch>,
     pub(crate) used_tickets: BTreeSet<TicketId>,
@@ -157,7 +165,7 @@ impl Agent {
             dial_backs: None,
             dial_back_seen: VecDeque::new(),
             requests: Requests::default(),
-            present: BTreeSet::new(),
+            present: BTreeMap::new(),
             links: BTreeMap::new(),
             punches: BTreeMap::new(),
             used_tickets: BTreeSet::new(),
@@ -225,6 +233,8 @@ impl Agent {
             }
             Input::SocketsOpened { first, count } => self.sockets_opened(first, count),
             Input::Connect { request, peer, wait } => self.connect(now, request, peer, wait),
+            Input::Begun { request, datagram } => self.handshake_begun(request, datagram),
+            Input::HandshakeDone { peer } => self.handshake_done(now, peer),
             Input::CancelConnect { request } => self.cancel_connect(request),
             Input::Busy { peer } => self.busy(now, peer),
             Input::Unheard { peer } => self.unheard(now, peer),
@@ -555,8 +565,11 @@ impl Agent {
             return;
         };
         if peer.id != self.id {
-            if self.present.len() < MAX_PRESENT && self.present.insert(peer.id) {
-                self.requests.arrived(now, &peer.id, &name);
+            if self.present.len() < MAX_PRESENT || self.present.contains_key(&peer.id) {
+                let announced = Announced { name: name.clone(), relayed: peer.relayed };
+                if self.present.insert(peer.id, announced).is_none() {
+                    self.requests.arrived(now, &peer.id, &name);
+                }
             }
             self.rendezvous.peer_classified(peer.id, peer.class);
             if let Some(link) = self.links.get_mut(&peer.id) {
@@ -651,7 +664,9 @@ impl Agent {
             self.env.push(Output::ConnectEnded { request, result: Err(refusal) });
         } else {
             let number = self.requests.open(now, Purpose::Application(request), peer, wait);
-            self.send_request(number);
+            if !self.begin_handshake(now, number, request) {
+                self.send_request(number);
+            }
             self.want_relay(now);
         }
     }
@@ -666,6 +681,7 @@ impl Agent {
     pub(crate) fn drop_request(&mut self, number: u32) -> Option<Purpose> {
         let request = self.requests.take(number)?;
         self.timers.set(Timer::Request(number), None);
+        self.forget_handshake(request.begun);
         if request.ticket.is_none() {
             self.cancel_request(number);
         }
@@ -684,9 +700,11 @@ impl Agent {
     /// Sends a request to the server; while it is away, to peers that may introduce this node instead.
     pub(crate) fn send_request(&mut self, number: u32) {
         self.timers.set(Timer::Request(number), None);
-        if let (true, Some(request)) = (self.control.is_member(), self.requests.get(number)) {
+        let Some(request) = self.requests.get_mut(number) else { return };
+        request.awaits_handshake = false;
+        if self.control.is_member() {
             self.env.send(request.message(number));
-        } else if !self.control.is_member() {
+        } else {
             self.ask_introducers(number);
         }
     }
@@ -706,6 +724,7 @@ impl Agent {
     pub(crate) fn fail_request(&mut self, now: Instant, number: u32, refusal: Refusal) {
         self.timers.set(Timer::Request(number), None);
         let Some(request) = self.requests.take(number) else { return };
+        self.forget_handshake(request.begun);
         match request.purpose {
             Purpose::Application(request) => {
                 self.env.push(Output::ConnectEnded { request, result: Err(refusal) });

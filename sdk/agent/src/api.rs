@@ -234,6 +234,19 @@ pub enum Input<'a> {
         /// Wait until the peer joins.
         wait: bool,
     },
+    /// What the handshake begins with that [`Output::Begin`] asked for.
+    Begun {
+        /// As in connect.
+        request: u32,
+        /// Its first datagram; `None` if there is none that could go along.
+        datagram: Option<Vec<u8>>,
+    },
+    /// QUIC's handshake with this peer, which the application has called for, is complete: the peer has proven its key. If
+    /// that was before a check was answered, whatever passes the server's relay is a path now.
+    HandshakeDone {
+        /// Who.
+        peer: NodeId,
+    },
     /// The application no longer wants it.
     CancelConnect {
         /// As in connect.
@@ -387,6 +400,26 @@ pub enum Output {
         /// The connect request that waits for the peer, if one does.
         request: Option<u32>,
     },
+    /// Begin QUIC's handshake with this peer, and keep what it begins with: nothing may be sent yet. That datagram, with which
+    /// [`Input::Begun`] answers, goes to the peer with the request that it be introduced. Ends with [`Output::Path`], one way or the
+    /// other.
+    Begin {
+        /// The connect request that it is for.
+        request: u32,
+        /// Who.
+        peer: NodeId,
+        /// What a round trip will take, about.
+        rtt: Duration,
+    },
+    /// A peer that this node is being introduced to begins QUIC's handshake with this datagram. It came by way of the server,
+    /// which may have made it up. It may be answered like the peer's handshake itself: by the ways of [`Output::Provisional`], and
+    /// with no more than that allows.
+    Handshake {
+        /// Who.
+        peer: NodeId,
+        /// What.
+        datagram: Vec<u8>,
+    },
     /// Open a connection to a peer that may introduce this node to others, on the path that there is
     /// ([`meetpoint_proto::meet`]); answer with [`Input::Introducer`].
     OpenIntroducer {
@@ -433,14 +466,14 @@ pub enum Ended {
     NoServer,
 }
 
-/// A verified way to a peer.
+/// A way to a peer: a check of this side's own was answered on it, or QUIC's handshake went by it ([`Input::HandshakeDone`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Path {
     /// Where its datagrams go and come from.
     pub way: Way,
     /// What kind of way.
     pub kind: PathKind,
-    /// Round trip of the newest check.
+    /// Round trip of the newest check; what the server's two are together, while none of this side's own was answered.
     pub rtt: Duration,
     /// From the connect call to the first verified packet; if the call had to wait for the peer to join,
     /// from the peer's arrival, and on the side that did not call from the introduction. Counted anew, from the

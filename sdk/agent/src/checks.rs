@@ -174,7 +174,7 @@ impl Agent {
     }
 
     /// True if the shell can send and take data by this way.
-    fn carries_data(&self, way: Way) -> bool {
+    pub(crate) fn carries_data(&self, way: Way) -> bool {
         match way.leg {
             Leg::Main | Leg::Extra(_) => true,
             Leg::Relay(_) => self.relays.channel(way).is_some(),

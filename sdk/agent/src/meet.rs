@@ -121,12 +121,14 @@ impl Agent {
             named.extend(all.map(|candidate| addr::unmap(candidate.addr)));
             named.iter().for_each(|remote| punch.name(*remote));
         }
+        let has_begun = self.requests.have_begun(&peer.node);
         let link = self.links.entry(peer.node);
         let link = link.or_insert_with(|| Link::new(self.id, peer.node, peer.name.clone()));
         link.name = peer.name.clone();
         link.member_until_unix_s = link.member_until_unix_s.max(peer.not_after_unix_s);
         link.present = true;
         link.settles_for_relay = punch.settles_for_relay;
+        link.is_provisional |= has_begun;
         link.punches.insert(ticket);
         link.add_keys(TicketKeys {
             ticket,
@@ -135,6 +137,7 @@ impl Agent {
         });
         self.env.counters.tickets += 1;
         self.punches.insert(ticket, punch);
+        self.handshake_came(peer.node, introduction);
         self.run_ticket(now, ticket);
         if introduction.active && !is_well_off {
             self.want_relay(now);

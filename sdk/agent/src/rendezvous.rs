@@ -396,6 +396,7 @@ impl Agent {
             window: None,
             peer_rtt_ms: None,
             probe: false,
+            handshake: None,
         };
         self.introduced_by_peer(now, &introduction);
         Some(())

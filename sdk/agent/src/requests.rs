@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use meetpoint_proto::wire::ClientMessage;
-use meetpoint_proto::{Certificate, NodeId, NodeName, TicketId};
+use meetpoint_proto::{Certificate, HandshakeStart, NodeId, NodeName, TicketId};
 
 /// Requests at once: more than any application waits for, and a bound on what it can pile up.
 pub(crate) const MAX_REQUESTS: usize = 1_024;
@@ -38,6 +38,12 @@ pub(crate) struct Request {
     pub(crate) ticket: Option<TicketId>,
     /// How often the server put it off.
     pub(crate) deferrals: u32,
+    /// The shell was told to begin QUIC's handshake with this peer.
+    pub(crate) begun: Option<NodeId>,
+    /// The request waits for what that begins with.
+    pub(crate) awaits_handshake: bool,
+    /// It goes along with the request, once.
+    pub(crate) handshake: Option<HandshakeStart>,
 }
 
 impl Request {
@@ -51,8 +57,14 @@ impl Request {
         &self.peer
     }
 
-    pub(crate) fn message(&self, number: u32) -> ClientMessage {
-        ClientMessage::Connect { request: number, peer: self.peer.clone(), wait: self.wait }
+    /// Whether it is one for a peer that may not be here yet.
+    pub(crate) fn waits(&self) -> bool {
+        self.wait
+    }
+
+    pub(crate) fn message(&mut self, number: u32) -> ClientMessage {
+        let handshake = self.handshake.take();
+        ClientMessage::Connect { request: number, peer: self.peer.clone(), wait: self.wait, handshake }
     }
 }
 
@@ -84,7 +96,17 @@ impl Requests {
         if let Purpose::Application(request) = purpose {
             self.by_application.insert(request, self.last);
         }
-        let request = Request { purpose, peer, wait, since: now, ticket: None, deferrals: 0 };
+        let request = Request {
+            purpose,
+            peer,
+            wait,
+            since: now,
+            ticket: None,
+            deferrals: 0,
+            begun: None,
+            awaits_handshake: false,
+            handshake: None,
+        };
         self.open.insert(self.last, request);
         self.last
     }
@@ -131,6 +153,11 @@ impl Requests {
             request.ticket = None;
         }
         numbers
+    }
+
+    /// True if QUIC's handshake with this peer has begun for one of them.
+    pub(crate) fn have_begun(&self, peer: &NodeId) -> bool {
+        self.open.values().any(|request| request.begun.as_ref() == Some(peer))
     }
 
     pub(crate) fn of_ticket(&self, ticket: TicketId) -> Vec<u32> {

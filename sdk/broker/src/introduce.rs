@@ -11,7 +11,8 @@ use meetpoint_proto::wire::{
     ServerMessage, TicketOutcome,
 };
 use meetpoint_proto::{
-    Allocator, Code, EffectiveNetwork, Mapping, NatBehavior, NodeId, SessionId, TicketId, TicketKey,
+    Allocator, Code, EffectiveNetwork, HandshakeStart, Mapping, NatBehavior, NodeId, SessionId, TicketId,
+    TicketKey,
 };
 use sha2::Sha256;
 
@@ -27,10 +28,10 @@ const MAX_PEER_LEN: usize = 64;
 const LENT_FOR: Duration = Duration::from_secs(3);
 
 /// Why two nodes are introduced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Cause {
-    /// One asked for the other.
-    Asked(u32),
+    /// One asked for the other, and may have begun a handshake.
+    Asked(u32, Option<HandshakeStart>),
     /// The broker drew one as a witness for the other.
     Witness,
     /// More is known about their NATs, or of where they are, than when they were introduced before.
@@ -48,14 +49,15 @@ enum Obstacle {
 }
 
 impl Broker {
-    pub(crate) fn connect(&mut self, now: Instant, conn: ConnId, request: u32, peer: String, wait: bool) {
+    pub(crate) fn connect(&mut self, now: Instant, conn: ConnId, request: u32, asked: Request) {
         let most = self.limits.requests_per_session;
         let Some(session) = self.session_mut(conn) else { return };
-        if session.requests.len() >= most || peer.len() > MAX_PEER_LEN {
-            let code = if peer.len() > MAX_PEER_LEN { Code::UnknownPeer } else { Code::TooManyIntroductions };
+        let is_too_long = asked.peer.len() > MAX_PEER_LEN;
+        if session.requests.len() >= most || is_too_long {
+            let code = if is_too_long { Code::UnknownPeer } else { Code::TooManyIntroductions };
             return self.fail(conn, request, code);
         }
-        session.requests.insert(request, Request { peer, wait });
+        session.requests.insert(request, asked);
         self.attempt(now, conn, request);
     }
 
@@ -66,18 +68,22 @@ impl Broker {
     /// Introduces, parks or refuses a request.
     fn attempt(&mut self, now: Instant, conn: ConnId, request: u32) {
         let Some(session) = self.session(conn) else { return };
-        let Some(Request { peer, wait }) = session.requests.get(&request) else { return };
+        let Some(Request { peer, wait, .. }) = session.requests.get(&request) else { return };
         let (peer, wait) = (peer.clone(), *wait);
         match self.find_pair(now, conn, &peer) {
             Ok(target) => {
-                self.take_request(conn, request);
-                self.introduce(now, conn, target, Cause::Asked(request));
+                let handshake = self.take_request(conn, request).and_then(|asked| asked.handshake);
+                self.introduce(now, conn, target, Cause::Asked(request, handshake));
             }
-            Err(Obstacle::Absent) if wait => self.park(conn, request, peer),
+            Err(Obstacle::Absent) if wait => {
+                self.drop_handshake(conn, request, true);
+                self.park(conn, request, peer);
+            }
             Err(Obstacle::Absent) => self.fail(conn, request, Code::PeerOffline),
             Err(Obstacle::Refused(code)) => self.fail(conn, request, code),
             Err(Obstacle::NoCandidates) => {
                 self.tell_wanted(now, conn, &peer);
+                self.drop_handshake(conn, request, false);
                 self.park(conn, request, peer);
                 self.timers.set(Timer::Request(conn, request), Some(now + self.limits.candidate_timeout));
             }
@@ -123,6 +129,17 @@ impl Broker {
         self.send(conn, ServerMessage::Wanted);
     }
 
+    /// What a handshake begins with is not kept for a peer that comes later, or never; and of a session's requests that wait for
+    /// addresses, only one keeps it.
+    fn drop_handshake(&mut self, conn: ConnId, request: u32, is_absent: bool) {
+        let Some(session) = self.session_mut(conn) else { return };
+        let has_begun = |(number, asked): (&u32, &Request)| *number != request && asked.handshake.is_some();
+        let is_dropped = is_absent || session.requests.iter().any(has_begun);
+        if let Some(asked) = session.requests.get_mut(&request).filter(|_| is_dropped) {
+            asked.handshake = None;
+        }
+    }
+
     fn park(&mut self, conn: ConnId, request: u32, peer: String) {
         let Some(session) = self.session(conn) else { return };
         let cluster = session.cluster.clone();
@@ -144,14 +161,15 @@ impl Broker {
         self.send(conn, ServerMessage::ConnectFailed { request, refusal });
     }
 
-    fn take_request(&mut self, conn: ConnId, request: u32) {
+    fn take_request(&mut self, conn: ConnId, request: u32) -> Option<Request> {
         self.timers.set(Timer::Request(conn, request), None);
-        let Some(session) = self.session_mut(conn) else { return };
-        let Some(Request { peer, .. }) = session.requests.remove(&request) else { return };
+        let session = self.session_mut(conn)?;
+        let asked = session.requests.remove(&request)?;
         let cluster = session.cluster.clone();
         if let Some(cluster) = self.clusters.get_mut(&cluster) {
-            cluster.stop_waiting(&peer, (conn, request));
+            cluster.stop_waiting(&asked.peer, (conn, request));
         }
+        Some(asked)
     }
 
     /// Something changed at this member: whoever waits for it may go on.
@@ -203,14 +221,21 @@ impl Broker {
             window: window(effective, peer),
             peer_rtt_ms: peer.ping.rtt.and_then(|rtt| u32::try_from(millis(rtt)).ok()),
             probe: drawn,
+            handshake: None,
         };
         // A reachable node need not open anything, and by staying silent it learns that it can
         // be reached unasked. If both are reachable the one that asked sends.
         let asker_active = !asker.proven_reachable() || target.proven_reachable();
         let target_active = !target.proven_reachable();
-        let requests = if let Cause::Asked(request) = cause { vec![request] } else { Vec::new() };
+        let (requests, handshake) = match cause {
+            Cause::Asked(request, handshake) => (vec![request], handshake),
+            Cause::Witness | Cause::Known => (Vec::new(), None),
+        };
         let for_asker = half(asker, target, to_target, to_asker, requests, asker_active);
-        let for_target = half(target, asker, to_asker, to_target, Vec::new(), target_active);
+        let mut for_target = half(target, asker, to_asker, to_target, Vec::new(), target_active);
+        // Who has begun is told first: it is to let the answer in, at its relay.
+        let is_begun = handshake.is_some();
+        for_target.handshake = handshake;
         let (shown_to_asker, shown_to_target) = (ips(&for_asker), ips(&for_target));
         let memory = self.limits.unsolicited_after;
         let possible = !target_active
@@ -236,10 +261,18 @@ impl Broker {
         self.tickets.insert(ticket, record);
         self.note_pair(now, [asker_conn, target_conn], ticket);
         self.timers.set(Timer::Ticket(ticket), Some(now + self.limits.ticket_lifetime));
-        self.send(target_conn, ServerMessage::Introduction(Box::new(for_target)));
-        self.send(asker_conn, ServerMessage::Introduction(Box::new(for_asker)));
-        self.show_relays(now, asker_conn, target_conn, ticket);
-        self.show_relays(now, target_conn, asker_conn, ticket);
+        let (mut halves, mut sides) =
+            ([(target_conn, for_target), (asker_conn, for_asker)], [target_conn, asker_conn]);
+        if is_begun {
+            halves.reverse();
+            sides.reverse();
+        }
+        for (to, half) in halves {
+            self.send(to, ServerMessage::Introduction(Box::new(half)));
+        }
+        for (of, to) in [(sides[1], sides[0]), (sides[0], sides[1])] {
+            self.show_relays(now, of, to, ticket);
+        }
         self.outputs.push_back(Output::Event(event));
         if let Some(asker) = self.session_mut(asker_conn) {
             asker.asked.insert(ticket);

@@ -255,7 +255,11 @@ impl Introducer {
                 self.refuse(peer, request, Refusal::new(Code::TooManyIntroductions));
             }
             GuestMessage::Connect { request, peer: wanted } => {
-                self.tell_broker(now, conn, ClientMessage::Connect { request, peer: wanted, wait: true });
+                self.tell_broker(
+                    now,
+                    conn,
+                    ClientMessage::Connect { request, peer: wanted, wait: true, handshake: None },
+                );
             }
             GuestMessage::Cancel { request } => {
                 self.tell_broker(now, conn, ClientMessage::CancelConnect { request });

@@ -62,7 +62,7 @@ use defence::{Defence as Stands, Defences};
 use hints::Hints;
 use pairs::Pairs;
 use source::Sources;
-use state::{Cluster, Conn, Phase, Quiet, Session, Ticket, Timer};
+use state::{Cluster, Conn, Phase, Quiet, Request, Session, Ticket, Timer};
 
 /// The broker. See the [crate] for its model.
 #[derive(Debug)]
@@ -272,7 +272,9 @@ impl Broker {
             ClientMessage::DialBackSeen { nonce } => self.dial_back_seen(now, conn, nonce),
             ClientMessage::Unsolicited { ticket } => self.unsolicited(now, conn, ticket),
             ClientMessage::Behavior { behavior } => self.behavior_told(now, conn, behavior),
-            ClientMessage::Connect { request, peer, wait } => self.connect(now, conn, request, peer, wait),
+            ClientMessage::Connect { request, peer, wait, handshake } => {
+                self.connect(now, conn, request, Request { peer, wait, handshake });
+            }
             ClientMessage::CancelConnect { request } => self.cancel(conn, request),
             ClientMessage::TicketResult { ticket, outcome, rtt_us } => {
                 let rtt = rtt_us.map(|us| Duration::from_micros(u64::from(us)));

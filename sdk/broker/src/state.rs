@@ -14,8 +14,8 @@ use meetpoint_proto::wire::{
     RevocationText, StunAccess,
 };
 use meetpoint_proto::{
-    Capability, ClusterName, Code, EffectiveNetwork, Evidence, NatBehavior, NetworkType, NodeId, NodeName,
-    SessionId, TicketId,
+    Capability, ClusterName, Code, EffectiveNetwork, Evidence, HandshakeStart, NatBehavior, NetworkType,
+    NodeId, NodeName, SessionId, TicketId,
 };
 
 use crate::api::{ClusterConfig, ConnId, RelayAccess, SessionView, StunCredential};
@@ -205,6 +205,8 @@ pub(crate) struct Request {
     /// The peer's name or id, as the node wrote it.
     pub(crate) peer: String,
     pub(crate) wait: bool,
+    /// For the peer. Gone as soon as the request has to wait for it to come.
+    pub(crate) handshake: Option<HandshakeStart>,
 }
 
 impl Session {

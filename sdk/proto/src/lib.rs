@@ -13,6 +13,7 @@
 //! * [`meet`][]: how a node introduces its peers while the server is away.
 //! * [`wire`][]: the control channel's messages; the only types here that derive serde.
 //! * [`explain`][]: why two nodes meet as they do, in a sentence.
+//! * [`handshake`][]: the datagram that peers begin with, where a server carries it.
 //! * [`timers`][]: deadlines in order, for the pure machines.
 //! * [`code`][]: the stable reason codes, each with a hint that says what to do.
 //!
@@ -23,6 +24,7 @@ pub mod certificate;
 pub mod code;
 mod defences;
 pub mod explain;
+pub mod handshake;
 pub mod id;
 pub mod join;
 pub mod meet;
@@ -40,6 +42,7 @@ pub mod wire;
 pub use addr::AddressClass;
 pub use certificate::{Certificate, Membership, Revocation};
 pub use code::Code;
+pub use handshake::HandshakeStart;
 pub use id::{NodeId, Nonce, PublicKey, SessionId, Signature, TicketId, TicketKey};
 pub use name::{Capability, ClusterName, NamePattern, NodeName, SeedName};
 pub use network::{

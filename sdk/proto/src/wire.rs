@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::code::Code;
+use crate::handshake::HandshakeStart;
 use crate::id::{
     DialBackNonce, Mac, NodeId, Nonce, PublicKey, SecretId, SessionId, SessionToken, Signature, TicketId,
     TicketKey, TokenId,
@@ -21,7 +22,7 @@ use crate::network::{ClusterNetwork, EffectiveNetwork, Evidence, NatBehavior, Ne
 pub const PROTOCOL_VERSION: u16 = 1;
 /// Where the WebSocket is.
 pub const CONTROL_PATH: &str = "/v1/control";
-/// Largest frame either side sends or takes. An introduction is about 2 KiB.
+/// Largest frame either side sends or takes. An introduction is about 2 KiB, or 4 KiB with the start of a handshake.
 pub const MAX_FRAME_BYTES: usize = 64 * 1024;
 /// A node offers at most so many host candidates: more would make each introduction a port scan.
 pub const MAX_HOST_CANDIDATES: usize = 8;
@@ -90,6 +91,9 @@ pub enum ClientMessage {
         peer: String,
         /// Wait for the peer to join, rather than fail with [`Code::PeerOffline`].
         wait: bool,
+        /// For the peer, with its half of the introduction. A request that has to wait for the peer loses it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        handshake: Option<HandshakeStart>,
     },
     /// No longer interested in [`ClientMessage::Connect`].
     CancelConnect {
@@ -577,6 +581,9 @@ pub struct Introduction {
     /// the ticket unless somebody uses it by then.
     #[serde(default)]
     pub probe: bool,
+    /// What the peer that has asked begins its handshake with. The server has not looked into it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handshake: Option<HandshakeStart>,
 }
 
 /// Ports of an address that the server has observed.

@@ -12,6 +12,7 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::mux::{BindAddrs, SocketStats, StunDatagram};
+use crate::provisional::Wanted;
 
 /// Nothing here takes a second; what has not happened by now never will.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -488,6 +489,50 @@ async fn a_handshake_does_not_wait_for_the_path_but_data_does() {
     assert!(a.mux.set_path(&peer_of_a, to_b).is_ok());
     assert!(timeout(Duration::from_millis(50), &mut accepting).await.is_err(), "accepted without a path");
     assert!(mux_of_b.set_path(&a.id, way_to(&a)).is_ok());
+    let (peer, ba) = timeout(PATIENCE, accepting).await.unwrap();
+    assert_eq!(peer, a.id);
+    let mut stream = timeout(PATIENCE, ba.accept_uni()).await.unwrap().unwrap();
+    let mut data = [0; 4];
+    stream.read_exact(&mut data).await.unwrap();
+    assert_eq!(&data, b"data");
+}
+
+/// What this side begins with goes to the peer in other hands, and is answered before anything of this side's own has come there: by
+/// the ways that there are, and once more where the peer's check shows that the way is open.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handshake_that_came_with_the_introduction_is_answered() {
+    let (a, mut b) = (Node::new(1), Node::new(2));
+    let (to, mut told) = mpsc::channel(1);
+    let wanted = |request| Wanted { request, to: to.clone() };
+    assert_eq!(a.mux.paths().begin(&b.id, wanted(7)), Ok(true));
+    let begun = a.quic.begin(&b.id, MAX_INITIAL_RTT).unwrap();
+    let (request, datagram) = timeout(PATIENCE, told.recv()).await.unwrap().unwrap();
+    assert_eq!((request, datagram.len()), (7, usize::from(MTU)));
+    assert_eq!(a.mux.paths().begin(&b.id, wanted(8)), Ok(false), "it has begun already");
+
+    b.mux.expect(&a.id, way_to(&a)).unwrap();
+    assert!(b.admitted.admit(a.id) && a.admitted.admit(b.id));
+    b.mux.introduced(&a.id, b"nothing that a handshake begins with").unwrap();
+    assert_eq!(b.stats().quic, 0);
+    b.mux.introduced(&a.id, &datagram).unwrap();
+    let (mux_of_b, id_of_b, to_b) = (Arc::clone(&b.mux), b.id, way_to(&b));
+    let accepting = async { b.acceptor.accept().await.unwrap() };
+    tokio::pin!(accepting);
+    // The first answer is too early.
+    tokio::select! {
+        () = wait_until("the answer is there", || a.stats().unverified > 0) => {}
+        _ = &mut accepting => panic!("accepted without a path"),
+    }
+    a.mux.expect(&id_of_b, to_b).unwrap();
+    a.mux.hear(&id_of_b, to_b).unwrap();
+    mux_of_b.hear(&a.id, way_to(&a)).unwrap();
+    let ab = tokio::select! {
+        begun = timeout(PATIENCE, begun) => begun.unwrap().unwrap(),
+        _ = &mut accepting => panic!("accepted without a path"),
+    };
+    a.mux.set_path(&id_of_b, to_b).unwrap();
+    ab.open_uni().await.unwrap().write_all(b"data").await.unwrap();
+    mux_of_b.set_path(&a.id, way_to(&a)).unwrap();
     let (peer, ba) = timeout(PATIENCE, accepting).await.unwrap();
     assert_eq!(peer, a.id);
     let mut stream = timeout(PATIENCE, ba.accept_uni()).await.unwrap().unwrap();

@@ -137,7 +137,7 @@ async fn the_stun_server_hears_of_pairs_in_their_order() {
     }
     let peer = NodeId::from(&SigningKey::from_bytes(&[2; 32])).to_string();
     for request in 0..PAIRS {
-        let connect = ClientMessage::Connect { request, peer: peer.clone(), wait: false };
+        let connect = ClientMessage::Connect { request, peer: peer.clone(), wait: false, handshake: None };
         rig.handle.message(asker.id, connect).await.unwrap();
     }
     let mut introductions = 0;

@@ -179,7 +179,7 @@ async fn meet(server: &Running) {
         node.send(&ClientMessage::Candidates { host, relay: Vec::new(), mapped: Vec::new() }).await;
         nodes.push(node);
     }
-    let connect = ClientMessage::Connect { request: 1, peer: "bob".to_owned(), wait: false };
+    let connect = ClientMessage::Connect { request: 1, peer: "bob".to_owned(), wait: false, handshake: None };
     nodes[0].send(&connect).await;
     let introduced = |message| match message {
         ServerMessage::Introduction(introduction) => Some(introduction.ticket),

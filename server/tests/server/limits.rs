@@ -210,7 +210,7 @@ async fn a_guesser_does_not_lock_his_neighbours_out() {
 }
 
 async fn asks(control: &mut Control, request: u32) -> Refusal {
-    let connect = ClientMessage::Connect { request, peer: "nobody".to_owned(), wait: false };
+    let connect = ClientMessage::Connect { request, peer: "nobody".to_owned(), wait: false, handshake: None };
     control.send(&connect).await;
     control
         .until(|message| match message {

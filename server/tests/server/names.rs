@@ -128,7 +128,9 @@ async fn no_message_takes_a_hostile_name() {
             assert!(!detail.chars().any(char::is_control), "{name:?}: {detail:?}");
         }
         let request = request as u32;
-        member.send(&ClientMessage::Connect { request, peer: name.to_owned(), wait: false }).await;
+        member
+            .send(&ClientMessage::Connect { request, peer: name.to_owned(), wait: false, handshake: None })
+            .await;
         let refusal = member
             .until(|message| match message {
                 ServerMessage::ConnectFailed { request: answered, refusal } => {

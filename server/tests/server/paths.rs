@@ -82,7 +82,9 @@ async fn a_pair_is_explained_by_what_became_of_its_introductions() {
             .await;
         settled(control).await;
     }
-    alice.send(&ClientMessage::Connect { request: 1, peer: "bob".to_owned(), wait: false }).await;
+    alice
+        .send(&ClientMessage::Connect { request: 1, peer: "bob".to_owned(), wait: false, handshake: None })
+        .await;
     let introduced = |message| match message {
         ServerMessage::Introduction(introduction) => Some(introduction.ticket),
         _ => None,

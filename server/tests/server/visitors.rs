@@ -44,7 +44,9 @@ async fn a_member_visits_another_server() {
         let host = vec![format!("127.0.0.1:{port}").parse().unwrap()];
         control.send(&ClientMessage::Candidates { host, relay: Vec::new(), mapped: Vec::new() }).await;
     }
-    at_away.send(&ClientMessage::Connect { request: 7, peer: "bob".to_owned(), wait: true }).await;
+    at_away
+        .send(&ClientMessage::Connect { request: 7, peer: "bob".to_owned(), wait: true, handshake: None })
+        .await;
     let introduced = at_away
         .until(|message| match message {
             ServerMessage::Introduction(introduction) => Some(introduction),

@@ -88,7 +88,11 @@ impl World {
                     self.nodes[index].heard.insert((peer, way));
                     self.handshake_heard(index, way);
                 }
-                Output::Provisional { way, request, .. } => self.handshake_may_go(index, way, request),
+                Output::Provisional { peer, way, request, .. } => {
+                    self.handshake_may_go(index, peer, way, request);
+                }
+                Output::Begin { request, peer, .. } => self.handshake_begins(index, request, peer),
+                Output::Handshake { datagram, .. } => self.handshake_came(index, &datagram),
                 Output::ConnectEnded { request, result } => {
                     self.nodes[index].ended.insert(request, result);
                     self.handshake_has_path(index);

@@ -20,6 +20,9 @@ const ROUND_TRIP: Duration = Duration::from_millis(50);
 /// From a node to the server, from there to another, and all the way back.
 const RELAYED: Duration = Duration::from_millis(100);
 
+/// Between two checks to one address: where one comes before the permission it needs, the next one does not.
+const SLACK: Duration = Duration::from_millis(20);
+
 const SYMMETRIC: GateKind =
     GateKind::new(Mapping::AddressAndPortDependent, Filtering::AddressAndPortDependent, Ports::Random);
 const RESTRICTED: GateKind =
@@ -94,9 +97,13 @@ fn two_symmetric_nodes_are_relayed() {
 
 /// Two nodes behind these, all of whose round trips are equal.
 fn equal_world(pair: [Nat; 2]) -> World {
+    nearly_equal_world(5, Duration::ZERO, pair)
+}
+
+fn nearly_equal_world(seed: u64, jitter: Duration, pair: [Nat; 2]) -> World {
     let quarter = ROUND_TRIP / 4;
-    let weather = Weather { one_way: [quarter; 2], jitter: Duration::ZERO, loss_permille: 0, json: true };
-    let mut world = World::with_relay(5, ServerPlace::Internet, weather);
+    let weather = Weather { one_way: [quarter; 2], jitter, loss_permille: 0, json: true };
+    let mut world = World::with_relay(seed, ServerPlace::Internet, weather);
     world.server_one_way = quarter;
     world.set_cluster_admitting_relayed();
     for (at, nat) in pair.into_iter().enumerate() {
@@ -119,17 +126,18 @@ fn first_bytes(world: &mut World) -> [Duration; 3] {
     assert!(world.run_until(end, |world| world.established(0).is_some()), "the handshake does not end");
     let stands = world.now() - asked;
     world.send_data(0);
-    assert!(world.run_until(end, |world| world.nodes[1].has_data), "data is lost");
+    let is_read = |world: &World| world.nodes[1].has_data && world.accepted(1).is_some();
+    assert!(world.run_until(end, is_read), "data is lost");
     // Two kinds of ways, and few datagrams a ticket.
     assert!((0..2).all(|node| world.handshake_starts(node) <= 8), "handshakes are let go too often");
     [path, stands, world.now() - asked]
 }
 
-/// Whoever is likely to be relayed has an allocation before he meets anybody. Then a relayed path is there after one and
-/// a half relayed round trips: half a one until both are introduced, one for a check and its answer. QUIC's handshake goes
-/// along, so the connection stands then too, and the application's first byte leaves.
+/// Whoever is likely to be relayed has an allocation before he meets anybody. Then the first byte is at the peer after one and
+/// a half relayed round trips: half a one until both are introduced, for the first word of QUIC's handshake is in that; half a
+/// one for the peer's answer, with which the caller's connection stands; and half a one for the byte.
 #[test]
-fn a_relayed_path_takes_one_and_a_half_round_trips() {
+fn a_relayed_first_byte_takes_one_and_a_half_round_trips() {
     use Nat::{
         AddressRestricted, Block, BlockOnce, EarlyInbound, FullCone, Open, PortRestricted, Random,
         Sequential, UdpBlocked,
@@ -159,7 +167,7 @@ fn a_relayed_path_takes_one_and_a_half_round_trips() {
         println!(
             "{names:?}: path after {path:?}, connection after {stands:?}, first byte there after {data:?}"
         );
-        if path > RELAYED * 3 / 2 || stands > RELAYED * 3 / 2 || data > RELAYED * 2 {
+        if path > RELAYED || stands > RELAYED || data > RELAYED * 3 / 2 {
             late.push((names, path, stands, data));
         }
         // Where nothing helps nothing is tried.
@@ -168,6 +176,25 @@ fn a_relayed_path_takes_one_and_a_half_round_trips() {
         finish(&world);
     }
     assert!(late.is_empty(), "{late:#?}");
+}
+
+/// Whichever of the two is heard first at the relay: an answer that comes before it is let in goes again with the next check.
+#[test]
+fn a_permission_that_comes_late_costs_one_check() {
+    use Nat::{PortRestricted, Random, UdpBlocked};
+    let (jitter, pairs) =
+        (Duration::from_millis(1), [[Random; 2], [UdpBlocked; 2], [UdpBlocked, PortRestricted]]);
+    let mut slowest = Duration::ZERO;
+    for (seed, pair) in (0..20).flat_map(|seed| pairs.map(|pair| (seed, pair))) {
+        let mut world = nearly_equal_world(seed, jitter, pair);
+        world.run_until(Duration::from_secs(15), |_| false);
+        let [_, _, data] = first_bytes(&mut world);
+        slowest = slowest.max(data);
+        finish(&world);
+    }
+    println!("first byte there after {slowest:?} at most");
+    // Six times from a node to the server or from there, in two parts each.
+    assert!(slowest <= RELAYED * 3 / 2 + SLACK + jitter * 12, "{slowest:?}");
 }
 
 /// Nobody is warm: nodes that were to meet directly, and can't; and nodes that have just joined.
@@ -406,6 +433,7 @@ fn without_udp_the_relay_is_reached_by_a_stream() {
 fn loss_is_survived() {
     for seed in 0..60 {
         let mut world = world(seed, 200, [SYMMETRIC, if seed % 2 == 0 { SYMMETRIC } else { RESTRICTED }]);
+        world.speaks_quic = true;
         world.run_until(Duration::from_secs(10), |_| false);
         connect(&mut world);
         if seed % 2 == 0 {

@@ -13,6 +13,11 @@ impl Link {
         self.current
     }
 
+    /// By which ways the peer's keyed checks came, the newest first.
+    pub(crate) fn heard(&self) -> impl Iterator<Item = Way> + '_ {
+        self.heard.iter().copied()
+    }
+
     /// Some way leads by this allocation.
     pub(crate) fn uses_leg(&self, id: AllocationId) -> bool {
         self.routes.keys().any(|way| way.leg == Leg::Relay(id))

@@ -396,7 +396,7 @@ impl Agent {
     }
 
     /// Most of those that the node will meet are met by a relay, or by a relay first.
-    fn is_likely_relayed(&self) -> bool {
+    pub(crate) fn is_likely_relayed(&self) -> bool {
         self.relays.udp == Udp::Silent || self.relays.is_symmetric || !self.network.has_uplink(false)
     }
 

@@ -46,6 +46,8 @@ enum Step {
         source: SocketAddr,
     },
     Connect(u32, String),
+    Begun(u32, usize),
+    HandshakeDone(u8),
     Cancel(u32),
     Release(u8),
     Probe(bool),
@@ -114,6 +116,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (2u8..4, any::<usize>(), socket_addr())
             .prop_map(|(peer, which, source)| Step::PeerSpeaks { peer, which, source }),
         2 => (0u32..4, "node-[1-4]|[a-z2-7]{0,60}").prop_map(|(request, peer)| Step::Connect(request, peer)),
+        1 => (0u32..4, 0usize..2_000).prop_map(|(request, len)| Step::Begun(request, len)),
+        1 => (1u8..5).prop_map(Step::HandshakeDone),
         1 => (0u32..4).prop_map(Step::Cancel),
         1 => (1u8..5).prop_map(Step::Release),
         1 => any::<bool>().prop_map(Step::Probe),
@@ -184,6 +188,12 @@ impl Play {
                 rig.datagram(source, &payload);
             }
             Step::Connect(request, peer) => rig.input(Input::Connect { request, peer, wait: true }),
+            Step::Begun(request, len) => {
+                rig.input(Input::Begun { request, datagram: Some(vec![0xC0; len]) });
+            }
+            Step::HandshakeDone(peer) => {
+                rig.input(Input::HandshakeDone { peer: rig.certificate(peer).node });
+            }
             Step::Cancel(request) => rig.input(Input::CancelConnect { request }),
             Step::Release(peer) => rig.input(Input::Release { peer: rig.certificate(peer).node }),
             Step::Probe(ok) => rig.input(Input::ProbeOpened { port: ok.then_some(5000) }),

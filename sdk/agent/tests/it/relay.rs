@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
-use meetpoint_agent::{Defence, Input, Output, Socket, StreamId, Way};
-use meetpoint_proto::EffectiveNetwork;
-use meetpoint_proto::wire::{Candidate, CandidateKind, ServerMessage, StunAccess};
+use meetpoint_agent::{Defence, Input, Output, PathKind, Socket, StreamId, Way};
+use meetpoint_proto::wire::{
+    Candidate, CandidateKind, ClientMessage, Introduction, PeerInfo, ServerMessage, StunAccess,
+};
+use meetpoint_proto::{EffectiveNetwork, HandshakeStart};
 use meetpoint_stun::Writer;
 use meetpoint_stun::message::{BINDING, Class, TransactionId};
 
@@ -160,5 +162,128 @@ fn no_handshake_is_aimed_elsewhere() {
     assert_eq!(handshakes(false, &[VICTIM]), []);
     let many: Vec<String> = (0..40).map(|n| format!("20.0.1.1:{}", 50_000 + n)).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    assert_eq!(handshakes(false, &many).len(), 4);
+    assert_eq!(handshakes(false, &many).len(), 6);
+}
+
+const PEERS_RELAY: &str = "20.0.1.1:50001";
+
+/// A member of a cluster that relays, and a peer that is announced.
+fn member(announced: Option<bool>) -> Rig {
+    let mut rig = Rig::new(1);
+    rig.join_with(|welcome| welcome.stun = Some(access(true)));
+    if let Some(relayed) = announced {
+        let id = rig.certificate(2).node;
+        let peer = PeerInfo { id, name: "node-2".to_owned(), class: None, relayed };
+        rig.tell(ServerMessage::Peers { peers: vec![peer] });
+    }
+    rig.take();
+    rig
+}
+
+/// What the requests in a log bring along.
+fn brought(log: &[Output]) -> Vec<Option<HandshakeStart>> {
+    let asked = log.iter().filter_map(|output| match output {
+        Output::SendControl(ClientMessage::Connect { handshake, .. }) => Some(handshake.clone()),
+        _ => None,
+    });
+    asked.collect()
+}
+
+/// The request waits a moment for what the handshake begins with, and for no longer. Whoever may not be here is not begun with.
+#[test]
+fn a_handshake_begins_with_the_call() {
+    let id = Rig::new(1).certificate(2).node;
+    let start = || Some(vec![0xC0; 1_200]);
+    let too_long = || Some(vec![0xC0; 1_400]);
+    for (announced, peer, wait, datagram, expect_begun, expect_len) in [
+        (Some(false), "node-2", true, start(), true, Some(1_200)),
+        (Some(true), &id.to_string()[..], true, start(), true, Some(1_200)),
+        (Some(false), "node-2", true, None, true, None),
+        (Some(false), "node-2", true, too_long(), true, None),
+        (None, "node-2", false, start(), false, None),
+        (None, &id.to_string(), true, start(), false, None),
+        (None, &id.to_string(), false, start(), true, Some(1_200)),
+    ] {
+        let case = format!("{announced:?} {peer} {wait}");
+        let mut rig = member(announced);
+        rig.input(Input::Connect { request: 5, peer: peer.to_owned(), wait });
+        let log = rig.take();
+        let begun =
+            log.iter().any(|output| matches!(output, Output::Begin { request: 5, peer, .. } if *peer == id));
+        assert_eq!((begun, brought(&log).len()), (expect_begun, usize::from(!expect_begun)), "{case}");
+        rig.input(Input::Begun { request: 5, datagram: datagram.clone() });
+        let sent = brought(&rig.take());
+        let lens: Vec<_> =
+            sent.iter().map(|start| start.as_ref().map(|start| start.as_bytes().len())).collect();
+        assert_eq!(lens, if expect_begun { vec![expect_len] } else { vec![] }, "{case}");
+        // Once.
+        rig.input(Input::Begun { request: 5, datagram });
+        assert_eq!(brought(&rig.take()), [], "{case}");
+        rig.input(Input::CancelConnect { request: 5 });
+        let is_over = |output: &Output| matches!(output, Output::Path { path: None, .. });
+        assert_eq!(rig.take().iter().any(is_over), expect_begun, "{case}");
+    }
+    let mut rig = member(Some(false));
+    rig.input(Input::Connect { request: 5, peer: "node-2".to_owned(), wait: true });
+    rig.advance(19 * MS);
+    assert_eq!(brought(&rig.take()), []);
+    rig.advance(MS);
+    assert_eq!(brought(&rig.take()), [None], "the shell is too slow");
+}
+
+/// What came with the introduction is passed on, once, where it may be answered.
+#[test]
+fn a_handshake_comes_with_the_introduction() {
+    for (relays, probe, expect) in [(true, false, 1), (false, false, 0), (true, true, 0)] {
+        let mut rig = Rig::new(1);
+        rig.join_with(|welcome| welcome.stun = Some(access(relays)));
+        let handshake = HandshakeStart::new(vec![0xC0; 1_200]).ok();
+        let half = Introduction { handshake, probe, ..rig.introduction(7, 2, &["20.0.0.2:4000"]) };
+        rig.introduce(half.clone());
+        rig.introduce(half);
+        let log = rig.take();
+        let came = log.iter().filter(|output| matches!(output, Output::Handshake { .. })).count();
+        assert_eq!(came, expect, "{relays} {probe}");
+    }
+}
+
+/// By which way data would go once QUIC's handshake is done, where the peer's check has come from `source` and it is
+/// said to have the relayed address `named`; nobody has answered a check of the node's own.
+fn way_after_handshake(defence_off: bool, named: &str, source: &str) -> Option<(Way, PathKind)> {
+    let mut rig = member(Some(false));
+    if defence_off {
+        rig.agent.set_defence_off(Defence::OwnRelay);
+    }
+    let mut peer = Rig::new(2);
+    peer.join();
+    rig.introduce(rig.introduction(7, 2, &["20.0.0.2:4000"]));
+    peer.introduce(peer.introduction(7, 1, &["20.0.0.1:4000"]));
+    let ticket = rig.introduction(7, 2, &[]).ticket;
+    let candidates = vec![Candidate { kind: CandidateKind::Relay, addr: addr(named) }];
+    rig.tell(ServerMessage::Candidates { ticket, candidates });
+    rig.take();
+    let id = peer.id();
+    rig.input(Input::HandshakeDone { peer: id });
+    assert_eq!(rig.paths(), [], "no check has come");
+    let checks = std::mem::take(&mut peer.sent);
+    rig.datagram(addr(source), &checks.first().unwrap().2);
+    rig.input(Input::HandshakeDone { peer: id });
+    let found = rig.paths().into_iter().flatten().next().map(|path| (path.way, path.kind));
+    // It is a path like any other, and has to show that it is one.
+    rig.advance(Duration::from_secs(6));
+    assert_eq!(rig.paths().contains(&None), found.is_some());
+    found
+}
+
+/// A handshake that is done makes a path of a way by the server's own relay that the peer's check came by, and of nothing
+/// else, whatever is said to be a relayed address and wherever checks seem to come from.
+#[test]
+fn a_finished_handshake_sends_data_nowhere_else() {
+    const VICTIM: &str = "20.9.9.9:50000";
+    let to = |text: &str| Some((Way::main(addr(text)), PathKind::Relayed));
+    assert_eq!(way_after_handshake(false, PEERS_RELAY, PEERS_RELAY), to(PEERS_RELAY));
+    assert_eq!(way_after_handshake(false, PEERS_RELAY, "20.0.0.2:4000"), None, "where the peer itself is");
+    assert_eq!(way_after_handshake(false, PEERS_RELAY, "20.0.1.1:50002"), None, "another's relayed address");
+    assert_eq!(way_after_handshake(true, VICTIM, VICTIM), to(VICTIM), "the attack");
+    assert_eq!(way_after_handshake(false, VICTIM, VICTIM), None);
 }

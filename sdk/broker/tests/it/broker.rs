@@ -9,14 +9,14 @@ use meetpoint_proto::id::{DialBackNonce, Nonce};
 use meetpoint_proto::join::{Domain, Transcript};
 use meetpoint_proto::wire::{CandidateKind, ClientMessage, Hello, Proof, ServerMessage, TicketOutcome};
 use meetpoint_proto::{
-    Certificate, ClusterName, ClusterNetwork, Code, EffectiveNetwork, Evidence, JoinToken, NetworkClass,
-    NetworkType, NodeId, PublicKey,
+    Certificate, ClusterName, ClusterNetwork, Code, EffectiveNetwork, Evidence, HandshakeStart, JoinToken,
+    NetworkClass, NetworkType, NodeId, PublicKey,
 };
 
 use crate::rig::{Rig, addr, cluster_key, config, hello, key, token};
 
 fn connect(peer: &str, wait: bool) -> ClientMessage {
-    ClientMessage::Connect { request: 1, peer: peer.into(), wait }
+    ClientMessage::Connect { request: 1, peer: peer.into(), wait, handshake: None }
 }
 
 #[test]
@@ -461,7 +461,7 @@ fn introductions_and_ends_name_the_sessions() {
 fn tickets_and_requests_are_capped() {
     let (mut rig, a, b) = two_behind_nats();
     for request in 0..100 {
-        rig.say(a, ClientMessage::Connect { request, peer: "node-2".into(), wait: false });
+        rig.say(a, ClientMessage::Connect { request, peer: "node-2".into(), wait: false, handshake: None });
     }
     assert_eq!(rig.introductions(b).len(), Limits::default().tickets_per_asker);
     assert_eq!(rig.connect_failure(a), Some(Code::TooManyIntroductions));
@@ -471,9 +471,31 @@ fn tickets_and_requests_are_capped() {
 
     let (mut rig, a, _) = two_behind_nats();
     for request in 0..100 {
-        rig.say(a, ClientMessage::Connect { request, peer: "nobody".into(), wait: true });
+        rig.say(a, ClientMessage::Connect { request, peer: "nobody".into(), wait: true, handshake: None });
     }
     assert_eq!(rig.connect_failure(a), Some(Code::TooManyIntroductions));
+}
+
+/// What a handshake begins with goes to the peer with its half of the ticket, as it is and once, and who asked is told first. A
+/// request that waits for the peer loses it, so nobody's lies here.
+#[test]
+fn a_handshake_goes_to_the_peer_and_is_not_kept() {
+    let start = HandshakeStart::new(vec![0xC7; 1_200]).unwrap();
+    let with_start = |peer: &str, wait| {
+        let handshake = Some(start.clone());
+        ClientMessage::Connect { request: 1, peer: peer.into(), wait, handshake }
+    };
+    let brought = |rig: &Rig, conn| -> Vec<Option<HandshakeStart>> {
+        rig.introductions(conn).into_iter().map(|half| half.handshake.clone()).collect()
+    };
+    let (mut rig, a, b) = two_behind_nats();
+    rig.say(a, with_start("node-2", false));
+    assert_eq!((brought(&rig, a), brought(&rig, b)), (vec![None], vec![Some(start.clone())]));
+
+    let (mut rig, a, _) = two_behind_nats();
+    rig.say(a, with_start("node-3", true));
+    let late = rig.join(3, "20.0.0.13:5000", "10.0.3.2");
+    assert_eq!((brought(&rig, a), brought(&rig, late)), (vec![None], vec![None]));
 }
 
 #[test]

@@ -351,7 +351,10 @@ fn two_colluders_do_not_earn_the_word() {
             rig.broker.set_defence_off(Defence::DrawnWitness);
         }
         rig.live(Limits::default().unsolicited_after);
-        rig.say(accomplice, ClientMessage::Connect { request: 1, peer: "node-2".into(), wait: false });
+        rig.say(
+            accomplice,
+            ClientMessage::Connect { request: 1, peer: "node-2".into(), wait: false, handshake: None },
+        );
         let ticket = rig.introductions(target).last().unwrap().ticket;
         met(&mut rig, (target, true), (accomplice, true), ticket);
         assert_eq!(rig.class(target), Some((class, Evidence::Proven)), "defended: {defended}");
@@ -379,7 +382,10 @@ fn a_witness_is_a_stranger_from_elsewhere() {
         rig.observe(conn, mapping);
     }
     rig.live(Limits::default().unsolicited_after - 20 * S);
-    rig.say(target, ClientMessage::Connect { request: 1, peer: "node-3".into(), wait: false });
+    rig.say(
+        target,
+        ClientMessage::Connect { request: 1, peer: "node-3".into(), wait: false, handshake: None },
+    );
     assert_eq!(rig.introductions(others[0]).len(), 1);
     rig.live(Limits::default().unsolicited_after - 20 * S);
     assert_eq!(drawn(&rig, target), None);
@@ -476,7 +482,10 @@ fn what_a_node_says_of_itself_gains_nothing() {
             assert_eq!(rig.class(conn), Some((*class, Evidence::Observed)));
             let peer = rig.join(2, "20.0.0.12:5000", "10.0.1.2");
             rig.observe(peer, "20.0.0.12:7000");
-            rig.say(peer, ClientMessage::Connect { request: 1, peer: "node-1".into(), wait: false });
+            rig.say(
+                peer,
+                ClientMessage::Connect { request: 1, peer: "node-1".into(), wait: false, handshake: None },
+            );
             let half = rig.introductions(peer)[0];
             assert!(half.candidates.iter().all(|c| c.addr.ip().to_string() == "20.0.0.11"), "{half:?}");
             assert!(rig.introductions(conn)[0].active, "a claim spares it no work");

@@ -71,7 +71,10 @@ fn claims_elsewhere_count_for_nothing() {
         assert_eq!(dialled(&mut rig), Vec::<String>::new(), "{claimed:?}");
         let peer = rig.join(2, "20.0.0.12:5000", "10.0.2.2");
         rig.observe(peer, "20.0.0.12:7000");
-        rig.say(peer, ClientMessage::Connect { request: 1, peer: "node-1".to_owned(), wait: false });
+        rig.say(
+            peer,
+            ClientMessage::Connect { request: 1, peer: "node-1".to_owned(), wait: false, handshake: None },
+        );
         let shown: Vec<_> = rig.introductions(peer)[0].candidates.iter().map(|c| c.addr).collect();
         assert_eq!(shown, [addr("20.0.0.11:7000")], "{claimed:?}");
     }
@@ -88,7 +91,10 @@ fn a_claim_counts_from_the_observation_on_and_is_shown_as_mapped() {
     assert_eq!(dialled(&mut rig), ["20.0.0.11:7000", "20.0.0.11:4000"]);
     let peer = rig.join(2, "20.0.0.12:5000", "10.0.2.2");
     rig.observe(peer, "20.0.0.12:7000");
-    rig.say(peer, ClientMessage::Connect { request: 1, peer: "node-1".to_owned(), wait: false });
+    rig.say(
+        peer,
+        ClientMessage::Connect { request: 1, peer: "node-1".to_owned(), wait: false, handshake: None },
+    );
     let shown: Vec<_> = rig.introductions(peer)[0].candidates.iter().map(|c| (c.kind, c.addr)).collect();
     let (observed, mapped) = (addr("20.0.0.11:7000"), addr("20.0.0.11:4000"));
     assert_eq!(shown, [(CandidateKind::Srflx, observed), (CandidateKind::Mapped, mapped)]);

@@ -8,7 +8,7 @@ use meetpoint_proto::{Allocator, EffectiveNetwork, Filtering, Mapping, NatBehavi
 use crate::rig::{Rig, addr};
 
 fn connect() -> ClientMessage {
-    ClientMessage::Connect { request: 1, peer: "node-2".into(), wait: false }
+    ClientMessage::Connect { request: 1, peer: "node-2".into(), wait: false, handshake: None }
 }
 
 fn behavior(mapping: Mapping, allocator: Option<Allocator>) -> NatBehavior {

@@ -53,7 +53,7 @@ proptest! {
 
     #[test]
     fn no_damaged_message_panics_a_parser(at in 0usize..200, byte in any::<u8>(), request in any::<u32>()) {
-        let message = ClientMessage::Connect { request, peer: "node-2".into(), wait: true };
+        let message = ClientMessage::Connect { request, peer: "node-2".into(), wait: true, handshake: None };
         let mut frame = encode(&message).into_bytes();
         prop_assert_eq!(decode_client(std::str::from_utf8(&frame).unwrap()), Ok(message));
         let at = at % frame.len();

@@ -192,6 +192,7 @@ impl Session<'_> {
             window: None,
             peer_rtt_ms: None,
             probe: false,
+            handshake: None,
         };
         self.send(&ServerMessage::Introduction(Box::new(introduction)));
         self.come(&format!("{}:{peer_id}", self.hello.node_id), &key);

@@ -309,6 +309,7 @@ impl Rig {
             window: None,
             peer_rtt_ms: None,
             probe: false,
+            handshake: None,
         }
     }
 
