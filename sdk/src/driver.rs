@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 mod meet;
 mod probe;
+mod routes;
 
 use crate::control::{self, Channel, ControlEvent};
 use crate::egress::Egress;
@@ -32,6 +33,7 @@ use crate::sources::{Sources, Told};
 use crate::usage::{self, Usage};
 use meet::Meet;
 use probe::{Probe, ProbeDatagram};
+use routes::Routes;
 
 /// Control events waiting for the driver; each is at most 64 KiB.
 const CONTROL_QUEUE: usize = 64;
@@ -120,6 +122,7 @@ pub(crate) struct Driver {
     probe: Option<Probe>,
     probe_datagrams: mpsc::Sender<ProbeDatagram>,
     probed: mpsc::Receiver<ProbeDatagram>,
+    routes: Routes,
     connects: HashMap<u32, ConnectReply>,
     /// Of those whose peer was not named yet.
     early_words: HashMap<u32, EarlyWord>,
@@ -158,6 +161,7 @@ impl Driver {
             probe: None,
             probe_datagrams,
             probed,
+            routes: Routes::new(),
             connects: HashMap::new(),
             early_words: HashMap::new(),
             portmap: Some(portmap),
@@ -200,6 +204,7 @@ impl Driver {
                         self.datagram(Socket::Probe, datagram.received, datagram.source, &datagram.bytes);
                     }
                 }
+                (number, hops) = self.routes.traced() => self.feed(Input::Route { number, hops }),
                 Some(event) = self.streamed.recv() => self.stream_event(event),
                 Some((number, event)) = self.control.recv() => self.control_event(number, event),
                 Some((server, ok)) = self.knocked.recv() => self.feed(Input::Knocked { server, ok }),
@@ -412,6 +417,10 @@ impl Driver {
                     if let Some(portmap) = &self.portmap {
                         portmap.want(wanted);
                     }
+                }
+                Output::TraceRoute { number, to, payload, most } => {
+                    let task = self.routes.trace(number, to, payload, most, &self.parts.egress);
+                    self.spawn(task);
                 }
                 Output::OpenProbe { ipv6 } => {
                     self.probe = {
