@@ -97,6 +97,8 @@ pub(crate) struct Parts {
     pub(crate) id: NodeId,
     pub(crate) cluster: String,
     pub(crate) quic: Quic,
+    /// What the router is asked to lead a port to the node for.
+    pub(crate) port_lease: Duration,
 }
 
 /// The source address towards the server, and the machine's default router.
@@ -141,7 +143,7 @@ impl Driver {
         let (stream_events, streamed) = mpsc::channel(STUN_BATCH);
         let tasks = TaskTracker::new();
         let port = parts.mux.local_addrs().find(SocketAddr::is_ipv4).map_or(0, |addr| addr.port());
-        let (portmap, task) = PortMap::new(port, Arc::clone(&parts.egress));
+        let (portmap, task) = PortMap::new(port, parts.port_lease, Arc::clone(&parts.egress));
         tasks.spawn(task);
         let meet = Meet::new(acceptor, accepting, parts.cancel.child_token(), &tasks);
         Self {
