@@ -38,6 +38,12 @@ const MIN_RETRY: Duration = Duration::from_millis(10);
 /// How long a start tries before it gives up.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What a router is asked to lead a port to the node for: a node that dies leaves it behind for so long at most.
+const PORT_LEASE: Duration = Duration::from_secs(20 * 60);
+/// Bounds on what may be asked for: it is renewed at half of it, and a minute's silence of the router must not matter for long.
+#[cfg(feature = "portmap")]
+const PORT_LEASES: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(24 * 60 * 60));
+
 /// What a node is to be. Checked by [`Builder::start`].
 #[derive(Clone)]
 #[must_use = "a node begins with start()"]
@@ -58,6 +64,7 @@ pub struct Builder {
     insecure_http: bool,
     backoff: BackoffConfig,
     start_timeout: Duration,
+    port_lease: Duration,
 }
 
 impl std::fmt::Debug for Builder {
@@ -141,6 +148,7 @@ impl Default for Builder {
             insecure_http: false,
             backoff: BackoffConfig::default(),
             start_timeout: START_TIMEOUT,
+            port_lease: PORT_LEASE,
         }
     }
 }
@@ -288,6 +296,15 @@ impl Builder {
         self
     }
 
+    /// For how long the router is asked to lead a port to the node, where that is of use: so long a node that dies leaves
+    /// the port open behind it. Renewed at half of it, and taken back by a node that leaves. 20 minutes if not
+    /// set; no less than 4 s and no more than a day.
+    #[cfg(feature = "portmap")]
+    pub fn port_lease(mut self, lease: Duration) -> Self {
+        self.port_lease = lease.clamp(PORT_LEASES.0, PORT_LEASES.1);
+        self
+    }
+
     /// Joins.
     ///
     /// # Errors
@@ -403,6 +420,7 @@ impl Builder {
             id: key.id(),
             cluster: self.cluster.clone(),
             quic: quic.clone(),
+            port_lease: self.port_lease,
         };
         let started = Started {
             id: key.id(),

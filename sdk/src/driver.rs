@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 mod handshake;
 mod meet;
 mod probe;
+mod routes;
 
 use crate::control::{self, Channel, ControlEvent};
 use crate::egress::Egress;
@@ -34,6 +35,7 @@ use crate::sources::{Sources, Told};
 use crate::usage::{self, Usage};
 use meet::Meet;
 use probe::{Probe, ProbeDatagram};
+use routes::Routes;
 
 /// Control events waiting for the driver; each is at most 64 KiB.
 const CONTROL_QUEUE: usize = 64;
@@ -98,6 +100,8 @@ pub(crate) struct Parts {
     pub(crate) id: NodeId,
     pub(crate) cluster: String,
     pub(crate) quic: Quic,
+    /// What the router is asked to lead a port to the node for.
+    pub(crate) port_lease: Duration,
 }
 
 /// The source address towards the server, and the machine's default router.
@@ -123,6 +127,7 @@ pub(crate) struct Driver {
     probe: Option<Probe>,
     probe_datagrams: mpsc::Sender<ProbeDatagram>,
     probed: mpsc::Receiver<ProbeDatagram>,
+    routes: Routes,
     connects: HashMap<u32, ConnectReply>,
     /// Of those whose handshake has not begun yet.
     early_words: HashMap<u32, EarlyWord>,
@@ -145,7 +150,7 @@ impl Driver {
         let (beginnings, begun) = mpsc::channel(STUN_BATCH);
         let tasks = TaskTracker::new();
         let port = parts.mux.local_addrs().find(SocketAddr::is_ipv4).map_or(0, |addr| addr.port());
-        let (portmap, task) = PortMap::new(port, Arc::clone(&parts.egress));
+        let (portmap, task) = PortMap::new(port, parts.port_lease, Arc::clone(&parts.egress));
         tasks.spawn(task);
         let meet = Meet::new(acceptor, accepting, parts.cancel.child_token(), &tasks);
         Self {
@@ -165,6 +170,7 @@ impl Driver {
             probe: None,
             probe_datagrams,
             probed,
+            routes: Routes::new(),
             connects: HashMap::new(),
             early_words: HashMap::new(),
             begun,
@@ -209,6 +215,7 @@ impl Driver {
                         self.datagram(Socket::Probe, datagram.received, datagram.source, &datagram.bytes);
                     }
                 }
+                (number, hops) = self.routes.traced() => self.feed(Input::Route { number, hops }),
                 Some(event) = self.streamed.recv() => self.stream_event(event),
                 Some((number, event)) = self.control.recv() => self.control_event(number, event),
                 Some((server, ok)) = self.knocked.recv() => self.feed(Input::Knocked { server, ok }),
@@ -425,6 +432,10 @@ impl Driver {
                     if let Some(portmap) = &self.portmap {
                         portmap.want(wanted);
                     }
+                }
+                Output::TraceRoute { number, to, payload, most } => {
+                    let task = self.routes.trace(number, to, payload, most, &self.parts.egress);
+                    self.spawn(task);
                 }
                 Output::OpenProbe { ipv6 } => {
                     self.probe = {

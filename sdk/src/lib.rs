@@ -28,6 +28,7 @@
 //! * `paths`, `demux`, `mux`: one UDP socket for STUN, punch checks and QUIC, and which real
 //!   address carries which peer.
 //! * `interfaces`: the machine's addresses, and when they change; `portmap`: the router's ports.
+//! * `route`: the first routers on the way to a server.
 //! * `raw_key`, `quic`: connections between nodes, by key.
 //! * `servers`, `srv`: the rendezvous servers that a node knows; `tls`, `dial`, `ws`, `control`: the control channel to one.
 //! * `driver`: the task that owns the agent (`meetpoint-agent`, which decides) and does what it says;
@@ -71,6 +72,7 @@ mod provisional;
 mod quic;
 mod raw_key;
 mod relay;
+mod route;
 mod servers;
 mod shared;
 pub mod sources;
@@ -91,8 +93,8 @@ pub use key::{KeyError, NodeKey};
 pub use meetpoint_proto::id::Fingerprint;
 pub use meetpoint_proto::wire::{Refusal, StunServer};
 pub use meetpoint_proto::{
-    ClusterNetwork, Code, EffectiveNetwork, Evidence, NatBehavior, NetworkClass, NetworkType, NodeId,
-    SeedAddr,
+    ClusterNetwork, Code, EffectiveNetwork, Evidence, NatBehavior, NatDepth, NetworkClass, NetworkType,
+    NodeId, SeedAddr,
 };
 pub use mux::SocketStats;
 pub use netcheck::nat_behavior;

@@ -13,11 +13,13 @@ use tokio::time::sleep_until;
 use crate::egress::Egress;
 use crate::interfaces;
 use crate::key::NodeKey;
+use crate::route;
 
 /// Larger than any STUN answer, which a network without fragments bounds.
 const MAX_DATAGRAM_LEN: usize = 2048;
 
-/// Finds out what NAT is between this machine and a STUN server (RFC 5780), from a fresh port and within seconds.
+/// Finds out what NAT is between this machine and a STUN server (RFC 5780), from fresh ports and within seconds; and, by
+/// asking the first routers on the way who they are, how many translators there may be.
 /// `None` if the server does not answer.
 ///
 /// # Errors
@@ -35,6 +37,9 @@ pub async fn nat_behavior(server: StunServer) -> io::Result<Option<NatBehavior>>
                 NatCheckStep::Reopen => {
                     socket = fresh_socket(ipv6)?;
                     check.opened(Instant::now(), Some(socket.local_addr()?.port()));
+                }
+                NatCheckStep::Trace { to, payload, most } => {
+                    check.route_told(&route::trace(&egress, to, &payload, most).await);
                 }
                 NatCheckStep::Send { to, payload } => {
                     if let Err(error) = egress.send_to(&socket2::SockRef::from(&socket), to, &payload) {

@@ -32,10 +32,9 @@ pub use probe::{PortMapping, port_mapping};
 #[cfg(feature = "fuzzing")]
 pub(crate) use upnp::{upnp_external, upnp_location, upnp_service};
 
-/// What a lease is asked for: a node that dies leaves its mapping behind for so long at most.
-const LEASE: Duration = Duration::from_secs(20 * 60);
-/// Bounds on the time between renewals, whatever the router grants.
-const RENEWAL: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60 * 60));
+/// Bounds on the time between renewals, whatever the router grants: half of the shortest lease that may be asked for, and no
+/// more than an hour, since routers forget.
+const RENEWAL: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60 * 60));
 /// After this long without a mapping the router is asked again: it may have been rebooting, or others' mappings ended.
 const RETRY: Duration = Duration::from_secs(5 * 60);
 /// How long asking may take by each protocol.
@@ -60,10 +59,14 @@ pub(crate) struct PortMap {
 
 impl PortMap {
     /// Nothing is asked yet. The task ends when it has taken its mapping back after the driver's end is dropped.
-    pub(crate) fn new(port: u16, egress: Arc<Egress>) -> (Self, impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn new(
+        port: u16,
+        lease: Duration,
+        egress: Arc<Egress>,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (wish, wishes) = watch::channel(None);
         let (told, mapped) = mpsc::channel(1);
-        let task = Task { port, egress, wishes, told };
+        let task = Task { port, lease, egress, wishes, told };
         (Self { wish, mapped }, task.run())
     }
 
@@ -164,6 +167,8 @@ impl Lease {
 
 struct Task {
     port: u16,
+    /// What a mapping is asked for.
+    lease: Duration,
     egress: Arc<Egress>,
     wishes: watch::Receiver<Option<Wish>>,
     told: mpsc::Sender<Option<SocketAddr>>,
@@ -181,7 +186,7 @@ impl Task {
             };
             let mut wishes = self.wishes.clone();
             let found = tokio::select! {
-                found = find(self.port, &wish, &self.egress) => found,
+                found = find(self.port, self.lease, &wish, &self.egress) => found,
                 changed = wishes.changed() => match changed {
                     Ok(()) => continue,
                     Err(_) => return,
@@ -236,12 +241,12 @@ impl Task {
 }
 
 /// Asks by all protocols at once, and has the first that answers make the mapping.
-async fn find(port: u16, wish: &Wish, egress: &Arc<Egress>) -> Result<Lease, MapError> {
+async fn find(port: u16, lease: Duration, wish: &Wish, egress: &Arc<Egress>) -> Result<Lease, MapError> {
     let gateway = wish.gateway.as_ref().map(|gateway| IpAddr::V4(gateway.ip));
     egress.check_port_mapping()?;
     let pmp = async {
         let gateway = gateway.ok_or(MapError::NoGateway)?;
-        let asked = timeout(ASKING, pmp::Lease::ask(gateway, port, LEASE)).await;
+        let asked = timeout(ASKING, pmp::Lease::ask(gateway, port, lease)).await;
         asked.map_err(|_| MapError::TimedOut)?.map(Lease::Pmp).map_err(MapError::from)
     };
     let upnp = async {
@@ -267,6 +272,6 @@ async fn find(port: u16, wish: &Wish, egress: &Arc<Egress>) -> Result<Lease, Map
             }
         }
     };
-    let made = timeout(ASKING, router.map(port, LEASE)).await;
+    let made = timeout(ASKING, router.map(port, lease)).await;
     Ok(Lease::Upnp(made.map_err(|_| MapError::TimedOut)??))
 }

@@ -202,6 +202,7 @@ impl Agent {
                 self.set_network(now, Network::new(list, port_v4, port_v6));
             }
             Input::Mapped { addrs } => self.mapped(addrs),
+            Input::Route { number, hops } => self.route_told(number, &hops),
             Input::Rerouted { source } => self.rerouted(now, source.map(|ip| ip.to_canonical())),
             Input::ControlOpened { local, remote } => {
                 self.source = Some(addr::unmap(local).ip());
@@ -433,6 +434,7 @@ impl Agent {
         self.discoveries = 0;
         self.env.keepalive.reset();
         self.env.double_nat = None;
+        self.env.route.forget();
         self.behavior = None;
         self.review_mapping();
         self.extras.network_changed();

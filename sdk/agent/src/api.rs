@@ -165,6 +165,13 @@ pub enum Input<'a> {
         /// Public addresses.
         addrs: Vec<SocketAddr>,
     },
+    /// What [`Output::TraceRoute`] has shown.
+    Route {
+        /// As in the question.
+        number: u32,
+        /// Who has answered to a time to live of 1, 2 and so on: a router, or at last the server itself; `None`: nobody.
+        hops: Vec<Option<IpAddr>>,
+    },
     /// The machine's way to the server is another one: its source address has changed, or the router it goes by. Told
     /// after [`Input::Interfaces`], if they have changed too.
     Rerouted {
@@ -336,6 +343,19 @@ pub enum Output {
     MapPort {
         /// It would.
         wanted: bool,
+    },
+    /// See which routers are the first on the way to the server: send this datagram from fresh sockets with a time to live of
+    /// 1, 2 and so on, until [`ends_route`](crate::ends_route) says so of who answers (RFC 792: time exceeded), and tell
+    /// [`Input::Route`]. Nothing waits for it; where the system does not tell who answers there is nothing to do.
+    TraceRoute {
+        /// Of the question.
+        number: u32,
+        /// The server.
+        to: SocketAddr,
+        /// A STUN Binding.
+        payload: Vec<u8>,
+        /// The longest time to live.
+        most: u8,
     },
     /// Make the probe socket, on a fresh port of this family.
     OpenProbe {

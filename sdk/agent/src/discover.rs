@@ -16,10 +16,12 @@
 //! looked at first, and the ports are told before the filter has had the time to be silent. The filter is then looked at
 //! from the last of the fresh ports. If the hint was wrong everything is done again in the usual order; no verdict rests on it.
 //!
+//! When all is told the routers on the way are asked who they are ([`route`]).
+//!
 //! Verdicts are only about what the server's addresses allow to tell; the rest stays `None`.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use meetpoint_proto::addr::{self, AddressClass};
@@ -125,6 +127,8 @@ pub(crate) struct Discovery {
     running: BTreeMap<Test, Running>,
     outcomes: BTreeMap<Test, Outcome>,
     rtt: Option<Duration>,
+    /// The address under which the internet sees the first socket, if a NAT has given it.
+    external: Option<IpAddr>,
     /// What the first socket has shown.
     found: NatBehavior,
     /// External ports in the order in which they were given.
@@ -157,6 +161,7 @@ impl Discovery {
             running: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             rtt: None,
+            external: None,
             found: NatBehavior::default(),
             ports: Vec::new(),
             pairs: 0,
@@ -411,6 +416,8 @@ impl Discovery {
     /// The first socket has told what it can.
     fn judge(&mut self, env: &mut Env, network: &Network, now: Instant) {
         let mapping = self.mapping(network);
+        let is_translated = mapping.is_none_or(|mapping| mapping != Mapping::None);
+        self.external = self.mapped(Test::Baseline).map(|mapped| mapped.ip()).filter(|_| is_translated);
         let is_fixed = mapping == Some(Mapping::EndpointIndependent);
         let baseline = self.mapped(Test::Baseline).map(|mapped| mapped.port());
         let keeps = is_fixed && baseline.is_some() && baseline == self.local_port;
@@ -427,6 +434,7 @@ impl Discovery {
             port_reuse: None,
             lifetime_s: None,
             double_nat: None,
+            depth: None,
             udp_blocked: false,
         };
         match mapping {
@@ -467,6 +475,7 @@ impl Discovery {
 
     fn conclude(&mut self, env: &mut Env) {
         self.tell(env);
+        env.trace_route(self.server.primary, self.external);
         self.stop(env);
     }
 
@@ -476,8 +485,8 @@ impl Discovery {
         let is_block = matches!(allocator, Some(Allocator::Block { .. }));
         let port_reuse = self.reuse().filter(|_| is_block);
         let lifetime_s = env.keepalive.lifetime().map(whole_seconds);
-        let double_nat = env.double_nat;
-        let behavior = NatBehavior { allocator, port_reuse, lifetime_s, double_nat, ..self.found };
+        let (double_nat, depth) = (env.double_nat, env.route.depth());
+        let behavior = NatBehavior { allocator, port_reuse, lifetime_s, double_nat, depth, ..self.found };
         self.found = behavior;
         if self.told.replace(behavior) != Some(behavior) {
             env.send(ClientMessage::Behavior { behavior });
@@ -570,6 +579,8 @@ const fn is_symmetric(mapping: Mapping) -> bool {
         Mapping::None | Mapping::EndpointIndependent => false,
     }
 }
+
+pub(crate) mod route;
 
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::api::{Config, Event, Output, Socket};
 use crate::counters::Counters;
+use crate::discover::route::Route;
 use crate::keepalive::Keepalive;
 use crate::stun::TransactionId;
 
@@ -24,6 +25,8 @@ pub(crate) struct Env {
     pub(crate) keepalive: Keepalive,
     /// There is another NAT behind the first, if that is known.
     pub(crate) double_nat: Option<bool>,
+    /// Who translates on the way out.
+    pub(crate) route: Route,
     outputs: VecDeque<Output>,
     sent: Sent,
     /// Switches the defence off that a node judges by the server's clock, to show the attack it is for.
@@ -71,6 +74,7 @@ impl Env {
             rng,
             keepalive: Keepalive::default(),
             double_nat: None,
+            route: Route::default(),
             outputs: VecDeque::new(),
             sent: Sent::default(),
             #[cfg(feature = "attack-tests")]

@@ -101,6 +101,7 @@ pub use api::{
 pub use counters::Counters;
 #[cfg(feature = "attack-tests")]
 pub use defence::Defence;
+pub use discover::route::ends_route;
 pub use netcheck::{NatCheck, NatCheckStep};
 pub use plan::{Forbidden, Plan, plan};
 pub use rendezvous::Serving;

@@ -1,6 +1,6 @@
 //! The discovery of a NAT's behaviour alone, for tools that look at a network without joining anything.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use meetpoint_proto::wire::StunServer;
@@ -21,6 +21,15 @@ pub enum NatCheckStep {
         to: SocketAddr,
         /// What.
         payload: Vec<u8>,
+    },
+    /// As [`Output::TraceRoute`] says; then call [`NatCheck::route_told`].
+    Trace {
+        /// The server.
+        to: SocketAddr,
+        /// What.
+        payload: Vec<u8>,
+        /// The longest time to live.
+        most: u8,
     },
     /// Put another socket, on a fresh port, in the place of the present one, and call [`NatCheck::opened`].
     Reopen,
@@ -68,6 +77,14 @@ impl NatCheck {
         }
     }
 
+    /// Who has answered to a time to live of 1, 2 and so on.
+    pub fn route_told(&mut self, hops: &[Option<IpAddr>]) {
+        self.env.route.told(hops);
+        if let Some(behavior) = &mut self.behavior {
+            behavior.depth = self.env.route.depth();
+        }
+    }
+
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.discovery.handle_timeout(&mut self.env, &self.network, now);
@@ -84,6 +101,9 @@ impl NatCheck {
         while let Some(output) = self.env.pop() {
             match output {
                 Output::Transmit { to, payload, .. } => return Some(NatCheckStep::Send { to, payload }),
+                Output::TraceRoute { to, payload, most, .. } => {
+                    return Some(NatCheckStep::Trace { to, payload, most });
+                }
                 Output::OpenProbe { .. } => return Some(NatCheckStep::Reopen),
                 Output::Event(Event::Behavior(behavior)) => self.behavior = Some(behavior),
                 // What a member would tell its server, and the end, which no further timeout shows.

@@ -288,6 +288,7 @@ mod tests {
             port_reuse: None,
             lifetime_s: None,
             double_nat: None,
+            depth: None,
             udp_blocked: false,
         })
     }

@@ -46,8 +46,8 @@ pub use handshake::HandshakeStart;
 pub use id::{NodeId, Nonce, PublicKey, SessionId, Signature, TicketId, TicketKey};
 pub use name::{Capability, ClusterName, NamePattern, NodeName, SeedName};
 pub use network::{
-    Allocator, ClusterNetwork, EffectiveNetwork, Evidence, Filtering, Mapping, NatBehavior, NetworkClass,
-    NetworkType, SeedOrigin, SeedStatus,
+    Allocator, ClusterNetwork, EffectiveNetwork, Evidence, Filtering, Mapping, NatBehavior, NatDepth,
+    NetworkClass, NetworkType, SeedOrigin, SeedStatus,
 };
 pub use secret::ClusterSecret;
 pub use seed::SeedAddr;

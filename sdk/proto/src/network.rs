@@ -191,6 +191,41 @@ pub enum Allocator {
     Random,
 }
 
+/// How many address translators there are between a node and the internet, as the routers on its way to the server tell it by
+/// the addresses that they answer from. A claim of theirs: for explanations, never as proof towards anybody else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatDepth {
+    /// No more than so many translate, and none is more routers away than that. Never 0.
+    pub at_most: u8,
+    /// The router so many hops away answers from the address under which the internet sees the node, so nobody behind it
+    /// translates. Else it is concluded from where the first router with an address of the internet stands; and
+    /// those before it need not translate because their addresses are private.
+    pub proven: bool,
+}
+
+impl fmt::Display for NatDepth {
+    /// What it amounts to, and why, in words for people.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.at_most, self.proven) {
+            (1, true) => {
+                f.write_str("one address translator: the first router answers from the public address")
+            }
+            (1, false) => {
+                f.write_str("likely one address translator: behind the first router lies the internet")
+            }
+            (most, true) => write!(
+                f,
+                "{most} address translators at most: the router {most} hops away answers from the public address"
+            ),
+            (most, false) => write!(
+                f,
+                "likely {most} address translators, at most: the first {most} routers have private addresses, which is a \
+                 hint and no proof"
+            ),
+        }
+    }
+}
+
 /// What a node found out about the NAT in front of it (RFC 5780). Its own claim: used to
 /// order attempts and to explain, never as proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -221,6 +256,10 @@ pub struct NatBehavior {
     /// `None`: not told, since that router does not say where it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub double_nat: Option<bool>,
+    /// How many translators there are, as far as the routers on the way tell. `None`: not told, since one of them does not
+    /// answer, or none of the first few is on the internet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub depth: Option<NatDepth>,
     /// The server is reached, but by no UDP. Everything else is not told then.
     #[serde(default, skip_serializing_if = "is_false")]
     pub udp_blocked: bool,

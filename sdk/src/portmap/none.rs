@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::egress::Egress;
 
@@ -10,7 +11,7 @@ use crate::egress::Egress;
 pub(crate) struct PortMap;
 
 impl PortMap {
-    pub(crate) fn new(_port: u16, _egress: Arc<Egress>) -> (Self, std::future::Ready<()>) {
+    pub(crate) fn new(_port: u16, _lease: Duration, _egress: Arc<Egress>) -> (Self, std::future::Ready<()>) {
         (Self, std::future::ready(()))
     }
 

@@ -75,6 +75,7 @@ pub(crate) fn builder(args: &NodeArgs) -> Result<meetpoint::Builder, Failure> {
     }
     let mut builder = meetpoint::Builder::default()
         .backoff(args.retry_base, args.retry_max)
+        .port_lease(args.port_lease)
         .cluster(&args.cluster)
         .name(&args.name)
         .insecure_http(args.insecure_http);

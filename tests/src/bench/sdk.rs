@@ -20,6 +20,9 @@ use super::BenchError;
 /// The features that a program may want.
 pub const FEATURES: [&str; 5] = ["dns", "mdns", "portmap", "rendezvous", "webrtc"];
 
+/// Crates at most by default, which is meeting peers and no more; and with every feature.
+pub const MOST_CRATES: [usize; 2] = [120, 190];
+
 /// A node that says hello.
 const PROGRAM: &str = r#"
 #[tokio::main(flavor = "current_thread")]
@@ -79,6 +82,7 @@ pub fn run(args: &SdkArgs) -> Result<(), BenchError> {
     println!();
     println!("| | default | with {} |\n|---|---|---|", all.join(", "));
     println!("| crates | {} | {} |", counts[0], counts[1]);
+    println!("| at most | {} | {} |", MOST_CRATES[0], MOST_CRATES[1]);
     if args.no_build {
         return Ok(());
     }

@@ -97,6 +97,7 @@ impl World {
                     self.nodes[index].ended.insert(request, result);
                     self.handshake_has_path(index);
                 }
+                Output::TraceRoute { number, to, .. } => self.trace_route(index, number, to),
                 // The model's routers map no ports.
                 Output::Membership(_) | Output::MapPort { .. } => {}
                 Output::Event(event) => self.event(index, &event),

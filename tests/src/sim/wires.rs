@@ -20,6 +20,8 @@ pub(super) const SERVER_SITE: usize = 0;
 pub(super) const SERVER_ONE_WAY: Duration = Duration::from_millis(1);
 /// How uneven a site's own network is in uneven weather.
 const LAN_JITTER: Duration = Duration::from_micros(300);
+/// The first router of the internet on the way to the server.
+const FIRST_ROUTER: [u8; 4] = [20, 255, 0, 1];
 /// Routers of the internet between two sites, at the least.
 const ROUTERS: usize = 3;
 /// Within a site.
@@ -78,6 +80,21 @@ impl World {
             return;
         }
         self.cross(self.sites[site].one_way, seen, to, payload);
+    }
+
+    /// What the routers say of whom a node asks: each answers from its address on the near side.
+    pub(super) fn trace_route(&mut self, index: usize, number: u32, to: SocketAddr) {
+        let primary = SocketAddr::new(IpAddr::V4(SERVER[0]), STUN_PORTS[0]);
+        if to != primary || self.nodes[index].effective != Some(EffectiveNetwork::Public) {
+            self.violations.push(format!("node {index} asked for the way to {to} without cause"));
+        }
+        let IpAddr::V4(ip) = self.nodes[index].ip else { return };
+        let [a, b, c, _] = ip.octets();
+        let site = self.nodes[index].site;
+        let carriers = (1..self.sites[site].gates.len()).map(|at| [100, 64, site as u8, at as u8]);
+        let near = std::iter::once([a, b, c, 1]).chain(carriers);
+        let hops = near.chain([FIRST_ROUTER]).map(|ip| Some(IpAddr::from(ip))).collect();
+        self.push(self.sites[site].one_way * 2, Arrival::RouteTold { node: index, number, hops });
     }
 
     /// The rules about sending that hold in every case.

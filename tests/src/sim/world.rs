@@ -82,6 +82,7 @@ pub(super) enum Arrival {
     ClosedAtServer { conn: ConnId },
     ClosedAtNode { conn: ConnId },
     ProbeOpened { node: usize },
+    RouteTold { node: usize, number: u32, hops: Vec<Option<IpAddr>> },
     SocketsOpened { node: usize, first: u16, count: u16 },
     AtRelay { from: SocketAddr, to: SocketAddr, payload: Vec<u8> },
     StreamOpened { node: usize, stream: StreamId },
@@ -725,6 +726,7 @@ impl World {
                 self.input(node, Input::Stream { stream, open: true });
             }
             Arrival::Frame { node, stream, payload } => self.frame(node, stream, &payload),
+            Arrival::RouteTold { node, number, hops } => self.input(node, Input::Route { number, hops }),
             Arrival::ProbeOpened { node } => {
                 let port = self.nodes[node].probe;
                 self.input(node, Input::ProbeOpened { port });

@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use meetpoint_cli::lab::probe::{Dependence, Measurement};
 use meetpoint_cli::lab::{Host, Lab, NatKind, SERVER_ADDRS};
-use meetpoint_tests::binary::{Server, meetpoint};
+use meetpoint_tests::binary::{Node, Server, meetpoint};
 use meetpoint_tests::lab::lab_or_skip;
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ fn serve(lab: &Lab, data: &std::path::Path) -> Server {
 /// What the probe promises of this kind, in netcheck's words.
 fn expected(kind: NatKind) -> Value {
     let Measurement::Passes(behavior) = kind.promise() else {
-        return json!({ "mapping": null, "filtering": null, "class": null, "refused": "unreachable" });
+        return json!({ "mapping": null, "filtering": null, "depth": null, "class": null, "refused": "unreachable" });
     };
     let mapping = match (behavior.translated, behavior.mapping) {
         (false, _) => "none",
@@ -31,7 +31,12 @@ fn expected(kind: NatKind) -> Value {
         Dependence::Address => ("address-dependent", "Private"),
         Dependence::AddressAndPort => ("address-and-port-dependent", "Private"),
     };
-    json!({ "mapping": mapping, "filtering": filtering, "class": class, "refused": null })
+    let depth = match kind {
+        NatKind::Open => Value::Null,
+        NatKind::DoubleNat => json!({ "at_most": 2, "proven": false }),
+        _ => json!({ "at_most": 1, "proven": false }),
+    };
+    json!({ "mapping": mapping, "filtering": filtering, "depth": depth, "class": class, "refused": null })
 }
 
 /// What the lab's router of this kind lets its hosts ask for ports by: PCP, NAT-PMP, UPnP.
@@ -67,6 +72,7 @@ fn each_nat_is_named_as_what_it_is() {
         let summary = json!({
             "mapping": found["nat"]["mapping"],
             "filtering": found["nat"]["filtering"],
+            "depth": found["nat"]["depth"],
             "class": found["class"],
             "refused": found["refused"],
         });
@@ -89,6 +95,65 @@ fn each_nat_is_named_as_what_it_is() {
         assert_eq!(found["udp_blocked"], !passes_udp, "{kind:?}: {found}");
         let mapped = found["mapped"].as_str().unwrap_or_default();
         assert_eq!(mapped.starts_with(&format!("{public}:")), passes_udp, "{kind:?}: {found}");
+    }
+}
+
+/// A silent router, two of which the first is silent, two that say who they are, and one that answers from the address under which the
+/// world sees it. A node tells its server the same as netcheck says.
+#[test]
+fn routers_tell_who_translates() {
+    let Some(mut lab) = lab_or_skip("routers_tell_who_translates") else { return };
+    let data = tempfile::tempdir().expect("a directory");
+    let server = serve(&lab, data.path());
+    let (url, token) = (server.url(), server.join_token());
+    let silence = "add table ip mute; add chain ip mute out { type filter hook output priority filter; }; \
+                   add rule ip mute out ip protocol icmp drop";
+    let one_by_its_name = "one address translator: the first router answers from the public address";
+    let two_at_most = "likely 2 address translators, at most";
+    let cases: [(NatKind, &[&str], Value, &str); 4] = [
+        (NatKind::PortRestricted, &["nft", silence], Value::Null, "unknown"),
+        (NatKind::DoubleNat, &["nft", silence], Value::Null, "unknown"),
+        (NatKind::DoubleNat, &[], json!({ "at_most": 2, "proven": false }), two_at_most),
+        (NatKind::PortRestricted, &["ip", "route"], json!({ "at_most": 1, "proven": true }), one_by_its_name),
+    ];
+    let mut hosts = Vec::new();
+    for (kind, change, ..) in &cases {
+        let mut gateway = lab.gateway(*kind).expect("a gateway");
+        let host = lab.host_behind(&mut gateway).expect("a host");
+        let [a, b, c, _] = host.addr().octets();
+        let (lan, public) = (format!("{a}.{b}.{c}.0/24"), gateway.addr().to_string());
+        let more: &[&str] = match change {
+            // What it says to its LAN comes from its other address.
+            ["ip", ..] => &["replace", &lan, "dev", "lan", "src", &public],
+            _ => &[],
+        };
+        if let [program, args @ ..] = change {
+            let status = lab.router(&gateway).command(program).args(args).args(more).status();
+            assert!(status.expect("it runs").success(), "{change:?}");
+        }
+        hosts.push(host);
+    }
+    let check = |host: &Host| {
+        let mut command = host.command(meetpoint());
+        command.args(["netcheck", "--rendezvous", &url, "--join-token", &token]);
+        command.stdout(Stdio::piped()).spawn().expect("it runs")
+    };
+    let running: Vec<_> = hosts.iter().map(check).collect();
+    for (at, ((host, running), (kind, change, expect, words))) in
+        hosts.iter().zip(running).zip(&cases).enumerate()
+    {
+        let name = format!("subject-{at}");
+        let mut node = Node::start(host.command(meetpoint()), &url, &name, Some(&token), &[]);
+        let mut told = node.event("behavior");
+        while told["depth"].is_null() && !expect.is_null() {
+            told = node.event("behavior");
+        }
+        assert_eq!(&told["depth"], expect, "{kind:?} {change:?}");
+        assert_eq!(node.process.terminate().expect("a clean end").code(), Some(0));
+        let text = running.wait_with_output().expect("it ends").stdout;
+        let text = String::from_utf8(text).expect("text");
+        let line = text.lines().find_map(|line| line.strip_prefix("depth")).expect("a line about it");
+        assert!(line.trim_start().starts_with(words), "{kind:?} {change:?}: {text}");
     }
 }
 

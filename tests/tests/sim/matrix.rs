@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
 use meetpoint_agent::Input;
-use meetpoint_proto::{Allocator, ClusterNetwork, EffectiveNetwork, Mapping};
+use meetpoint_proto::{Allocator, ClusterNetwork, EffectiveNetwork, Mapping, NatDepth};
 use meetpoint_tests::sim::dice::Dice;
 use meetpoint_tests::sim::gate::GateKind;
 use meetpoint_tests::sim::nats::Nat;
@@ -310,6 +310,11 @@ fn every_type_is_recognised() {
             // Of two in a row the outer one sends back, and the inner one's mapping lets it in.
             assert_eq!(found.hairpin, is_fixed.then_some(has_hairpin), "{nat:?}");
             assert_eq!(found.early_inbound, is_fixed.then_some(nat == Nat::EarlyInbound), "{nat:?}");
+            world.run_until(world.now() + Duration::from_secs(1), |_| false);
+            let depth = world.nodes[0].behavior.and_then(|found| found.depth);
+            let at_most = kinds.len() as u8;
+            let likely = (nat != Nat::Open).then_some(NatDepth { at_most, proven: false });
+            assert_eq!(depth, likely, "{nat:?}");
             let is_block = matches!(nat, Nat::Block | Nat::BlockOnce);
             assert_eq!(found.port_reuse, is_block.then_some(nat == Nat::Block), "{nat:?}");
             assert!(world.violations.is_empty(), "{:?}", world.violations);

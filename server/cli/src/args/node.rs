@@ -55,6 +55,10 @@ pub(crate) struct NodeArgs {
     /// 30s, and a node that has joined never does.
     #[arg(long, env = "MEETPOINT_GIVE_UP_AFTER", value_name = "DURATION", value_parser = duration::parse)]
     pub(crate) give_up_after: Option<Duration>,
+    /// For how long the router is asked to lead a port to this node, where that is of use: so long a node that dies leaves
+    /// the port open behind it. It is renewed at half of that. At least 4s, at most 24h.
+    #[arg(long, env = "MEETPOINT_PORT_LEASE", value_name = "DURATION", default_value = "20m", value_parser = lease)]
+    pub(crate) port_lease: Duration,
     /// Cluster to join.
     #[arg(long, env = "MEETPOINT_CLUSTER", default_value = "default", value_parser = name)]
     pub(crate) cluster: String,
@@ -176,6 +180,13 @@ impl std::str::FromStr for Discover {
 #[allow(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 fn told(error: impl std::error::Error) -> String {
     error.to_string()
+}
+
+/// What a router may be asked for.
+fn lease(text: &str) -> Result<Duration, String> {
+    let lease = duration::parse(text)?;
+    let fits = (Duration::from_secs(4)..=Duration::from_secs(24 * 3600)).contains(&lease);
+    fits.then_some(lease).ok_or_else(|| "expected 4s to 24h".to_owned())
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

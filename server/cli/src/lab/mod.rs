@@ -33,7 +33,6 @@ use std::sync::Arc;
 pub use host::Host;
 pub use ipv6::SERVER_ADDRS_V6;
 pub use nat::NatKind;
-pub use portal::PCP_LEASE;
 pub use process::{Process, ProcessError};
 
 use namespace::Namespace;

@@ -11,8 +11,8 @@ use super::{LabError, wiring};
 /// How long the service may take to come up on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long a mapping by PCP holds at most: so short that a test can see it renewed.
-pub const PCP_LEASE: Duration = Duration::from_secs(24);
+/// How long a mapping by PCP holds at most, whatever is asked for: so short that a test can see the end of it.
+const PCP_LEASE: Duration = Duration::from_secs(24);
 
 /// What the service speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -175,6 +175,7 @@ impl Findings {
                 "mapping": behavior.mapping.map(Mapping::as_str),
                 "filtering": behavior.filtering.map(Filtering::as_str),
                 "double_nat": behavior.double_nat,
+                "depth": behavior.depth,
             },
             "udp_blocked": self.udp_blocked(),
             "ipv6": self.has_ipv6,
@@ -210,6 +211,10 @@ impl Findings {
                 ),
             },
         );
+        if let Some(behavior) = self.behavior.filter(|behavior| behavior.mapping != Some(Mapping::None)) {
+            let silent = || "unknown: the first routers do not all say who they are".to_owned();
+            line("depth", behavior.depth.map_or_else(silent, |depth| depth.to_string()));
+        }
         line("ipv6", if self.has_ipv6 { "yes" } else { "no" }.to_owned());
         line("ports", self.ports_text());
         match self.class() {
@@ -389,6 +394,7 @@ mod tests {
 server     https://20.0.0.1:8080: control 12.3 ms, udp 11.0 ms, tls not reached (refused)
 address    10.0.1.2, seen as 20.0.9.1:7000
 nat        a symmetric NAT (mapping address-and-port-dependent, filtering address-and-port-dependent)
+depth      unknown: the first routers do not all say who they are
 ipv6       no
 ports      mapped by the router 10.0.1.1 by NAT-PMP, whose address 20.0.8.1 is not the one that is seen
 class      Private, as far as STUN alone can tell

@@ -57,6 +57,7 @@ impl Voice {
                     "filtering": found.filtering,
                     "lifetime_s": found.lifetime_s,
                     "double_nat": found.double_nat,
+                    "depth": found.depth,
                     "udp_blocked": found.udp_blocked,
                 });
                 self.say("behavior", fields, || {
@@ -67,6 +68,7 @@ impl Voice {
                         found
                             .double_nat
                             .map(|is| if is { ", behind another one" } else { ", the only one" }.to_owned()),
+                        found.depth.map(|depth| format!(", {depth}")),
                         found.udp_blocked.then(|| ", passes no UDP".to_owned()),
                     ];
                     let more: String = more.into_iter().flatten().collect();

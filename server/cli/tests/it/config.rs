@@ -100,6 +100,7 @@ const NODE: &[Row] = &[
     ("--node-addr", "here", "expected IP:PORT"),
     ("--node-network-type", "OPEN", "PRIVATE|PUBLIC"),
     ("--ping-interval", "1d", DURATION),
+    ("--port-lease", "1s", "expected 4s to 24h"),
     ("--rack", "a b", "letters, digits"),
     ("--rendezvous", "ftp://x", "http"),
     ("--retry-base", "40s", "at most --retry-max"),

@@ -52,6 +52,7 @@ fn every_flag_of_the_contract_is_there_with_its_variable() {
         "retry-base",
         "retry-max",
         "give-up-after",
+        "port-lease",
         "cluster",
         "name",
         "join-token",
