@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use meetpoint_agent::{Agent, Ended, Input, Leg, Output, Socket, StreamId, Way};
 use meetpoint_proto::wire::Refusal;
