@@ -8,8 +8,8 @@
 //! punch and without waiting for it, and given back a while after the last: the server lends ports.
 //!
 //! Where UDP does not reach the server (no answer to the observation's Binding for one and a half round trips), the
-//! allocation is made over TCP, or over TLS where TCP's port is closed too. Who wants to meet somebody before that is known
-//! does not wait for it: the stream is opened beside, and closed again if UDP answers.
+//! allocation is made over TCP, or over TLS where TCP's port is closed too. Who wants to meet somebody before that is known,
+//! or hears that it is wanted itself, does not wait for it: the stream is opened beside, and closed again if UDP answers.
 //!
 //! An allocation outlives the control connection: it ends with its own credential, not with the session. A
 //! fresh credential of the same session goes on with it. One of another session does not: see [`replace`].
@@ -19,6 +19,7 @@
 
 mod client;
 mod replace;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -33,8 +34,9 @@ use crate::agent::{Agent, Timer, stun_servers};
 use crate::api::{AllocationId, Channel, Leg, Output, PathKind, Socket, StreamId, Way};
 use crate::defence::Defence;
 use crate::link::Link;
-use crate::stun::{self, Class, Credential, Datagram, Method};
+use crate::stun::{Class, Credential, Datagram, Method};
 use client::{Access, Client, News};
+use streams::Opening;
 
 /// Allocations at once: one in use, and those that are ending.
 const MAX_ALLOCATIONS: usize = 4;
@@ -47,12 +49,6 @@ const LINGER: Duration = Duration::from_secs(60);
 const UDP_PATIENCE_TRIPS: f64 = 1.5;
 /// At least and at most so long. A lost datagram has been repeated twice by the latter.
 const UDP_PATIENCE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
-/// TLS starts so much later than TCP, which is cheaper and almost always there.
-const TLS_DELAY: Duration = Duration::from_millis(250);
-/// A stream that is not open by then will not be.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
-/// After streams that could not be opened.
-const RETRY_STREAMS: Duration = Duration::from_secs(15);
 
 /// Channels asked for before it is known who answers, for each list of candidates: a peer's mapping, and its relayed
 /// addresses of either family.
@@ -69,13 +65,6 @@ enum Udp {
     },
     Works,
     Silent,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Opening {
-    stream: StreamId,
-    to: SocketAddr,
-    until: Instant,
 }
 
 /// See the module.
@@ -203,7 +192,7 @@ impl Agent {
         let access = Access { socket: Socket::Main, server, username, password, others };
         self.add_client(now, access, credential);
         if matches!(self.relays.udp, Udp::Waiting { .. }) {
-            // Both at once, in the spirit of RFC 8305: the stream's own challenge takes as long as UDP's answer may.
+            // Both at once, in the spirit of RFC 8305.
             self.open_streams(now);
         }
     }
@@ -256,86 +245,6 @@ impl Agent {
         if !std::mem::replace(&mut self.relays.is_symmetric, is_symmetric) && is_symmetric {
             self.want_relay(now);
         }
-    }
-
-    fn open_streams(&mut self, now: Instant) {
-        let Some(access) = self.relay_access() else { return };
-        let (tcp, tls) = (access.tcp, access.tls);
-        match (tcp, tls) {
-            (Some(port), _) => self.open_stream(now, port, false),
-            (None, Some(port)) => return self.open_stream(now, port, true),
-            (None, None) => return,
-        }
-        self.relays.tls_at = tls.map(|_| now + TLS_DELAY);
-    }
-
-    fn open_stream(&mut self, now: Instant, port: u16, tls: bool) {
-        let Some(membership) = &self.membership else { return };
-        let to = SocketAddr::new(membership.server, port);
-        self.relays.last_stream = self.relays.last_stream.wrapping_add(1);
-        let stream = StreamId(self.relays.last_stream);
-        self.relays.opening.push(Opening { stream, to, until: now + OPEN_TIMEOUT });
-        self.env.push(Output::OpenStream { stream, to, tls });
-    }
-
-    /// Somebody asks for this node, and the server can't tell where it is. If that is because UDP has not answered yet, a stream is
-    /// opened beside, as for whoever asks.
-    pub(crate) fn wanted(&mut self, now: Instant) {
-        let is_waiting = matches!(self.relays.udp, Udp::Waiting { .. });
-        let may_try = self.relays.retry.is_none_or(|at| at <= now);
-        if is_waiting && may_try && !self.has_stream() {
-            self.open_streams(now);
-            self.relays.review = Some(now + LINGER);
-            self.set_relay_timer();
-        }
-    }
-
-    /// The relay is being asked by a stream, or will be as soon as one is open.
-    fn has_stream(&self) -> bool {
-        let is_stream = |client: &Client| matches!(client.access().socket, Socket::Stream(_));
-        !self.relays.opening.is_empty() || self.relays.clients.values().any(is_stream)
-    }
-
-    /// The first stream that opens carries the allocation; the others are not needed.
-    pub(crate) fn stream_opened(&mut self, now: Instant, stream: StreamId) {
-        let found = self.relays.opening.iter().find(|opening| opening.stream == stream);
-        let Some(server) = found.map(|opening| opening.to) else { return };
-        for opening in std::mem::take(&mut self.relays.opening) {
-            if opening.stream != stream {
-                self.env.push(Output::CloseStream { stream: opening.stream });
-            }
-        }
-        self.relays.tls_at = None;
-        let Some(access) = self.relay_access() else {
-            return self.env.push(Output::CloseStream { stream });
-        };
-        let (username, password) = (access.username.clone(), access.password.clone());
-        let nonce = access.stream_nonce.as_deref().filter(|nonce| nonce.len() <= stun::MAX_ECHO_LEN);
-        let credential = nonce.map(|nonce| Credential::unchallenged(&username, &password, nonce));
-        let others = Vec::new();
-        let access = Access { socket: Socket::Stream(stream), server, username, password, others };
-        self.add_client(now, access, credential);
-        self.set_relay_timer();
-    }
-
-    /// A stream could not be opened, or it has ended.
-    pub(crate) fn stream_closed(&mut self, now: Instant, stream: StreamId) {
-        let was_opening = self.relays.opening.iter().any(|opening| opening.stream == stream);
-        self.relays.opening.retain(|opening| opening.stream != stream);
-        if was_opening && self.relays.tls_at.take().is_some() {
-            // TCP was refused: nothing is gained by waiting.
-            if let Some(port) = self.relay_access().and_then(|access| access.tls) {
-                self.open_stream(now, port, true);
-            }
-        } else if was_opening && !self.has_relay() {
-            self.relays.retry = Some(now + RETRY_STREAMS);
-        }
-        for client in self.relays.clients.values_mut() {
-            if client.access().socket == Socket::Stream(stream) {
-                client.broke();
-            }
-        }
-        self.relay_news(now);
     }
 
     /// Does what is due.
