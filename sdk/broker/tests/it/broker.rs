@@ -495,6 +495,7 @@ fn a_handshake_goes_to_the_peer_and_is_not_kept() {
     let (mut rig, a, _) = two_behind_nats();
     rig.say(a, with_start("node-3", true));
     let late = rig.join(3, "20.0.0.13:5000", "10.0.3.2");
+    rig.observe(late, "20.0.0.13:7000");
     assert_eq!((brought(&rig, a), brought(&rig, late)), (vec![None], vec![None]));
 }
 
