@@ -9,6 +9,7 @@ use flate2::read::GzDecoder;
 use meetpoint_cli::lab::Process;
 use serde_json::Value;
 
+use crate::node::node;
 use crate::scratch::Scratch;
 use crate::server::{PATIENCE, Server, meetpoint, run};
 
@@ -26,24 +27,12 @@ fn json(command: &mut Command) -> Value {
     serde_json::from_slice(&done(command.arg("--json")).stdout).expect("JSON")
 }
 
-/// A node that has joined.
-fn node(server: &Server, name: &str) -> Process {
-    let token = std::fs::read_to_string(server.data.join("join-token")).expect("a token");
-    let mut command = meetpoint();
-    command.args(["node", "--json", "--name", name, "--rendezvous", &format!("https://{}", server.http)]);
-    command.env("MEETPOINT_JOIN_TOKEN", token.trim());
-    let mut node = Process::spawn(name, &mut command).expect("it starts");
-    let joined = |line: &str| line.contains("\"event\":\"joined\"").then_some(());
-    node.expect_line("joined", PATIENCE, joined).unwrap_or_else(|error| panic!("{error}"));
-    node
-}
-
 /// Every secret that there is, and what a careless log may hold.
 #[test]
 fn a_bundle_holds_no_secret() {
     let dir = Scratch::new();
     let server = Server::start(&dir.path().join("data"), 0);
-    let _alice = node(&server, "alice");
+    let _alice = node(&server, "alice", &[]);
     let mut secrets = Vec::new();
     for (args, field) in [
         (&["tokens", "create"][..], "secret"),
@@ -148,7 +137,7 @@ fn events_are_followed_over_a_restart() {
 fn a_peer_is_pinged_over_the_mesh() {
     let dir = Scratch::new();
     let server = Server::start(&dir.path().join("data"), 0);
-    let _bob = node(&server, "bob");
+    let _bob = node(&server, "bob", &[]);
     let token = server.data.join("join-token");
     let ping = |peer: &str| {
         let mut command = meetpoint();
@@ -201,7 +190,7 @@ fn health_is_an_exit_code() {
 fn answers_for_programs_and_for_people() {
     let dir = Scratch::new();
     let server = Server::start(&dir.path().join("data"), 0);
-    let _alice = node(&server, "alice");
+    let _alice = node(&server, "alice", &[]);
     for args in [
         &["status"][..],
         &["nodes"],
