@@ -11,5 +11,7 @@ mod operate;
 mod restore;
 mod scratch;
 mod server;
+#[path = "../../../tests/server/small_disk.rs"]
+mod small_disk;
 mod turn;
 mod writers;
