@@ -6,6 +6,7 @@ mod complete;
 use axum::Router;
 use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use axum::middleware::from_fn;
 use axum::routing::get;
 use tower_http::set_header::SetResponseHeaderLayer;
 use utoipa::OpenApi;
@@ -13,6 +14,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::App;
+use super::gzip::unpack_for_others;
 
 const CONTRACT_PATH: &str = "/openapi.yaml";
 /// The events' contract, written by hand and held true by a test.
@@ -79,7 +81,9 @@ pub(super) fn routes(contract: &utoipa::openapi::OpenApi) -> Router<App> {
     let events = (media_type.clone(), EVENTS_CONTRACT);
     let config = Config::new([CONTRACT_PATH]).validator_url("none").display_request_duration(true);
     let policy = HeaderValue::from_static(UI_POLICY);
+    // The interface's files are compiled in packed.
     Router::from(SwaggerUi::new("/docs").config(config))
+        .layer(from_fn(unpack_for_others))
         .layer(SetResponseHeaderLayer::if_not_present(CONTENT_SECURITY_POLICY, policy))
         .route(CONTRACT_PATH, get(move || std::future::ready((media_type, text))))
         .route("/asyncapi.yaml", get(move || std::future::ready(events)))

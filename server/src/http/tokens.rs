@@ -33,7 +33,12 @@ pub(super) struct NewTokenBody {
     #[schema(example = "node", pattern = "^(node|seed)$")]
     scope: Option<String>,
     /// Names that it admits, in which `*` stands for any characters; all names if absent.
-    #[schema(min_length = 1, max_length = 63, pattern = r"^[A-Za-z0-9*][A-Za-z0-9._*-]*$", example = "web-*")]
+    #[schema(
+        min_length = 1,
+        max_length = 63,
+        pattern = r"^[A-Za-z0-9*][A-Za-z0-9._*-]*$",
+        example = "web-*"
+    )]
     name_pattern: Option<String>,
     /// Seconds it can be used; for ever if absent.
     #[serde(default, deserialize_with = "whole")]

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use hyper::Method;
 use serde_json::Value;
 
-use crate::client::get;
+use crate::client::{call, get};
 use crate::running::Running;
 use crate::schema::{misfit, resolve};
 
@@ -44,6 +45,34 @@ async fn the_documentation_loads_nothing_from_elsewhere() {
     assert_eq!(script.status.as_u16(), 200);
     assert!(script.text.contains("/openapi.yaml"), "{}", script.text);
     assert!(script.text.contains("\"validatorUrl\": \"none\""), "{}", script.text);
+    server.stop().await.unwrap();
+}
+
+/// Who does not ask for what is packed gets text.
+#[tokio::test]
+async fn the_documentation_is_packed_for_who_takes_it() {
+    let (server, _dir) = Running::fresh(&[]).await;
+    for (path, begins) in
+        [("/docs/", "<!"), ("/docs/swagger-ui.css", "."), ("/docs/swagger-ui-bundle.js", "/*!")]
+    {
+        for (takes, coding) in
+            [(None, ""), (Some("br"), ""), (Some("gzip;q=0"), ""), (Some("gzip, br"), "gzip")]
+        {
+            let call = get(path);
+            let call = takes.into_iter().fold(call, |call, takes| call.header("accept-encoding", takes));
+            let reply = call.send(server.info.http).await;
+            assert_eq!(
+                (reply.status.as_u16(), reply.header("content-encoding")),
+                (200, coding),
+                "{path} {takes:?}"
+            );
+            assert_eq!(reply.header("vary"), "accept-encoding");
+            let text = reply.text.trim_start();
+            assert!(text.starts_with(begins), "{path} {takes:?}: {}", &text[..40]);
+            let head = call(Method::HEAD, path).send(server.info.http).await;
+            assert_eq!((head.status.as_u16(), head.header("content-encoding"), &*head.text), (200, "", ""));
+        }
+    }
     server.stop().await.unwrap();
 }
 
