@@ -2,6 +2,7 @@
 //! elsewhere and tells nobody of the contract.
 
 mod complete;
+mod share;
 
 use axum::Router;
 use axum::http::HeaderValue;
@@ -66,6 +67,7 @@ pub(super) fn contract_head() -> utoipa::openapi::OpenApi {
 /// Adds to the contract with its routes what is told of each: examples, and the problems it can answer with.
 pub(super) fn complete(contract: &mut utoipa::openapi::OpenApi) {
     complete::complete(contract);
+    share::share(contract);
 }
 
 /// The contract's text, the same byte for byte each time.

@@ -1,5 +1,6 @@
 //! `openapi.yaml` is what the handlers say, and what the running server serves.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use hyper::Method;
@@ -134,6 +135,7 @@ fn each_operation_is_summed_up_and_has_examples_and_errors() {
         }
         let mut errors = 0;
         for (status, response) in operation["responses"].as_object().expect("responses") {
+            let response = response.get("$ref").map_or(response, |found| resolve(&contract, found));
             let is_error = status.starts_with(['4', '5']);
             let is_empty = ["101", "204", "304"].contains(&&**status);
             if is_error || !(is_empty || status == "default") {
@@ -156,4 +158,26 @@ fn each_operation_is_summed_up_and_has_examples_and_errors() {
         let is_public = operation.get("security").is_none();
         assert!(is_public || operation["responses"].get("401").is_some(), "{name}: it wants a token");
     }
+}
+
+/// A refusal that several operations share stands among the components, once.
+#[test]
+fn no_refusal_is_said_twice() {
+    let contract = contract();
+    let (mut inline, mut named) = (Vec::new(), BTreeMap::new());
+    for (name, operation) in operations(&contract) {
+        for response in operation["responses"].as_object().expect("responses").values() {
+            match response["$ref"].as_str() {
+                Some(found) => *named.entry(found.to_owned()).or_insert(0) += 1,
+                None if response["content"].get("application/problem+json").is_some() => {
+                    assert!(!inline.contains(&response), "{name}: {response}");
+                    inline.push(response);
+                }
+                None => {}
+            }
+        }
+    }
+    let shared = contract["components"]["responses"].as_object().expect("shared ones");
+    assert!(shared.len() > 20 && shared.len() == named.len());
+    assert!(named.values().all(|uses| *uses > 1), "{named:?}");
 }
