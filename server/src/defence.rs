@@ -1,4 +1,4 @@
-//! Which defences of the seeds stand. Outside of tests all of them do, and asking costs nothing.
+//! Which defences of the seeds and of the registry stand. Outside of tests all of them do, and asking costs nothing.
 
 /// A defence that a test can switch off, to show the attack it is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,6 +12,8 @@ pub(crate) enum Defence {
     Addresses,
     /// Whoever does not show a seed's key looks the same, whatever he does instead.
     Silence,
+    /// A write is answered when it is on the disk, and refused when the disk does not take it.
+    Durable,
 }
 
 meetpoint_proto::defences!(if test);

@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::process::ExitCode;
 
+use crate::signals::StopSignal;
+
 /// No server answered.
 const NO_SERVER: u8 = 4;
 /// Bad usage or configuration.
@@ -35,6 +37,15 @@ impl Failure {
     /// No server answered: exit code 4.
     pub(crate) fn no_server(message: impl Display) -> Self {
         Self { code: NO_SERVER, message: message.to_string(), is_temporary: false }
+    }
+
+    /// It was told to stop before it was done: 128 and the signal's number, as shells have it.
+    pub(crate) fn stopped(by: StopSignal, message: impl Display) -> Self {
+        let code = match by {
+            StopSignal::Interrupt => 130,
+            StopSignal::Terminate => 143,
+        };
+        Self { code, message: message.to_string(), is_temporary: false }
     }
 
     /// It may go well if it is tried again later.

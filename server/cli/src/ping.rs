@@ -20,7 +20,7 @@ pub(crate) async fn run(args: PingArgs) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
     tokio::select! {
         outcome = ping(&args) => outcome,
-        _ = stop.wait() => Err(Failure::failed("interrupted")),
+        signal = stop.wait() => Err(Failure::stopped(signal, "interrupted")),
     }
 }
 

@@ -10,8 +10,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::Request;
 use axum::http::header::{
-    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
-    IF_NONE_MATCH, VARY,
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -22,6 +21,7 @@ use flate2::write::GzEncoder;
 use sha2::{Digest, Sha256};
 
 use super::App;
+use super::gzip::takes_gzip;
 
 /// Nothing but the server's own scripts and sheets, nobody else's page around it, and no markup made from text (trusted types):
 /// a node may call itself what it likes.
@@ -121,15 +121,6 @@ impl Asset {
     }
 }
 
-/// Whether gzip is named and not refused by a weight of nothing (RFC 9110, section 12.5.3).
-fn takes_gzip(headers: &HeaderMap) -> bool {
-    let lists = headers.get_all(ACCEPT_ENCODING).into_iter().filter_map(|list| list.to_str().ok());
-    let mut codings =
-        lists.flat_map(|list| list.split(',')).map(|coding| coding.split_once(';').unwrap_or((coding, "")));
-    let refused = |weight: &str| weight.trim().strip_prefix("q=").is_some_and(|q| q.parse() == Ok(0.0_f32));
-    codings.any(|(name, weight)| name.trim().eq_ignore_ascii_case("gzip") && !refused(weight))
-}
-
 fn serve(at: usize) -> MethodRouter<App> {
     get(move |request: Request| async move { ASSETS[at].answer(request.headers()) })
 }
@@ -143,21 +134,6 @@ pub(super) fn routes() -> Router<App> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn accept_encoding_table() {
-        let check = |value: Option<&'static str>, expect: bool| {
-            let headers = value.map(|value| (ACCEPT_ENCODING, HeaderValue::from_static(value)));
-            assert_eq!(takes_gzip(&headers.into_iter().collect()), expect, "{value:?}");
-        };
-        check(None, false);
-        check(Some(""), false);
-        check(Some("gzip"), true);
-        check(Some("br, GZIP;q=0.5"), true);
-        check(Some("gzip;q=0"), false);
-        check(Some("gzip; q=0.000, br"), false);
-        check(Some("*"), false);
-    }
 
     #[test]
     fn the_vendored_files_are_what_their_table_says() {

@@ -2,10 +2,12 @@
 //! elsewhere and tells nobody of the contract.
 
 mod complete;
+mod share;
 
 use axum::Router;
 use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use axum::middleware::from_fn;
 use axum::routing::get;
 use tower_http::set_header::SetResponseHeaderLayer;
 use utoipa::OpenApi;
@@ -13,6 +15,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::App;
+use super::gzip::unpack_for_others;
 
 const CONTRACT_PATH: &str = "/openapi.yaml";
 /// The events' contract, written by hand and held true by a test.
@@ -64,6 +67,7 @@ pub(super) fn contract_head() -> utoipa::openapi::OpenApi {
 /// Adds to the contract with its routes what is told of each: examples, and the problems it can answer with.
 pub(super) fn complete(contract: &mut utoipa::openapi::OpenApi) {
     complete::complete(contract);
+    share::share(contract);
 }
 
 /// The contract's text, the same byte for byte each time.
@@ -79,7 +83,9 @@ pub(super) fn routes(contract: &utoipa::openapi::OpenApi) -> Router<App> {
     let events = (media_type.clone(), EVENTS_CONTRACT);
     let config = Config::new([CONTRACT_PATH]).validator_url("none").display_request_duration(true);
     let policy = HeaderValue::from_static(UI_POLICY);
+    // The interface's files are compiled in packed.
     Router::from(SwaggerUi::new("/docs").config(config))
+        .layer(from_fn(unpack_for_others))
         .layer(SetResponseHeaderLayer::if_not_present(CONTENT_SECURITY_POLICY, policy))
         .route(CONTRACT_PATH, get(move || std::future::ready((media_type, text))))
         .route("/asyncapi.yaml", get(move || std::future::ready(events)))

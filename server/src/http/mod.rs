@@ -14,6 +14,7 @@ mod events;
 mod extract;
 pub(crate) mod forwarded;
 pub(crate) mod gate;
+mod gzip;
 mod health;
 mod limit;
 mod metrics;

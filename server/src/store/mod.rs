@@ -28,6 +28,7 @@ use sqlx::{ConnectOptions, Connection, SqliteConnection, SqlitePool};
 use thiserror::Error;
 use tokio_util::task::TaskTracker;
 
+use crate::defence::Defences;
 use crate::metrics::instruments::{SqliteOp, SqliteTimes};
 use writer::Writer;
 pub(crate) use writer::{Ended, Job};
@@ -110,6 +111,14 @@ impl Store {
     /// Opens the registry, creating and migrating it as needed. The writer task runs on `tasks` and
     /// ends when the last [`Store`] is gone.
     pub(crate) async fn open(path: &Path, tasks: &TaskTracker) -> Result<(Self, Ended), OpenError> {
+        Self::open_with(path, tasks, Defences::default()).await
+    }
+
+    async fn open_with(
+        path: &Path,
+        tasks: &TaskTracker,
+        defences: Defences,
+    ) -> Result<(Self, Ended), OpenError> {
         // SQLite gives its log and shared memory the mode of the database.
         OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
         let options = SqliteConnectOptions::new()
@@ -129,7 +138,7 @@ impl Store {
             .connect_with(options.clone().read_only(true))
             .await?;
         let times = SqliteTimes::default();
-        let (writer, ended) = writer::start(conn, options, times.clone(), tasks);
+        let (writer, ended) = writer::start(conn, options, times.clone(), defences, tasks);
         Ok((Self { writer, reads, times }, ended))
     }
 

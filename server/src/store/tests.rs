@@ -4,6 +4,12 @@ use sqlx::Row;
 use tempfile::TempDir;
 
 use super::*;
+use crate::defence::Defence;
+
+#[path = "../../tests/server/small_disk.rs"]
+mod small_disk;
+
+use small_disk::{fill, on_a_small_disk};
 
 async fn store() -> (Store, Ended, TaskTracker, TempDir) {
     let dir = tempfile::tempdir().unwrap();
@@ -84,6 +90,59 @@ async fn a_full_disk_is_told_and_survived() {
     assert_eq!(numbers(&store).await, [1], "reads go on");
     run(&store, "PRAGMA max_page_count = 100000").await.unwrap();
     run(&store, big).await.unwrap();
+}
+
+/// What becomes of writes on a disk that somebody has filled, and makes room on again.
+#[derive(Debug)]
+struct Filled {
+    /// Was told that it is stored.
+    acknowledged: Vec<i64>,
+    stored: Vec<i64>,
+    refused: Option<StoreError>,
+    /// When there is room again.
+    after: Result<(), StoreError>,
+}
+
+async fn filled(disk: &Path, off: Option<Defence>) -> Filled {
+    let (path, filler) = (disk.join("t.db"), disk.join("filler"));
+    let (store, ended) = Store::open_with(&path, &TaskTracker::new(), Defences { off }).await.unwrap();
+    run(&store, "CREATE TABLE t (n INTEGER PRIMARY KEY)").await.unwrap();
+    fill(&filler);
+    let (mut acknowledged, mut refused) = (Vec::new(), None);
+    for n in 0..100 {
+        match insert(&store, n, false).await {
+            Ok(()) => acknowledged.push(n),
+            Err(error) => refused = refused.or(Some(error)),
+        }
+    }
+    assert!(numbers(&store).await.len() < 100, "reads go on, and the disk is full");
+    std::fs::remove_file(&filler).unwrap();
+    let after = insert(&store, 1000, false).await;
+    store.close().await;
+    ended.await.unwrap();
+    let (again, ..) = Store::open(&path, &TaskTracker::new()).await.unwrap();
+    let mut stored = numbers(&again).await;
+    stored.retain(|n| *n < 1000);
+    Filled { acknowledged, stored, refused, after }
+}
+
+/// Somebody fills the disk, so that what was acknowledged meanwhile is lost.
+#[test]
+fn a_full_disk_loses_nothing_and_is_recovered_from() {
+    for off in [Some(Defence::Durable), None] {
+        let dir = tempfile::tempdir().unwrap();
+        on_a_small_disk(dir.path(), || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let Filled { acknowledged, stored, refused, after } = runtime.block_on(filled(dir.path(), off));
+            assert!(after.is_ok(), "{after:?}");
+            if off.is_some() {
+                assert!(acknowledged.len() == 100 && stored.len() < 100, "the attack works: {stored:?}");
+            } else {
+                assert_eq!(acknowledged, stored);
+                assert!(matches!(refused, Some(StoreError::Full)), "{refused:?}");
+            }
+        });
+    }
 }
 
 #[tokio::test]

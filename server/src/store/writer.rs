@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
 use super::StoreError;
+use crate::defence::{Defence, Defences};
 use crate::metrics::instruments::{SqliteOp, SqliteTimes};
 
 /// Use cases in one transaction.
@@ -118,12 +119,13 @@ pub(super) fn start(
     conn: SqliteConnection,
     options: SqliteConnectOptions,
     times: SqliteTimes,
+    defences: Defences,
     tasks: &TaskTracker,
 ) -> (Writer, Ended) {
     let (queue, jobs) = mpsc::channel(QUEUE);
     let (ended, when_ended) = oneshot::channel();
     tasks.spawn(async move {
-        Loop { conn: Some(conn), options, jobs, times }.run().await;
+        Loop { conn: Some(conn), options, jobs, times, defences }.run().await;
         // Nobody may wait for it.
         let _ = ended.send(());
     });
@@ -135,6 +137,7 @@ struct Loop {
     options: SqliteConnectOptions,
     jobs: mpsc::Receiver<Box<dyn Job>>,
     times: SqliteTimes,
+    defences: Defences,
 }
 
 impl Loop {
@@ -146,8 +149,9 @@ impl Loop {
                 error!(error = %failure, jobs = batch.len(), "a batch of writes failed, nothing of it was stored");
                 self.recover().await;
             }
+            let failure = outcome.err().filter(|_| self.defences.stand(Defence::Durable));
             for job in batch {
-                job.answer(outcome.as_ref().err().cloned());
+                job.answer(failure.clone());
             }
         }
         if let Some(conn) = self.conn.take() {

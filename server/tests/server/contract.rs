@@ -1,10 +1,12 @@
 //! `openapi.yaml` is what the handlers say, and what the running server serves.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use hyper::Method;
 use serde_json::Value;
 
-use crate::client::get;
+use crate::client::{call, get};
 use crate::running::Running;
 use crate::schema::{misfit, resolve};
 
@@ -44,6 +46,34 @@ async fn the_documentation_loads_nothing_from_elsewhere() {
     assert_eq!(script.status.as_u16(), 200);
     assert!(script.text.contains("/openapi.yaml"), "{}", script.text);
     assert!(script.text.contains("\"validatorUrl\": \"none\""), "{}", script.text);
+    server.stop().await.unwrap();
+}
+
+/// Who does not ask for what is packed gets text.
+#[tokio::test]
+async fn the_documentation_is_packed_for_who_takes_it() {
+    let (server, _dir) = Running::fresh(&[]).await;
+    for (path, begins) in
+        [("/docs/", "<!"), ("/docs/swagger-ui.css", "."), ("/docs/swagger-ui-bundle.js", "/*!")]
+    {
+        for (takes, coding) in
+            [(None, ""), (Some("br"), ""), (Some("gzip;q=0"), ""), (Some("gzip, br"), "gzip")]
+        {
+            let call = get(path);
+            let call = takes.into_iter().fold(call, |call, takes| call.header("accept-encoding", takes));
+            let reply = call.send(server.info.http).await;
+            assert_eq!(
+                (reply.status.as_u16(), reply.header("content-encoding")),
+                (200, coding),
+                "{path} {takes:?}"
+            );
+            assert_eq!(reply.header("vary"), "accept-encoding");
+            let text = reply.text.trim_start();
+            assert!(text.starts_with(begins), "{path} {takes:?}: {}", &text[..40]);
+            let head = call(Method::HEAD, path).send(server.info.http).await;
+            assert_eq!((head.status.as_u16(), head.header("content-encoding"), &*head.text), (200, "", ""));
+        }
+    }
     server.stop().await.unwrap();
 }
 
@@ -105,6 +135,7 @@ fn each_operation_is_summed_up_and_has_examples_and_errors() {
         }
         let mut errors = 0;
         for (status, response) in operation["responses"].as_object().expect("responses") {
+            let response = response.get("$ref").map_or(response, |found| resolve(&contract, found));
             let is_error = status.starts_with(['4', '5']);
             let is_empty = ["101", "204", "304"].contains(&&**status);
             if is_error || !(is_empty || status == "default") {
@@ -127,4 +158,26 @@ fn each_operation_is_summed_up_and_has_examples_and_errors() {
         let is_public = operation.get("security").is_none();
         assert!(is_public || operation["responses"].get("401").is_some(), "{name}: it wants a token");
     }
+}
+
+/// A refusal that several operations share stands among the components, once.
+#[test]
+fn no_refusal_is_said_twice() {
+    let contract = contract();
+    let (mut inline, mut named) = (Vec::new(), BTreeMap::new());
+    for (name, operation) in operations(&contract) {
+        for response in operation["responses"].as_object().expect("responses").values() {
+            match response["$ref"].as_str() {
+                Some(found) => *named.entry(found.to_owned()).or_insert(0) += 1,
+                None if response["content"].get("application/problem+json").is_some() => {
+                    assert!(!inline.contains(&response), "{name}: {response}");
+                    inline.push(response);
+                }
+                None => {}
+            }
+        }
+    }
+    let shared = contract["components"]["responses"].as_object().expect("shared ones");
+    assert!(shared.len() > 20 && shared.len() == named.len());
+    assert!(named.values().all(|uses| *uses > 1), "{named:?}");
 }

@@ -26,5 +26,6 @@ mod rotation;
 mod running;
 mod schema;
 mod seeds;
+mod small_disk;
 mod stun;
 mod visitors;

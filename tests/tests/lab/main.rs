@@ -3,6 +3,7 @@
 //! Each test has a lab of its own, and waits most of its time: many of them run side by side on few processors.
 #![cfg(target_os = "linux")]
 
+mod admission;
 mod direct;
 mod discover;
 mod documents;
@@ -16,4 +17,3 @@ mod punching;
 mod relay;
 mod rendezvous;
 mod roam;
-mod rules;

@@ -202,13 +202,25 @@ fn nothing_stays_behind() {
     assert!(node.run_in(|| ()).is_err());
     assert!(exists(other.server().namespace()), "another lab was touched");
 
-    let mut killed = Process::spawn("owner", Command::new("sleep").arg("600")).expect("a child");
-    let left_over = format!("mp{}-0-server", killed.id());
+    // One that lives where processes have other numbers, and is killed.
+    let word = format!("{:08x}", std::process::id());
+    let (claim, left_over) = (format!("/run/meetpoint-lab/{word}"), format!("mp{word}-server"));
+    let mut owner = Command::new("unshare");
+    owner.args(["--pid", "--fork", "--kill-child", "flock", "--no-fork", &claim]);
+    let mut owner =
+        Process::spawn("owner", owner.args(["sh", "-c", "echo up; exec sleep 600"])).expect("a child");
+    owner.expect_line("sign of life", Duration::from_secs(10), up).expect("it runs");
     assert!(Command::new("ip").args(["netns", "add", &left_over]).status().expect("ip runs").success());
-    killed.kill().expect("its end");
     drop(Lab::new().expect("a lab"));
-    assert!(!exists(&left_over));
-    assert!(exists(other.server().namespace()), "a living process's lab was swept away");
+    assert!(exists(&left_over), "a living owner's lab was swept away");
+    owner.kill().expect("its end");
+    // What it had begun ends a moment later. Another lab of this machine may be quicker to sweep.
+    if let Ok(file) = fs::File::open(&claim) {
+        file.lock().expect("it is nobody's");
+    }
+    drop(Lab::new().expect("a lab"));
+    assert!(!exists(&left_over) && !fs::exists(&claim).expect("the directory can be read"));
+    assert!(exists(other.server().namespace()), "a living lab was swept away");
 }
 
 fn exists(namespace: &str) -> bool {

@@ -10,7 +10,7 @@
 //! [`punch::attempt`] finds out which pairs can really meet; both share no code with the product they judge.
 //!
 //! A lab removes itself when dropped, with every process still running inside it. What a killed process leaves behind
-//! carries that process's id in its name and is swept away by the next lab.
+//! is swept away by the next lab. Labs side by side have different names, in containers that share them too.
 //!
 //! Between the public addresses of two sites lies one hop: what has no time to live left for it does not arrive. The lab
 //! does not emulate latency or loss, and knows nothing of Meetpoint: it runs any program.
@@ -35,7 +35,7 @@ pub use ipv6::SERVER_ADDRS_V6;
 pub use nat::NatKind;
 pub use process::{Process, ProcessError};
 
-use namespace::Namespace;
+use namespace::{Claim, Namespace};
 use portal::Portal;
 use tools::Tools;
 use wiring::{DefaultRoute, Plug};
@@ -124,7 +124,6 @@ impl LabError {
 #[derive(Debug)]
 pub struct Lab {
     tools: Arc<Tools>,
-    id: u32,
     switch: String,
     server: Host,
     sites: u8,
@@ -134,6 +133,8 @@ pub struct Lab {
     portals: Vec<Portal>,
     /// Owns every namespace of the lab, in the order of creation.
     namespaces: Vec<Namespace>,
+    /// After the namespaces, which are named by it.
+    claim: Claim,
 }
 
 /// A NAT router: one address on the public network, one LAN behind it.
@@ -197,9 +198,9 @@ impl Lab {
             return Err(LabError::NotRoot);
         }
         let tools = Arc::new(Tools::find()?);
-        let id = namespace::begin_lab();
-        let switch = Namespace::create(&tools, id, "switch")?;
-        let server = Namespace::create(&tools, id, "server")?;
+        let claim = Claim::new()?;
+        let switch = Namespace::create(&tools, &claim, "switch")?;
+        let server = Namespace::create(&tools, &claim, "server")?;
         let mut lab = Self {
             switch: switch.name().to_owned(),
             server: Host::new(&tools, server.name(), SERVER_ADDRS[0], SERVER_ADDRS[0]),
@@ -208,7 +209,7 @@ impl Lab {
             public: Vec::new(),
             sites: 0,
             tools,
-            id,
+            claim,
         };
         wiring::add_bridge(&lab.tools, &lab.switch, wiring::SWITCH_BRIDGE)?;
         let server = lab.server.namespace().to_owned();
@@ -370,7 +371,7 @@ impl Lab {
     }
 
     fn add_namespace(&mut self, role: &str) -> Result<String, LabError> {
-        let namespace = Namespace::create(&self.tools, self.id, role)?;
+        let namespace = Namespace::create(&self.tools, &self.claim, role)?;
         let name = namespace.name().to_owned();
         self.namespaces.push(namespace);
         Ok(name)

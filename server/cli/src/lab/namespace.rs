@@ -1,11 +1,12 @@
 //! Network namespaces: how they are made, entered and removed, also after their owner was killed.
 
 use std::fmt::Display;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::linux::fs::MetadataExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::panic;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::thread;
 
 use nix::mount::{MntFlags, umount2};
@@ -19,11 +20,74 @@ use super::tools::Tools;
 /// Where `ip netns` keeps its names.
 const NAMESPACE_DIR: &str = "/run/netns";
 
-/// Every name is this, the id of the owning process, the number of the lab within that process, and a role.
+/// Every name is this, the lab's own word, and a role.
 const PREFIX: &str = "mp";
 
-/// How many labs this process has begun.
-static LABS_BEGUN: Mutex<u32> = Mutex::new(0);
+/// Where a lab says that it lives: a file of its word's name, which it holds locked. The kernel unlocks it when its owner
+/// dies, however that comes about. Numbers of processes would not do: where machines in containers share their names of
+/// namespaces, each counts its processes for itself.
+const CLAIM_DIR: &str = "/run/meetpoint-lab";
+
+/// The letters of a lab's word: 32 bits in hexadecimal.
+const WORD_LEN: usize = 8;
+
+/// Words that are drawn until one is free: each draw fails by chance once in four billion.
+const DRAWS: u32 = 8;
+
+/// A lab's word, which is its own for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Claim {
+    word: String,
+    /// Locked.
+    _file: File,
+}
+
+impl Claim {
+    /// Draws a word, and removes what dead labs left behind.
+    pub(super) fn new() -> Result<Self, LabError> {
+        let failed = |error: io::Error| LabError::namespace(CLAIM_DIR, "claiming a name", &error);
+        fs::create_dir_all(CLAIM_DIR).map_err(failed)?;
+        sweep();
+        let mut last = io::ErrorKind::AlreadyExists.into();
+        for _ in 0..DRAWS {
+            match Self::draw() {
+                Ok(claim) => return Ok(claim),
+                Err(error) => last = error,
+            }
+        }
+        Err(failed(last))
+    }
+
+    fn draw() -> io::Result<Self> {
+        let mut random = [0; WORD_LEN / 2];
+        getrandom::fill(&mut random).map_err(io::Error::other)?;
+        let word = format!("{:08x}", u32::from_be_bytes(random));
+        let path = claim_path(&word);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        file.lock()?;
+        // A sweep may have come between the two and have taken it for a dead one's.
+        if fs::metadata(&path)?.st_ino() == file.metadata()?.st_ino() {
+            Ok(Self { word, _file: file })
+        } else {
+            Err(io::ErrorKind::AlreadyExists.into())
+        }
+    }
+
+    pub(super) fn word(&self) -> &str {
+        &self.word
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // The next sweep removes what is left.
+        let _ = fs::remove_file(claim_path(&self.word));
+    }
+}
+
+fn claim_path(word: &str) -> PathBuf {
+    Path::new(CLAIM_DIR).join(word)
+}
 
 /// A named network namespace whose loopback is up. Dropping it kills what still runs inside and removes the name; the
 /// kernel then takes down its devices.
@@ -33,8 +97,8 @@ pub(super) struct Namespace {
 }
 
 impl Namespace {
-    pub(super) fn create(tools: &Tools, lab: u32, role: &str) -> Result<Self, LabError> {
-        let name = format!("{PREFIX}{}-{lab}-{role}", std::process::id());
+    pub(super) fn create(tools: &Tools, claim: &Claim, role: &str) -> Result<Self, LabError> {
+        let name = format!("{PREFIX}{}-{role}", claim.word());
         match tools.ip(None, &format!("netns add {name}\n")) {
             Err(LabError::Tool { reason, .. }) if reason.contains("Operation not permitted") => {
                 return Err(LabError::Refused { reason });
@@ -57,38 +121,32 @@ impl Drop for Namespace {
     }
 }
 
-/// Takes the next lab number and removes what dead processes left behind.
-///
-/// The first lab of a process also removes names that carry its own id: they are those of a dead process whose id the
-/// kernel has given out again.
-pub(super) fn begin_lab() -> u32 {
-    let mut labs_begun = LABS_BEGUN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let number = *labs_begun;
-    *labs_begun += 1;
-    let names = fs::read_dir(NAMESPACE_DIR).into_iter().flatten().flatten();
-    for name in names.filter_map(|entry| entry.file_name().into_string().ok()) {
-        if owner(&name).is_some_and(|pid| is_left_over(pid, number)) {
-            remove(&name);
+/// Removes what labs left behind whose owners are dead: nobody holds their claims locked. What has no claim is not a
+/// lab's, or one's whose claim can't be seen from here, and stays.
+fn sweep() {
+    let claims = fs::read_dir(CLAIM_DIR).into_iter().flatten().flatten();
+    for word in claims.filter_map(|entry| entry.file_name().into_string().ok()) {
+        let path = claim_path(&word);
+        let Ok(claim) = File::open(&path) else { continue };
+        if claim.try_lock().is_err() {
+            continue;
         }
-    }
-    number
-}
-
-/// Whether a process id that names a lab is that of a dead process.
-fn is_left_over(pid: u32, labs_begun: u32) -> bool {
-    if pid == std::process::id() {
-        labs_begun == 0
-    } else {
-        !Path::new("/proc").join(pid.to_string()).exists()
+        let names = fs::read_dir(NAMESPACE_DIR).into_iter().flatten().flatten();
+        for name in names.filter_map(|entry| entry.file_name().into_string().ok()) {
+            if owner(&name) == Some(&word) {
+                remove(&name);
+            }
+        }
+        // Still locked, so that nobody takes it for his own meanwhile.
+        let _ = fs::remove_file(path);
     }
 }
 
-/// The process id in a lab's namespace name, and `None` for every other name.
-fn owner(name: &str) -> Option<u32> {
-    let mut parts = name.strip_prefix(PREFIX)?.splitn(3, '-');
-    let pid = parts.next()?.parse().ok()?;
-    let _lab: u32 = parts.next()?.parse().ok()?;
-    parts.next().map(|_role| pid)
+/// The word in a lab's namespace name, and `None` for every other name.
+fn owner(name: &str) -> Option<&str> {
+    let (word, role) = name.strip_prefix(PREFIX)?.split_once('-')?;
+    let is_word = word.len() == WORD_LEN && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    (is_word && !role.is_empty()).then_some(word)
 }
 
 /// Runs a closure on a fresh thread inside a namespace and hands back what it returns; its panic becomes the caller's.
@@ -147,15 +205,16 @@ mod tests {
 
     #[test]
     fn only_a_labs_own_names_have_an_owner() {
-        let check = |name: &str, expected: Option<u32>| assert_eq!(owner(name), expected, "{name}");
-        check("mp4711-0-server", Some(4711));
-        check("mp4711-12-host1x2", Some(4711));
-        check("mp4711-0", None);
-        check("mp4711", None);
-        check("mp-0-server", None);
+        let check = |name: &str, expected: Option<&str>| assert_eq!(owner(name), expected, "{name}");
+        check("mp00c0ffee-server", Some("00c0ffee"));
+        check("mp00c0ffee-host1x2", Some("00c0ffee"));
+        check("mp00c0ffee-", None);
+        check("mp00c0ffee", None);
+        check("mp-server", None);
         check("mptcp-1-2", None);
-        check("mp1x-0-server", None);
-        check("xmp4711-0-server", None);
+        check("mp00c0ffe-server", None);
+        check("mp00c0ffex-server", None);
+        check("xmp00c0ffee-server", None);
         check("", None);
     }
 }

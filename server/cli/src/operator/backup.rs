@@ -33,7 +33,7 @@ pub(crate) async fn backup(args: BackupArgs) -> Result<(), Failure> {
     let client = Client::new(&args.server, Access::Change)?;
     let (info, bytes) = tokio::select! {
         outcome = fetch(&client, &args.file) => outcome?,
-        _ = stop.wait() => return Err(Failure::failed("interrupted; nothing was written")),
+        signal = stop.wait() => return Err(Failure::stopped(signal, "interrupted; nothing was written")),
     };
     let file = args.file.display().to_string();
     let mut told = describe(&info);
@@ -85,7 +85,10 @@ pub(crate) async fn restore_file(args: RestoreArgs) -> Result<(), Failure> {
     let progress = Progress::new();
     if args.verify {
         progress.tell("checking", 0, 0);
-        let info = verify_backup(&args.file).await.map_err(Failure::failed)?;
+        let info = tokio::select! {
+            outcome = verify_backup(&args.file) => outcome.map_err(Failure::failed)?,
+            signal = stop.wait() => return Err(Failure::stopped(signal, "interrupted; it was not looked at to the end")),
+        };
         drop(progress);
         say(args.json, &describe(&info), || format!("{}: whole\n{}", args.file.display(), text(&info)));
         return Ok(());
@@ -94,7 +97,7 @@ pub(crate) async fn restore_file(args: RestoreArgs) -> Result<(), Failure> {
         restore(&args.file, &args.data, args.force, |stage, done, total| progress.tell(stage, done, total));
     let restored = tokio::select! {
         outcome = work => outcome.map_err(refused)?,
-        _ = stop.wait() => return Err(Failure::failed("interrupted; nothing was changed")),
+        signal = stop.wait() => return Err(Failure::stopped(signal, "interrupted; nothing was changed")),
     };
     drop(progress);
     let (data, info) = (args.data.display(), &restored.info);

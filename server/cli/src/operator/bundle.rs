@@ -42,7 +42,7 @@ pub(crate) async fn bundle(args: BundleArgs) -> Result<(), Failure> {
     }
     let parts = tokio::select! {
         parts = gather(&args) => parts,
-        _ = stop.wait() => return Err(Failure::failed("interrupted; nothing was written")),
+        signal = stop.wait() => return Err(Failure::stopped(signal, "interrupted; nothing was written")),
     };
     let redactor = Redactor::new(&args.server);
     write(&args.file, &parts, &redactor).map_err(|error| Failure::failed(format!("{file}: {error}")))?;

@@ -54,7 +54,7 @@ pub(super) fn complete(contract: &mut OpenApi) {
     }
 }
 
-fn operations(item: &mut PathItem) -> impl Iterator<Item = (bool, &mut Operation)> {
+pub(super) fn operations(item: &mut PathItem) -> impl Iterator<Item = (bool, &mut Operation)> {
     let PathItem { get, put, post, delete, patch, .. } = item;
     let all = [(false, get), (true, put), (true, post), (true, delete), (true, patch)];
     all.into_iter().filter_map(|(is_change, operation)| Some((is_change, operation.as_mut()?)))

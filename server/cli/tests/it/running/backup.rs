@@ -1,22 +1,29 @@
 //! A copy that is taken while many write.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use meetpoint_cli::lab::Process;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::server::{Found, PATIENCE, Server, look, meetpoint, run};
+use super::small_disk::{fill, on_a_small_disk};
 use super::writers::{Acknowledged, WRITERS, Writers, numbers, port, seed};
 use crate::scratch::Scratch;
 
 /// Copies taken one after another.
 const COPIES: usize = 3;
+/// As shells tell of Ctrl-C: 128 and the signal's number.
+pub(crate) const INTERRUPTED: i32 = 130;
+/// What is left of a full disk for the entry of the audit log that tells of a backup: less than a copy takes.
+const ROOM: u64 = 64 << 10;
 
 /// One moment of all writers: each has its first tokens, and its seed is where that many tokens say, or at the one
 /// before.
@@ -164,25 +171,86 @@ fn a_backup_is_whole_or_not_there() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("not a backup"));
 }
 
-/// Ctrl-C while the server is at work: it takes a connection and says nothing.
-#[test]
-fn an_interrupted_backup_leaves_nothing() {
-    let dir = Scratch::new();
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
-    let token = dir.path().join("token");
-    std::fs::File::create(&token).expect("a file").write_all(b"some-token-or-other").expect("written");
-    let file = dir.path().join("a");
-    let mut command = meetpoint();
-    let server = format!("http://{}", listener.local_addr().expect("an address"));
-    command.args(["backup", "--server", &server, "--admin-token-file", text(&token), text(&file)]);
-    let mut process = command.stderr(Stdio::piped()).spawn().expect("it starts");
+/// Waits until it is so.
+fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
-    while !names(dir.path()).contains(&"a.part".to_owned()) {
-        assert!(Instant::now() < deadline);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}");
         std::thread::sleep(Duration::from_millis(5));
     }
-    let interrupted = std::process::Command::new("kill").args(["-INT", &process.id().to_string()]).status();
-    assert!(interrupted.expect("kill runs").success());
-    assert_eq!(process.wait().expect("an end").code(), Some(1));
-    assert_eq!(names(dir.path()), ["token"]);
+}
+
+/// Ctrl-C while the server is at work, and while bytes come: it takes a connection and says nothing, or half of it.
+#[test]
+fn an_interrupted_backup_leaves_nothing() {
+    const HALF: usize = 1 << 16;
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", 2 * HALF);
+    for says in [Vec::new(), [head.as_bytes(), &[7; HALF]].concat()] {
+        let dir = Scratch::new();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let (token, file) = (dir.path().join("token"), dir.path().join("a"));
+        std::fs::write(&token, b"some-token-or-other").expect("written");
+        std::fs::write(&file, b"an older one").expect("written");
+        let mut command = meetpoint();
+        let server = format!("http://{}", listener.local_addr().expect("an address"));
+        command.args([
+            "backup",
+            "--force",
+            "--server",
+            &server,
+            "--admin-token-file",
+            text(&token),
+            text(&file),
+        ]);
+        let mut process = command.stderr(Stdio::piped()).spawn().expect("it starts");
+        let (mut stream, _) = listener.accept().expect("a connection");
+        stream.write_all(&says).expect("sent");
+        let part = dir.path().join("a.part");
+        let expected = if says.is_empty() { 0 } else { HALF as u64 };
+        wait_for("its part", || part.metadata().is_ok_and(|part| part.len() == expected));
+        interrupt(&process);
+        assert_eq!(process.wait().expect("an end").code(), Some(INTERRUPTED));
+        let mut said = String::new();
+        process.stderr.take().expect("a pipe").read_to_string(&mut said).expect("text");
+        assert!(said.contains("interrupted; nothing was written"), "{said}");
+        assert_eq!(names(dir.path()), ["a", "token"]);
+        assert_eq!(std::fs::read(&file).expect("the older one"), b"an older one");
+    }
+}
+
+/// As Ctrl-C does.
+pub(crate) fn interrupt(process: &Child) {
+    kill(Pid::from_raw(process.id().try_into().expect("a process id")), Signal::SIGINT).expect("a signal");
+}
+
+/// The server's own disk fills up while it makes one.
+#[test]
+fn a_backup_that_the_server_has_no_room_for_harms_nothing() {
+    let dir = Scratch::new();
+    let disk = dir.path().join("disk");
+    std::fs::create_dir(&disk).expect("a directory");
+    on_a_small_disk(&disk, || {
+        let server = Server::start(&disk.join("data"), 0);
+        let (file, filler) = (dir.path().join("a"), disk.join("filler"));
+        let back_up = || server.operate(&["backup"]).arg(&file).output().expect("it runs");
+        // Room for what the registry writes itself, and not for a copy of it.
+        fill(&filler);
+        let full = std::fs::OpenOptions::new().write(true).open(&filler).expect("the filler");
+        full.set_len(full.metadata().expect("its size").len() - ROOM).expect("some room");
+        let output = back_up();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("disk_full") && said.contains("free space"), "{said}");
+        assert_eq!(names(dir.path()), ["disk"]);
+        let drafts = names(&server.data).into_iter().filter(|name| name.contains("draft"));
+        assert_eq!(drafts.collect::<Vec<_>>(), [""; 0]);
+        let call = |method, path| server.caller().call(method, path, "{}").expect("an answer").0;
+        assert_eq!(call("GET", "/v1/clusters/default/join-tokens"), 200, "reads go on");
+        assert_eq!(call("POST", "/v1/clusters/default/join-tokens"), 201, "there is room for that");
+
+        std::fs::remove_file(&filler).expect("room");
+        let output = back_up();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(look(&file).audited_tokens, 1);
+    });
 }

@@ -1,14 +1,19 @@
 //! A restoration that is killed, refused, or tried on a server that runs.
 
+use std::collections::BTreeSet;
+use std::io::Read as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::backup::{INTERRUPTED, interrupt};
 use super::server::{Server, look, meetpoint, run};
 use crate::scratch::Scratch;
 
 /// Restorations that are killed.
 const KILLS: u32 = 24;
+/// And interrupted.
+const INTERRUPTS: u32 = 16;
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
@@ -84,6 +89,51 @@ fn a_killed_restoration_is_done_or_undone() {
     }
     println!("killed within {span:.0?}: {} undone, {} done", outcomes[0], outcomes[1]);
     assert!(outcomes[0] > 0, "no kill came early enough");
+}
+
+fn names(dir: &Path) -> BTreeSet<String> {
+    let entries = dir.read_dir().expect("a directory");
+    entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// Ctrl-C at whatever moment: it says that nothing was changed, and that is so; or it was done before.
+#[test]
+fn an_interrupted_restoration_changes_nothing() {
+    let dir = Scratch::new();
+    let (old, _) = prepared(dir.path(), "w0-1");
+    let (_, file) = prepared(dir.path(), "w1-1");
+    let copy = dir.path().join("copy");
+    let (mut span, mut interrupted) = (Duration::ZERO, 0);
+    for at in 0..=INTERRUPTS {
+        std::fs::remove_dir_all(&copy).unwrap_or_default();
+        let copied = Command::new("cp").arg("-a").arg(&old).arg(&copy).status().expect("cp runs");
+        assert!(copied.success());
+        let before = names(&copy);
+        let begun = Instant::now();
+        let mut command = meetpoint();
+        command.args(["restore", "--force", "--data", text(&copy), text(&file)]);
+        let mut process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
+        // The first one shows how long it takes.
+        if at > 0 {
+            std::thread::sleep(span * at / (INTERRUPTS + 1));
+            interrupt(&process);
+        }
+        let status = process.wait().expect("an end");
+        let mut said = String::new();
+        process.stderr.take().expect("a pipe").read_to_string(&mut said).expect("text");
+        if status.success() {
+            assert_eq!(labels(&copy), ["w1-1"]);
+            span = if at == 0 { begun.elapsed() } else { span };
+            continue;
+        }
+        // By the signal itself, before it listens to signals.
+        assert!(status.code().is_none() || status.code() == Some(INTERRUPTED), "{status}: {said}");
+        assert!(status.code().is_none() || said.contains("interrupted; nothing was changed"), "{said}");
+        assert_eq!(names(&copy), before, "something is left behind");
+        assert_eq!((labels(&copy), join_token(&copy)), (vec!["w0-1".to_owned()], join_token(&old)));
+        interrupted += usize::from(status.code().is_some());
+    }
+    assert!(interrupted > 0, "no signal came in time");
 }
 
 #[test]

@@ -5,9 +5,11 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use meetpoint_cli::lab::Process;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Row, SqliteConnection};
@@ -27,6 +29,8 @@ pub(crate) fn run(args: &[&str]) -> Output {
 pub(crate) struct Server {
     pub(crate) process: Process,
     pub(crate) http: SocketAddr,
+    pub(crate) stun: SocketAddr,
+    pub(crate) stun_tls: SocketAddr,
     pub(crate) fingerprint: String,
     pub(crate) data: PathBuf,
 }
@@ -34,25 +38,60 @@ pub(crate) struct Server {
 impl Server {
     /// On loopback; port 0 takes a free one.
     pub(crate) fn start(data: &Path, port: u16) -> Self {
+        Self::start_with(data, port, &[])
+    }
+
+    /// The same with these flags.
+    pub(crate) fn start_with(data: &Path, port: u16, flags: &[&str]) -> Self {
         let mut command = meetpoint();
         command.arg("serve").arg("--data").arg(data).args(["--http", &format!("127.0.0.1:{port}")]);
         command.args(["--stun", "127.0.0.1:0", "--stun-alt-port", "0", "--stun-threads", "1"]);
         command.args(["--relay-ip", "127.0.0.1"]);
         // The writers are one caller, and mean it.
-        command.args(["--limit-rest", "4000000000/1s"]);
+        command.args(["--limit-rest", "4000000000/1s"]).args(flags);
         let mut process = Process::spawn("server", &mut command).expect("it starts");
         let mut line = |what: &'static str| {
             let of = |line: &str| line.strip_prefix(what).map(str::to_owned);
             process.expect_line(what, PATIENCE, of).unwrap_or_else(|error| panic!("{error}"))
         };
         let http = line("listening http ").parse().expect("an address");
+        // Its other port is for those who measure their NAT.
+        let stun = line("listening stun ").replace(" port ", ":");
+        let stun = stun.split(' ').next().expect("a word").parse().expect("an address");
+        let stun_tls = line("listening stun-tls ").parse().expect("an address");
         let fingerprint = line("fingerprint ");
-        Self { process, http, fingerprint, data: data.to_owned() }
+        Self { process, http, stun, stun_tls, fingerprint, data: data.to_owned() }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.process.id().try_into().expect("a process id"));
+        kill(pid, signal).expect("a signal");
+    }
+
+    /// The last lines of its log that have this in them.
+    pub(crate) fn log(&self, part: &str) -> Vec<String> {
+        let mut lines = self.process.output().stderr;
+        lines.retain(|line| line.contains(part));
+        lines
+    }
+
+    /// Waits until this is in its log.
+    pub(crate) fn logs(&self, part: &str) {
+        self.logs_until(part, |lines| !lines.is_empty());
+    }
+
+    /// Waits until the lines that have this in them are as they should be.
+    pub(crate) fn logs_until(&self, part: &str, is_well: impl Fn(&[String]) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_well(&self.log(part)) {
+            assert!(Instant::now() < deadline, "{part}: {}", self.process.output());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     pub(crate) fn caller(&self) -> Caller {
         let token = std::fs::read_to_string(self.data.join("admin-token")).expect("an admin token");
-        Caller { http: self.http, token: token.trim().to_owned(), stream: None }
+        Caller::new(self.http, token.trim())
     }
 
     /// An operator's command, towards this server.
@@ -72,6 +111,10 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
+    pub(crate) fn new(http: SocketAddr, token: &str) -> Self {
+        Self { http, token: token.to_owned(), stream: None }
+    }
+
     /// The status and the body; `None` if the server went away before it had answered.
     pub(crate) fn call(&mut self, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {
         let mut stream = match self.stream.take() {
