@@ -59,9 +59,9 @@ async fn the_documentation_is_packed_for_who_takes_it() {
         for (takes, coding) in
             [(None, ""), (Some("br"), ""), (Some("gzip;q=0"), ""), (Some("gzip, br"), "gzip")]
         {
-            let call = get(path);
-            let call = takes.into_iter().fold(call, |call, takes| call.header("accept-encoding", takes));
-            let reply = call.send(server.info.http).await;
+            let asked = get(path);
+            let asked = takes.into_iter().fold(asked, |asked, takes| asked.header("accept-encoding", takes));
+            let reply = asked.send(server.info.http).await;
             assert_eq!(
                 (reply.status.as_u16(), reply.header("content-encoding")),
                 (200, coding),
