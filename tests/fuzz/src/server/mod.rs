@@ -147,6 +147,8 @@ impl World {
                     self.ordered.retain(|ordered| *ordered != id);
                     self.closed.push(id);
                 }
+                // The broker's news: what a client was lent is judged by its answer.
+                Output::Allocated { .. } => {}
                 output => rest.push(output),
             }
         }
