@@ -251,6 +251,10 @@ impl Driver {
             }
             self.perform();
         }
+        self.wind_up().await;
+    }
+
+    async fn wind_up(mut self) {
         self.channel = None;
         self.probe = None;
         self.portmap = None;

@@ -24,7 +24,7 @@ use meetpoint_proto::{NodeId, addr};
 use thiserror::Error;
 use tokio::sync::Notify;
 
-use crate::provisional::{Provisional, Wanted};
+use crate::provisional::{Packets, Provisional, Wanted};
 use crate::usage::Flow;
 
 /// First byte of every synthetic address (RFC 4193, section 3.1).
@@ -232,7 +232,7 @@ impl PathTable {
     /// would wait for a second where the peer's own repetition takes milliseconds. Nothing is sent
     /// there, but for the answers to a handshake that may begin by this way. Gives what was kept of one, and what is to be
     /// sent again.
-    pub(crate) fn hear(&self, peer: &NodeId, way: Way) -> Result<(Vec<Box<[u8]>>, Vec<Flight>), PathError> {
+    pub(crate) fn hear(&self, peer: &NodeId, way: Way) -> Result<(Packets, Vec<Flight>), PathError> {
         let way = normal(way);
         let mut table = self.write();
         let peer = table.hear(peer, way)?;
@@ -353,7 +353,7 @@ impl Table {
     }
 
     /// What goes by a way now.
-    fn flights(&self, way: Way, datagrams: Vec<Box<[u8]>>) -> Vec<Flight> {
+    fn flights(&self, way: Way, datagrams: Packets) -> Vec<Flight> {
         let Some(route) = self.route_by(way) else { return Vec::new() };
         datagrams.into_iter().map(|datagram| (route, datagram)).collect()
     }
@@ -387,7 +387,7 @@ impl Table {
         (ways.into_iter().filter_map(|way| self.route_by(way)).collect(), len)
     }
 
-    fn end_provisional(&mut self, addr: SyntheticAddr) -> Vec<Box<[u8]>> {
+    fn end_provisional(&mut self, addr: SyntheticAddr) -> Packets {
         let begun = self.peers.get_mut(&addr).and_then(|peer| peer.provisional.take());
         let Some(begun) = begun else { return Vec::new() };
         for way in begun.ways() {

@@ -32,6 +32,9 @@ const TYPE_MASK: u8 = 0x30;
 const INITIAL: u8 = 0x00;
 const HANDSHAKE: u8 = 0x20;
 
+/// Datagrams of a handshake.
+pub(crate) type Packets = Vec<Box<[u8]>>;
+
 /// Who wants what a handshake begins with, for which request.
 #[derive(Debug)]
 pub(crate) struct Wanted {
@@ -47,7 +50,7 @@ pub(crate) struct Provisional {
     /// The peer's handshake came with its introduction.
     has_come: bool,
     /// What the peer may never have got: what this side begins with, and its answer to what has come.
-    flights: Vec<Box<[u8]>>,
+    flights: Packets,
     /// Where a keyed check came from, and how many datagrams may still go there.
     answers: Option<(Way, u32)>,
     held: Vec<(Way, Box<[u8]>)>,
@@ -72,7 +75,7 @@ impl Provisional {
     }
 
     /// The handshake may go by this way once more. Gives what is to be sent there now.
-    pub(crate) fn allow(&mut self, way: Way) -> Vec<Box<[u8]>> {
+    pub(crate) fn allow(&mut self, way: Way) -> Packets {
         if !self.ways.contains(&way) {
             if self.ways.len() >= MAX_WAYS {
                 return Vec::new();
@@ -88,7 +91,7 @@ impl Provisional {
     }
 
     /// The peer's check came by a way. Gives what came behind it too soon, and what is to be sent there now.
-    pub(crate) fn heard(&mut self, way: Way) -> (Vec<Box<[u8]>>, Vec<Box<[u8]>>) {
+    pub(crate) fn heard(&mut self, way: Way) -> (Packets, Packets) {
         if !self.ways.contains(&way) {
             return Default::default();
         }
@@ -145,7 +148,7 @@ impl Provisional {
     }
 
     /// What the peer may never have got.
-    pub(crate) fn into_flights(self) -> Vec<Box<[u8]>> {
+    pub(crate) fn into_flights(self) -> Packets {
         self.flights
     }
 }

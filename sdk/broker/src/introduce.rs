@@ -233,8 +233,6 @@ impl Broker {
         };
         let for_asker = half(asker, target, to_target, to_asker, requests, asker_active);
         let mut for_target = half(target, asker, to_asker, to_target, Vec::new(), target_active);
-        // Who has begun is told first: it is to let the answer in, at its relay.
-        let is_begun = handshake.is_some();
         for_target.handshake = handshake;
         let (shown_to_asker, shown_to_target) = (ips(&for_asker), ips(&for_target));
         let memory = self.limits.unsolicited_after;
@@ -261,18 +259,7 @@ impl Broker {
         self.tickets.insert(ticket, record);
         self.note_pair(now, [asker_conn, target_conn], ticket);
         self.timers.set(Timer::Ticket(ticket), Some(now + self.limits.ticket_lifetime));
-        let (mut halves, mut sides) =
-            ([(target_conn, for_target), (asker_conn, for_asker)], [target_conn, asker_conn]);
-        if is_begun {
-            halves.reverse();
-            sides.reverse();
-        }
-        for (to, half) in halves {
-            self.send(to, ServerMessage::Introduction(Box::new(half)));
-        }
-        for (of, to) in [(sides[1], sides[0]), (sides[0], sides[1])] {
-            self.show_relays(now, of, to, ticket);
-        }
+        self.send_halves(now, ticket, (asker_conn, for_asker), (target_conn, for_target));
         self.outputs.push_back(Output::Event(event));
         if let Some(asker) = self.session_mut(asker_conn) {
             asker.asked.insert(ticket);
@@ -282,6 +269,25 @@ impl Broker {
             target.targeted.insert(ticket);
             shown_to_target.into_iter().for_each(|ip| target.quiet.shown.add(now, ip, memory));
         }
+    }
+
+    /// Sends each side its half of a ticket, and where the other is relayed.
+    fn send_halves(
+        &mut self,
+        now: Instant,
+        ticket: TicketId,
+        asker: (ConnId, Introduction),
+        target: (ConnId, Introduction),
+    ) {
+        // Who has begun a handshake is told first: it is to let the answer in, at its relay.
+        let has_begun = target.1.handshake.is_some();
+        let (first, second) = if has_begun { (asker, target) } else { (target, asker) };
+        let (one, other) = (first.0, second.0);
+        for (to, half) in [first, second] {
+            self.send(to, ServerMessage::Introduction(Box::new(half)));
+        }
+        self.show_relays(now, other, one, ticket);
+        self.show_relays(now, one, other, ticket);
     }
 
     /// A node says where it is relayed. Only addresses of this server's relay count, so that nobody is sent
