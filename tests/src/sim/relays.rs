@@ -7,14 +7,15 @@ use std::time::Duration;
 use meetpoint_agent::{Channel, Input, Leg, Output, Socket, StreamId, Way};
 use meetpoint_broker::RelayAccess;
 use meetpoint_proto::stun::is_stun;
+use meetpoint_proto::wire::StunServer;
 use meetpoint_proto::{ClusterNetwork, EffectiveNetwork};
 use meetpoint_turn::{ListenerId, RelayConfig, RelayId, RelayIp, StreamListener, Transport};
 
-use super::wires::{SERVER, STUN_PORTS};
+use super::wires::{SERVER, SERVER_V6, STUN_PORTS};
 use super::world::{Arrival, World};
 
 /// Behind those of the datagrams: TCP's, and TLS's.
-const STREAM_LISTENERS: [ListenerId; 2] = [ListenerId(4), ListenerId(5)];
+const STREAM_LISTENERS: [ListenerId; 2] = [ListenerId(5), ListenerId(6)];
 /// Where they are.
 const STREAM_PORTS: [u16; 2] = [STUN_PORTS[0], 5349];
 /// Where streams come from: each has a port of its own.
@@ -229,6 +230,16 @@ impl World {
 }
 
 impl World {
+    /// The server answers STUN by IPv6 too, and says so.
+    pub fn serve_ipv6(&mut self) {
+        self.cluster.stun.push(StunServer {
+            primary: SocketAddr::new(IpAddr::V6(SERVER_V6), STUN_PORTS[0]),
+            alternate: None,
+            alternate_port: None,
+        });
+        self.set_cluster_admitting_relayed();
+    }
+
     /// What the nodes send each other directly does not arrive; what a server relays does.
     pub fn block_between(&mut self, is_blocked: bool) {
         self.relaying.is_apart = is_blocked;

@@ -1,6 +1,6 @@
 //! How datagrams and control messages travel, and the rules about sending that hold in every case.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use meetpoint_agent::Socket;
@@ -13,6 +13,8 @@ use super::world::{Arrival, ServerPlace, World};
 
 /// The server's two public addresses.
 pub(super) const SERVER: [Ipv4Addr; 2] = [Ipv4Addr::new(20, 0, 0, 1), Ipv4Addr::new(20, 0, 0, 2)];
+/// Where it is by IPv6, which nothing stands in the way of.
+pub(super) const SERVER_V6: Ipv6Addr = Ipv6Addr::new(0x2a00, 0, 0, 0, 0, 0, 0, 1);
 pub(super) const STUN_PORTS: [u16; 2] = [3478, 3479];
 /// The site that the server is on, if it is on one.
 pub(super) const SERVER_SITE: usize = 0;
@@ -58,6 +60,12 @@ impl World {
         if is_private(to.ip()) {
             return;
         }
+        if to.is_ipv6() {
+            if ttl.is_none_or(|ttl| usize::from(ttl) > ROUTERS) {
+                self.cross(self.sites[site].one_way, from, to, payload);
+            }
+            return;
+        }
         if self.sites[site].is_blocked {
             return;
         }
@@ -99,8 +107,9 @@ impl World {
 
     /// The rules about sending that hold in every case.
     fn watch(&mut self, index: usize, socket: Socket, to: SocketAddr) {
-        let is_server = SERVER.iter().any(|ip| to.ip() == IpAddr::V4(*ip));
-        let primary = SocketAddr::new(IpAddr::V4(SERVER[0]), STUN_PORTS[0]);
+        let primaries =
+            [IpAddr::V4(SERVER[0]), IpAddr::V6(SERVER_V6)].map(|ip| SocketAddr::new(ip, STUN_PORTS[0]));
+        let is_server = to.ip() == SERVER_V6 || SERVER.iter().any(|ip| to.ip() == IpAddr::V4(*ip));
         let is_own = self.external(self.nodes[index].site) == Some(to.ip());
         let node = &self.nodes[index];
         let is_inside = match self.server_place {
@@ -113,7 +122,7 @@ impl World {
             Socket::Probe => (is_server || is_own) && node.probe.is_some() && !is_inside,
             Socket::Stream(_) => !is_inside,
             Socket::Main if is_relayed(to) => node.may_send.contains(&to) && !is_inside,
-            Socket::Main if is_server => to == primary && !is_inside,
+            Socket::Main if is_server => primaries.contains(&to) && !is_inside,
             Socket::Extra(number) if is_server || !node.extras.contains_key(&number) => false,
             Socket::Main | Socket::Extra(_) => {
                 let is_ticketed = node.may_send.contains(&to) || node.may_guess(to);
@@ -138,7 +147,12 @@ impl World {
         if is_relayed(to) {
             return self.push(delay + self.server_one_way, Arrival::AtRelay { from, to, payload });
         }
-        let IpAddr::V4(ip) = to.ip() else { return };
+        let IpAddr::V4(ip) = to.ip() else {
+            let site = self.nodes.iter().find(|node| node.has_ip(to.ip())).map(|node| node.site);
+            let Some(site) = site else { return };
+            let delay = delay + self.sites[site].one_way;
+            return self.push(delay, Arrival::AtHost { site, from, to, payload });
+        };
         let site = usize::from(ip.octets()[2]).wrapping_sub(10);
         if let Some(one_way) = self.sites.get(site).filter(|site| !site.is_blocked).map(|site| site.one_way) {
             self.push(delay + one_way, Arrival::AtGate { site, from, to, payload });
@@ -192,11 +206,18 @@ pub(super) fn is_private(ip: IpAddr) -> bool {
     meetpoint_proto::addr::classify(ip) != meetpoint_proto::AddressClass::Public
 }
 
-pub(super) fn listeners() -> [Listener; 4] {
+pub(super) fn listeners() -> [Listener; 5] {
     use ListenerRole::{AlternateAlt, AlternateMain, PrimaryAlt, PrimaryMain};
-    [PrimaryMain, PrimaryAlt, AlternateMain, AlternateAlt].map(|role| {
-        let index = role as usize;
-        let addr = SocketAddr::new(IpAddr::V4(SERVER[index / 2]), STUN_PORTS[index % 2]);
-        Listener { id: ListenerId(index as u8), role, addr }
+    let [first, second] = SERVER.map(IpAddr::V4);
+    let places = [
+        (PrimaryMain, first, STUN_PORTS[0]),
+        (PrimaryAlt, first, STUN_PORTS[1]),
+        (AlternateMain, second, STUN_PORTS[0]),
+        (AlternateAlt, second, STUN_PORTS[1]),
+        (PrimaryMain, IpAddr::V6(SERVER_V6), STUN_PORTS[0]),
+    ];
+    std::array::from_fn(|index| {
+        let (role, ip, port) = places[index];
+        Listener { id: ListenerId(index as u8), role, addr: SocketAddr::new(ip, port) }
     })
 }

@@ -95,7 +95,7 @@ pub(super) struct Site {
     /// What is passed on the way out, in this order.
     pub(super) gates: Vec<Gate>,
     pub(super) one_way: Duration,
-    /// UDP does not pass.
+    /// UDP by IPv4 does not pass.
     pub(super) is_blocked: bool,
 }
 
@@ -246,7 +246,7 @@ pub struct World {
     /// The one that admits now.
     pub(super) token: JoinToken,
     pub(super) token_number: usize,
-    cluster: ClusterConfig,
+    pub(super) cluster: ClusterConfig,
     pub(super) sites: Vec<Site>,
     /// The nodes.
     pub nodes: Vec<Node>,
@@ -408,7 +408,7 @@ impl World {
         self.stun.handle(self.start + self.now, input);
     }
 
-    /// UDP passes a site, or not.
+    /// UDP by IPv4 passes a site, or not.
     pub fn block_udp(&mut self, site: usize, is_blocked: bool) {
         self.sites[site].is_blocked = is_blocked;
     }
@@ -540,19 +540,20 @@ impl World {
         node
     }
 
-    /// Puts a node on a second network of its site.
+    /// Puts a node on a second network of its site, by IPv4 or IPv6.
     pub fn join_second_network(&mut self, node: usize, second_ip: IpAddr) {
         self.nodes[node].second_ip = Some(second_ip);
         let ip = self.nodes[node].ip;
-        self.tell_addresses(node, &[(ip, 24), (second_ip, 24)]);
+        self.tell_addresses(node, &[(ip, 24), (second_ip, if second_ip.is_ipv6() { 64 } else { 24 })]);
     }
 
     fn tell_addresses(&mut self, node: usize, addresses: &[(IpAddr, u8)]) {
         let loopback = (IpAddr::V4(Ipv4Addr::LOCALHOST), 8);
         let all = std::iter::once(&loopback).chain(addresses);
-        let list = all.map(|&(ip, prefix_len)| Interface { ip, prefix_len }).collect();
-        let port_v4 = Some(self.nodes[node].main_port);
-        self.input(node, Input::Interfaces { list, port_v4, port_v6: None });
+        let list: Vec<Interface> = all.map(|&(ip, prefix_len)| Interface { ip, prefix_len }).collect();
+        let port = self.nodes[node].main_port;
+        let port_v6 = list.iter().any(|interface| interface.ip.is_ipv6()).then_some(port);
+        self.input(node, Input::Interfaces { list, port_v4: Some(port), port_v6 });
     }
 
     /// A node sends data by its path, as QUIC would.

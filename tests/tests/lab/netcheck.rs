@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use meetpoint_cli::lab::probe::{Dependence, Measurement};
 use meetpoint_cli::lab::{Host, Lab, NatKind, SERVER_ADDRS};
-use meetpoint_tests::binary::{Node, Server, meetpoint};
+use meetpoint_tests::binary::{Server, meetpoint};
 use meetpoint_tests::lab::lab_or_skip;
 use serde_json::{Value, json};
 
@@ -99,22 +99,22 @@ fn each_nat_is_named_as_what_it_is() {
 }
 
 /// A silent router, two of which the first is silent, two that say who they are, and one that answers from the address under which the
-/// world sees it. A node tells its server the same as netcheck says.
+/// world sees it.
 #[test]
 fn routers_tell_who_translates() {
     let Some(mut lab) = lab_or_skip("routers_tell_who_translates") else { return };
     let data = tempfile::tempdir().expect("a directory");
     let server = serve(&lab, data.path());
-    let (url, token) = (server.url(), server.join_token());
+    let (url, token) = (format!("https://{}:8080", SERVER_ADDRS[0]), server.join_token());
     let silence = "add table ip mute; add chain ip mute out { type filter hook output priority filter; }; \
                    add rule ip mute out ip protocol icmp drop";
     let one_by_its_name = "one address translator: the first router answers from the public address";
     let two_at_most = "likely 2 address translators, at most";
-    let cases: [(NatKind, &[&str], Value, &str); 4] = [
-        (NatKind::PortRestricted, &["nft", silence], Value::Null, "unknown"),
-        (NatKind::DoubleNat, &["nft", silence], Value::Null, "unknown"),
-        (NatKind::DoubleNat, &[], json!({ "at_most": 2, "proven": false }), two_at_most),
-        (NatKind::PortRestricted, &["ip", "route"], json!({ "at_most": 1, "proven": true }), one_by_its_name),
+    let cases: [(NatKind, &[&str], &str); 4] = [
+        (NatKind::PortRestricted, &["nft", silence], "unknown"),
+        (NatKind::DoubleNat, &["nft", silence], "unknown"),
+        (NatKind::DoubleNat, &[], two_at_most),
+        (NatKind::PortRestricted, &["ip", "route"], one_by_its_name),
     ];
     let mut hosts = Vec::new();
     for (kind, change, ..) in &cases {
@@ -139,17 +139,7 @@ fn routers_tell_who_translates() {
         command.stdout(Stdio::piped()).spawn().expect("it runs")
     };
     let running: Vec<_> = hosts.iter().map(check).collect();
-    for (at, ((host, running), (kind, change, expect, words))) in
-        hosts.iter().zip(running).zip(&cases).enumerate()
-    {
-        let name = format!("subject-{at}");
-        let mut node = Node::start(host.command(meetpoint()), &url, &name, Some(&token), &[]);
-        let mut told = node.event("behavior");
-        while told["depth"].is_null() && !expect.is_null() {
-            told = node.event("behavior");
-        }
-        assert_eq!(&told["depth"], expect, "{kind:?} {change:?}");
-        assert_eq!(node.process.terminate().expect("a clean end").code(), Some(0));
+    for (running, (kind, change, words)) in running.into_iter().zip(&cases) {
         let text = running.wait_with_output().expect("it ends").stdout;
         let text = String::from_utf8(text).expect("text");
         let line = text.lines().find_map(|line| line.strip_prefix("depth")).expect("a line about it");
