@@ -10,12 +10,14 @@ use quinn::{ConnectionError, RecvStream, SendDatagramError, SendStream, VarInt};
 use tokio::sync::watch;
 
 use crate::datagrams::{self, Datagrams};
+use crate::quic::Watch;
 use crate::shared::PeerUse;
 
 /// An encrypted connection to one peer, whose key it has proven. Cheap to clone; closed when the last
 /// clone is dropped.
 ///
-/// It outlives changes of the path below it: streams go on, and [`Connection::path`] tells.
+/// It outlives changes of the path below it: streams go on, and [`Connection::path`] tells. With no path at all it ends after 40 s,
+/// as if this side had closed it.
 #[derive(Debug, Clone)]
 pub struct Connection {
     local: NodeId,
@@ -23,7 +25,7 @@ pub struct Connection {
     quic: quinn::Connection,
     datagrams: Arc<Datagrams>,
     path: watch::Receiver<PathInfo>,
-    _in_use: Arc<PeerUse>,
+    _held: Arc<(Arc<PeerUse>, Watch)>,
 }
 
 /// The way by which a peer is reached.
@@ -78,10 +80,10 @@ impl Connection {
         peer: NodeId,
         quic: quinn::Connection,
         path: watch::Receiver<PathInfo>,
-        in_use: Arc<PeerUse>,
+        held: (Arc<PeerUse>, Watch),
     ) -> Self {
         let datagrams = Arc::new(Datagrams::new(quic.clone()));
-        Self { local, peer, quic, datagrams, path, _in_use: in_use }
+        Self { local, peer, quic, datagrams, path, _held: Arc::new(held) }
     }
 
     /// What is below, for what this crate offers on top of it.

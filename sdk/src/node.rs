@@ -308,7 +308,8 @@ impl Node {
         in_use: Arc<PeerUse>,
     ) -> Result<Connection, ConnectError> {
         let path = self.shared.path(&peer).ok_or(QuicError::NoPath)?;
-        Ok(Connection::new(self.id, peer, quic, path, in_use))
+        let watch = self.quic.watch(peer, &quic);
+        Ok(Connection::new(self.id, peer, quic, path, (in_use, watch)))
     }
 
     /// The next connection of a peer; `None` once the node has ended. Cancelling loses nothing.

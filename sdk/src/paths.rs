@@ -18,11 +18,13 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use meetpoint_agent::{Channel, Leg, Socket, Way};
 use meetpoint_proto::{NodeId, addr};
 use thiserror::Error;
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use crate::provisional::{Packets, Provisional, Wanted};
 use crate::usage::Flow;
@@ -96,8 +98,8 @@ pub(crate) struct PathTable {
     table: RwLock<Table>,
     /// Data goes to a peer that nobody watches.
     woken: Notify,
-    /// A peer has a path.
-    routed: Notify,
+    /// A peer has a path, or has one no more.
+    rerouted: Notify,
 }
 
 /// The first datagram of a handshake, and where it is to go now.
@@ -151,7 +153,7 @@ impl PathTable {
     /// check tells to which. Gives what of a handshake that has begun before is to be sent again.
     pub(crate) fn set(&self, peer: &NodeId, way: Way) -> Result<Vec<Flight>, PathError> {
         let flights = self.write().set(peer, normal(way))?;
-        self.routed.notify_waiters();
+        self.rerouted.notify_waiters();
         Ok(flights)
     }
 
@@ -214,9 +216,23 @@ impl PathTable {
 
     /// Waits until `peer` has a path.
     pub(crate) async fn routed(&self, peer: &NodeId) {
+        self.until(|| self.route_to(peer).is_some()).await;
+    }
+
+    /// Waits until `peer` has had no path for so long.
+    pub(crate) async fn unrouted_for(&self, peer: &NodeId, patience: Duration) {
         loop {
-            let changed = self.routed.notified();
-            if self.route_to(peer).is_some() {
+            self.until(|| self.route_to(peer).is_none()).await;
+            if timeout(patience, self.routed(peer)).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn until(&self, is_so: impl Fn() -> bool) {
+        loop {
+            let changed = self.rerouted.notified();
+            if is_so() {
                 return;
             }
             changed.await;
@@ -244,6 +260,7 @@ impl PathTable {
     /// Forgets all of a peer's paths: nothing is sent to it, nothing heard from it.
     pub(crate) fn remove(&self, peer: &NodeId) {
         self.write().remove(peer);
+        self.rerouted.notify_waiters();
     }
 
     /// The way to `peer`, if it has one.

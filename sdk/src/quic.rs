@@ -25,7 +25,7 @@ use quinn::{
 use rustls::sign::CertifiedKey;
 use thiserror::Error;
 use tokio::sync::mpsc;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::timeout;
 
 use crate::key::NodeKey;
@@ -42,13 +42,21 @@ const SERVER_NAME: &str = "meetpoint.invalid";
 /// The least a path must carry (RFC 9000, section 14), and all that is ever sent.
 const MTU: u16 = 1200;
 
-/// The agent's checks keep NATs awake; this only shows that the other end is alive, twice within its patience. QUIC
-/// repeats one that is lost.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// The agent's checks keep NATs awake and show that the peer is there; this only shows that its end of the connection still
+/// is, twice within the patience below. More often would cost much where a NAT has just moved: QUIC repeats an unanswered one
+/// within milliseconds, again and again. The side that connects asks, and the answer shows the same to the other.
+const KEEP_ALIVE: Duration = Duration::from_secs(100);
 
-/// Silence after which a connection is lost. Long enough to punch a new path a few times under
-/// it, which the streams then survive.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(45);
+/// Silence after which a connection is lost, if there is a path. Where there is none [`LOST_AFTER`] is sooner.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(240);
+
+/// The same two for connections to a peer that introduces: whether it still does should be known soon.
+const INTRODUCER_KEEP_ALIVE: Duration = Duration::from_secs(20);
+const INTRODUCER_IDLE_TIMEOUT: Duration = Duration::from_secs(45);
+
+/// Time without any path after which a connection is lost. Long enough to punch a new path a few times under
+/// it, which the streams then survive: with the 5 s after which a path that leaves data unanswered is given up, 45 s.
+const LOST_AFTER: Duration = Duration::from_secs(40);
 
 /// A handshake takes two round trips; this allows for lost packets on the slowest of paths.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -83,6 +91,9 @@ const CLOSE_WRONG_PATH: VarInt = VarInt::from_u32(1);
 
 /// Close code: nobody has taken the connection, and too many wait.
 const CLOSE_BUSY: VarInt = VarInt::from_u32(2);
+
+/// Close code: no path is left. The peer only gets it if one comes back in this very moment.
+const CLOSE_LOST: VarInt = VarInt::from_u32(3);
 
 /// Connections that wait for the application to take them.
 pub(crate) const ACCEPT_QUEUE: usize = 64;
@@ -179,6 +190,16 @@ pub(crate) fn is_refusal(error: &ConnectionError) -> bool {
     }
 }
 
+/// Ends a connection whose peer has had no path for [`LOST_AFTER`]; for as long as it is held.
+#[derive(Debug)]
+pub(crate) struct Watch(AbortHandle);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// How both verifiers' refusal looks on the wire: the TLS alert `access_denied` (RFC 8446,
 /// section 6.2) as a QUIC error (RFC 9001, section 4.8).
 fn access_denied() -> TransportErrorCode {
@@ -271,6 +292,22 @@ impl Quic {
         self.connect_for(peer, rtt, meet::ALPN).await
     }
 
+    /// Watches over a connection of the application's.
+    pub(crate) fn watch(&self, peer: NodeId, connection: &Connection) -> Watch {
+        self.watch_with(LOST_AFTER, peer, connection)
+    }
+
+    fn watch_with(&self, patience: Duration, peer: NodeId, connection: &Connection) -> Watch {
+        let (paths, connection) = (Arc::clone(&self.paths), connection.clone());
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                _ = connection.closed() => {}
+                () = paths.unrouted_for(&peer, patience) => connection.close(CLOSE_LOST, b"no path is left"),
+            }
+        });
+        Watch(task.abort_handle())
+    }
+
     /// Ends all connections, and waits until their peers have been told.
     pub(crate) async fn close(&self, reason: &str) {
         self.endpoint.close(CLOSE_DONE, reason.as_bytes());
@@ -287,8 +324,14 @@ impl Quic {
         let mut tls = raw_key::client_config(&self.identity, *peer)?;
         tls.alpn_protocols = vec![protocol.to_vec()];
         let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
-        let mut transport = transport_config();
-        transport.initial_rtt(rtt.clamp(MIN_INITIAL_RTT, MAX_INITIAL_RTT));
+        let (keep_alive, idle_timeout) = match protocol {
+            meet::ALPN => (INTRODUCER_KEEP_ALIVE, INTRODUCER_IDLE_TIMEOUT),
+            _ => (KEEP_ALIVE, IDLE_TIMEOUT),
+        };
+        let mut transport = transport_config(idle_timeout);
+        transport
+            .keep_alive_interval(Some(keep_alive))
+            .initial_rtt(rtt.clamp(MIN_INITIAL_RTT, MAX_INITIAL_RTT));
         config.transport_config(Arc::new(transport));
         Ok(config)
     }
@@ -406,7 +449,7 @@ fn server_config(
     let mut tokens = ValidationTokenConfig::default();
     // Checks have validated every address that gets this far.
     tokens.sent(0);
-    let mut transport = transport_config();
+    let mut transport = transport_config(IDLE_TIMEOUT);
     transport.initial_rtt(ACCEPT_INITIAL_RTT);
     config
         .transport_config(Arc::new(transport))
@@ -416,14 +459,14 @@ fn server_config(
     Ok(config)
 }
 
-fn transport_config() -> TransportConfig {
+/// The shorter of both sides' patience counts.
+fn transport_config(idle_timeout: Duration) -> TransportConfig {
     let mut config = TransportConfig::default();
-    let idle_ms = u32::try_from(IDLE_TIMEOUT.as_millis()).unwrap_or(u32::MAX);
+    let idle_ms = u32::try_from(idle_timeout.as_millis()).unwrap_or(u32::MAX);
     config
         .initial_mtu(MTU)
         .min_mtu(MTU)
         .mtu_discovery_config(None)
-        .keep_alive_interval(Some(KEEP_ALIVE))
         .max_idle_timeout(Some(VarInt::from_u32(idle_ms).into()))
         .max_concurrent_bidi_streams(MAX_STREAMS.into())
         .max_concurrent_uni_streams(MAX_STREAMS.into())

@@ -450,7 +450,7 @@ impl Agent {
     /// The NAT may have moved the mappings: has them observed now rather than at the next refresh.
     pub(crate) fn suspect_mappings(&mut self, now: Instant) {
         for (ipv6, observer) in &mut self.observers {
-            observer.suspect(now);
+            observer.look_by(now);
             self.timers.set(Timer::Observe(*ipv6), Some(observer.deadline()));
         }
     }

@@ -145,7 +145,7 @@ impl Agent {
         } else if is_wanted {
             // The peer checks again if this one is too early or gets lost.
             let _ = self.send_check(now, peer, ticket, way);
-            self.doubt(now, peer);
+            self.doubt_having_heard(now, peer, way);
         } else if is_direct && !is_current {
             // It may have moved back to where it has been before. By a relay it sends now and then anyway.
             self.doubt(now, peer);
@@ -153,9 +153,7 @@ impl Agent {
         if let Some(link) = self.links.get_mut(&peer) {
             link.kept_by_peer(now, way, self.env.keepalive.interval());
             self.set_link_timer(peer);
-            if !is_direct {
-                self.observe_before_next_check(now);
-            }
+            self.observe_before_next_check(now);
         }
         self.env.counters.checks_answered += 1;
         let answer = stun::check_answer(check, way.remote, &send);
@@ -227,8 +225,14 @@ impl Agent {
         };
         let elapsed = now.saturating_duration_since(since);
         let change = link.confirm(now, &confirmation, elapsed);
+        let is_seen_elsewhere = link.is_seen_elsewhere(way, answer.mapped());
         self.tell_path(now, sent.peer, change);
         self.way_answered(now, sent.peer, sent.to);
+        self.observe_before_next_check(now);
+        if is_seen_elsewhere {
+            // This node's NAT has moved it, and the peer's let it in all the same; what else depends on it does not know yet.
+            self.suspect_mappings(now);
+        }
         self.finish_requests(sent.peer);
         self.set_link_timer(sent.peer);
     }
@@ -239,9 +243,12 @@ impl Agent {
         let Some(punch) = self.punches.get_mut(&sent.ticket) else { return now };
         let (since, elapsed) = (punch.since, now.saturating_duration_since(punch.introduced));
         let is_first = punch.verified(now, sent.to, kind);
+        let is_told_elsewhere = punch.is_told_elsewhere;
         self.timers.set(Timer::Ticket(sent.ticket), Some(punch.deadline()));
         if is_first {
             self.env.counters.tickets_direct += 1;
+        }
+        if is_first && !is_told_elsewhere {
             let elapsed_ms = u32::try_from(millis(elapsed)).unwrap_or(u32::MAX);
             let rtt = now.saturating_duration_since(sent.at);
             self.tell_result(sent.ticket, TicketOutcome::Direct { elapsed_ms }, Some(rtt));

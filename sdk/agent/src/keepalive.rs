@@ -13,8 +13,6 @@ const FLOOR: Duration = Duration::from_secs(15);
 const DEFAULT: Duration = Duration::from_secs(20);
 /// What the repetitions of an unanswered check take, which are to come in time.
 const REPETITIONS: Duration = Duration::from_secs(5);
-/// Between two observations of a mapping that checks of a peer keep alive: they also show, sooner, that it has moved.
-const SHARED: Duration = Duration::from_secs(60);
 /// The longest, whatever the NAT remembers: consent ends after 30 s (RFC 7675, section 5.1) and has to be renewed
 /// before, and what the server knows of a node that its NAT has moved should not be older.
 const CEILING: Duration = Duration::from_secs(25);
@@ -27,8 +25,6 @@ pub(crate) struct Keepalive {
     forgotten: Option<Duration>,
     /// At the last look the mapping was another one.
     has_moved: bool,
-    /// The NAT has one mapping for all destinations, and a peer is spoken to by it.
-    pub(crate) is_shared: bool,
 }
 
 impl Keepalive {
@@ -36,11 +32,6 @@ impl Keepalive {
     pub(crate) fn interval(&self) -> Duration {
         let life = self.measured.or(self.forgotten);
         life.map_or(DEFAULT, |life| life.saturating_sub(REPETITIONS).clamp(FLOOR, CEILING))
-    }
-
-    /// How long the mapping towards the server may go unseen.
-    pub(crate) fn observation(&self) -> Duration {
-        if self.is_shared { SHARED } else { self.interval() }
     }
 
     /// The longest silence that the NAT was seen to remember.

@@ -7,6 +7,9 @@
 //! Silence is an answer here, so it has to be trusted: it counts only if the same question is answered just after, with a
 //! fresh mapping. Where the server or the NAT does not play along from the start, nothing is said.
 //!
+//! A NAT that has restarted meanwhile, or gives out other mappings now and then, has forgotten for another reason than silence: if the
+//! main socket's mapping is another one since, the trial is made again.
+//!
 //! A mapping that has carried packets both ways for some seconds is kept for longer by many NATs (Linux among them), and
 //! it is such mappings that a node has: the socket speaks twice before it falls silent.
 
@@ -31,6 +34,9 @@ const BOUNDS: (Duration, Duration) = (Duration::from_secs(15), Duration::from_se
 const CLOSE: f64 = 1.25;
 /// Silences, at most: six halvings of the bounds' logarithms are more than is needed.
 const MAX_TRIALS: u32 = 6;
+/// So often a silence is tried again in which the NAT has moved the node. One that does so more often than this is long is as
+/// good as one that forgets it.
+const MAX_REPEATS: u32 = 2;
 /// Between the two exchanges before a silence; Linux takes a mapping that is in use after 2 s for a lasting one.
 const PRIMING: Duration = Duration::from_secs(3);
 /// When copies of a question are sent, counted from the first, and until when an answer counts.
@@ -94,6 +100,12 @@ pub(crate) struct Lifetime {
     remembered: Option<Duration>,
     forgotten: Duration,
     trials: u32,
+    /// How often this node had been moved when the silence began.
+    rebound: u64,
+    /// How often the silence on trial was tried again.
+    repeats: u32,
+    /// A copy of the question after a silence was needed: the NAT may have moved the node.
+    is_suspicious: bool,
 }
 
 impl Lifetime {
@@ -110,7 +122,15 @@ impl Lifetime {
             remembered: None,
             forgotten: BOUNDS.1,
             trials: 0,
+            rebound: 0,
+            repeats: 0,
+            is_suspicious: false,
         }
+    }
+
+    /// True, once, when it should be looked whether the NAT has moved the node.
+    fn take_suspicion(&mut self) -> bool {
+        std::mem::take(&mut self.is_suspicious)
     }
 
     pub(crate) fn is_done(&self) -> bool {
@@ -182,6 +202,7 @@ impl Lifetime {
                 self.question = None;
                 match self.silence {
                     Some(silence) => {
+                        self.rebound = env.counters.rebound;
                         self.phase = Phase::Silent { until: now + silence, port: mapped.port() };
                     }
                     None => self.ask(env, now, mapped.port()),
@@ -215,6 +236,8 @@ impl Lifetime {
         }
         question.sent += 1;
         let id = question.id;
+        let is_asking = matches!(self.phase, Phase::Asking { .. });
+        self.is_suspicious |= is_asking && self.silence.is_some() && question.sent == 2;
         match self.phase {
             Phase::Asking { port } => {
                 env.transmit_main(now, self.server, stun::binding_answered_at(id, port));
@@ -227,6 +250,11 @@ impl Lifetime {
         if let Some(silence) = self.silence {
             self.remembered = Some(silence);
         } else if let Some(doubted) = self.doubted.take() {
+            if env.counters.rebound > self.rebound && self.repeats < MAX_REPEATS {
+                self.repeats += 1;
+                self.silence = Some(doubted);
+                return self.prime(env, now, false);
+            }
             self.forgotten = doubted;
         }
         self.next_trial(env, now);
@@ -251,6 +279,7 @@ impl Lifetime {
             return self.stop(env);
         }
         self.trials += 1;
+        self.repeats = 0;
         let middle = Duration::from_secs_f64((low * high).sqrt());
         self.silence = Some(match self.hint {
             Some(hint) if self.remembered.is_none() && self.forgotten > hint => hint,
@@ -287,17 +316,13 @@ impl Agent {
         }
     }
 
-    /// Where the NAT has one mapping for all, what goes to a peer keeps that towards the server too.
-    pub(crate) fn review_keepalive(&mut self) {
-        let mapping = self.behavior.and_then(|behavior| behavior.mapping);
-        let is_one = matches!(mapping, Some(Mapping::None | Mapping::EndpointIndependent));
-        self.env.keepalive.is_shared = is_one && self.links.values().any(|link| link.keeps_mapping());
-    }
-
     /// Does what is due of the measurement.
     pub(crate) fn run_lifetime(&mut self, now: Instant) {
         if let Some(lifetime) = &mut self.lifetime {
             lifetime.handle_timeout(&mut self.env, now);
+            if lifetime.take_suspicion() {
+                self.suspect_mappings(now);
+            }
         }
         self.end_lifetime();
     }

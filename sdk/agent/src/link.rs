@@ -71,6 +71,8 @@ struct Route {
     is_double: bool,
     smoothed: Duration,
     newest: Duration,
+    /// Where the peer sees this node's checks come from.
+    seen_at: Option<SocketAddr>,
     unanswered: u32,
     /// It can carry data: a relay leg needs a channel first.
     is_ready: bool,
@@ -106,6 +108,8 @@ pub(crate) struct Link {
     pub(crate) member_until_unix_s: u64,
     /// Nothing but a relay brings the two together, as far as was known of both NATs at the newest introduction.
     pub(crate) settles_for_relay: bool,
+    /// The peer's NAT lets in nothing from an address and port that the peer has not sent to, as far as was known then.
+    pub(crate) is_strict: bool,
     /// Running tickets.
     pub(crate) punches: BTreeSet<TicketId>,
     /// The application holds a connection that this side asked for: a lost path is asked for anew.
@@ -143,6 +147,7 @@ impl Link {
             present: true,
             member_until_unix_s: 0,
             settles_for_relay: false,
+            is_strict: false,
             punches: BTreeSet::new(),
             held: false,
             username: format!("{peer}:{own}"),
@@ -305,6 +310,7 @@ impl Link {
             is_double,
             smoothed: rtt,
             newest: rtt,
+            seen_at: None,
             unanswered: 0,
             is_ready: false,
         });
@@ -333,6 +339,13 @@ impl Link {
         change
     }
 
+    /// The peer says where it sees this node by a way; true if that was elsewhere before.
+    pub(crate) fn is_seen_elsewhere(&mut self, way: Way, seen_at: Option<SocketAddr>) -> bool {
+        let route = self.routes.get_mut(&way);
+        let before = route.and_then(|route| std::mem::replace(&mut route.seen_at, seen_at));
+        before.is_some_and(|before| seen_at.is_some_and(|seen_at| seen_at != before))
+    }
+
     /// Data flows, as far as the shell has said.
     pub(crate) fn is_busy(&self, now: Instant) -> bool {
         self.busy_until.is_some_and(|until| now < until)
@@ -356,11 +369,6 @@ impl Link {
         if is_well && !self.is_busy(now) {
             self.consent.set(way, Some(now + keepalive));
         }
-    }
-
-    /// True if a direct way leaves by the main socket.
-    pub(crate) fn keeps_mapping(&self) -> bool {
-        self.routes.iter().any(|(way, route)| way.leg == Leg::Main && route.kind == PathKind::Direct)
     }
 
     /// The way in use is to answer now.
@@ -412,9 +420,8 @@ impl Link {
     /// for without an answer. Ways that were silent for too long are dropped.
     pub(crate) fn next_consent(&mut self, now: Instant) -> Option<(Way, TicketId, u32)> {
         while let Some(way) = self.consent.pop_due(now) {
+            let is_spare = self.is_spare(now, way);
             let Some(route) = self.routes.get_mut(&way) else { continue };
-            let is_spare = route.kind == PathKind::Relayed
-                && self.direct_since.is_some_and(|since| now >= since + RELAY_WARM);
             if route.unanswered >= MAX_UNANSWERED || is_spare {
                 self.routes.remove(&way);
                 continue;
@@ -427,6 +434,15 @@ impl Link {
             }
         }
         None
+    }
+
+    /// A relayed way beside a direct one that has lasted; or, where no data flows, one by two relays beside one by one.
+    fn is_spare(&self, now: Instant, way: Way) -> bool {
+        let Some(route) = self.routes.get(&way) else { return false };
+        let is_simpler =
+            |other: &Route| other.rank() < route.rank() && other.is_ready && other.unanswered == 0;
+        (route.kind == PathKind::Relayed && self.has_lasted(now))
+            || (route.is_double && !self.is_busy(now) && self.routes.values().any(is_simpler))
     }
 
     /// Picks the way to use.

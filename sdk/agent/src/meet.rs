@@ -8,7 +8,7 @@ use meetpoint_proto::wire::{
     Candidate, CandidateKind, CertificateText, ClientMessage, Introduction, MAX_RELAY_CANDIDATES, Refusal,
     RevocationText, TicketOutcome,
 };
-use meetpoint_proto::{Certificate, Code, NodeId, Revocation, TicketId, addr};
+use meetpoint_proto::{Certificate, Code, Filtering, NodeId, Revocation, TicketId, addr};
 
 use crate::agent::{Agent, Timer};
 use crate::api::{AllocationId, BackoffConfig, Leg, Output, PathKind, Way};
@@ -32,6 +32,8 @@ const MAX_LIFETIME: Duration = Duration::from_secs(30);
 /// that physics keeps apart stays apart until a network changes.
 const UPGRADES: BackoffConfig =
     BackoffConfig { base: Duration::from_secs(15), max: Duration::from_secs(600), give_up_after: None };
+/// The same where physics keeps the two apart, as far as both know their NATs: whichever side's network changes tries at once.
+const HOPELESS_UPGRADE: Duration = Duration::from_secs(30 * 60);
 /// The first attempt to get a lost path back comes within this: the application waits.
 const REPAIR_SOON: Duration = Duration::from_millis(250);
 /// After a change of the network: the new mapping has to be observed first.
@@ -111,6 +113,9 @@ impl Agent {
         let is_direct = |link: &Link| link.kind() == Some(PathKind::Direct);
         let is_well_off = punch.is_unhurried && self.links.get(&peer.node).is_some_and(is_direct);
         punch.probe = introduction.probe;
+        let is_only = self.links.get(&peer.node).is_some_and(|link| link.punches.is_empty());
+        punch.is_told_elsewhere =
+            is_well_off && is_only && introduction.requests.is_empty() && !introduction.probe;
         punch.relayed_trip = self.relayed_trip(introduction.peer_rtt_ms);
         let mut named = Vec::new();
         if introduction.active {
@@ -129,6 +134,8 @@ impl Agent {
         link.present = true;
         link.settles_for_relay = punch.settles_for_relay;
         link.is_provisional |= has_begun;
+        link.is_strict =
+            introduction.peer.and_then(|nat| nat.filtering) == Some(Filtering::AddressAndPortDependent);
         link.punches.insert(ticket);
         link.add_keys(TicketKeys {
             ticket,
@@ -136,6 +143,9 @@ impl Agent {
             recv: Key::of_ticket(&introduction.recv_key),
         });
         self.env.counters.tickets += 1;
+        if introduction.active {
+            self.supersede(&peer.node, ticket);
+        }
         self.punches.insert(ticket, punch);
         self.handshake_came(peer.node, introduction);
         self.run_ticket(now, ticket);
@@ -144,8 +154,20 @@ impl Agent {
             self.add_relay_ways(now, ticket, &named, None);
         }
         if self.links.get(&peer.node).is_some_and(Link::is_open) {
-            self.doubt(now, peer.node);
+            self.introduced_anew(now, peer.node, ticket);
             self.finish_requests(peer.node);
+        }
+    }
+
+    /// Where nobody waits, tickets of before a new one only answer: they name where the peer has been, and the new one
+    /// names all places of now.
+    fn supersede(&mut self, peer: &NodeId, newest: TicketId) {
+        let Some(link) = self.links.get(peer) else { return };
+        for ticket in link.punches.iter().filter(|ticket| **ticket != newest) {
+            if let Some(punch) = self.punches.get_mut(ticket).filter(|punch| punch.is_unhurried) {
+                punch.fall_silent();
+                self.timers.set(Timer::Ticket(*ticket), Some(punch.deadline()));
+            }
         }
     }
 
@@ -230,10 +252,10 @@ impl Agent {
         if !punch.is_direct() && kind == Some(PathKind::Relayed) {
             self.env.counters.tickets_relayed += 1;
             let rtt = self.links.get(&punch.peer).and_then(Link::rtt);
-            self.tell_result(ticket, TicketOutcome::Relayed, rtt);
+            self.tell_end(ticket, &punch, TicketOutcome::Relayed, rtt);
         } else if !punch.is_direct() {
             self.env.counters.tickets_failed += 1;
-            self.tell_result(ticket, TicketOutcome::Failed, None);
+            self.tell_end(ticket, &punch, TicketOutcome::Failed, None);
         }
         for number in self.requests.of_ticket(ticket) {
             self.fail_request(now, number, Refusal::new(Code::NoPath).detail(punch.plan));
@@ -250,6 +272,12 @@ impl Agent {
         self.drop_idle_link(punch.peer);
     }
 
+    fn tell_end(&mut self, ticket: TicketId, punch: &Punch, outcome: TicketOutcome, rtt: Option<Duration>) {
+        if !punch.is_told_elsewhere {
+            self.tell_result(ticket, outcome, rtt);
+        }
+    }
+
     pub(crate) fn tell_result(&mut self, ticket: TicketId, outcome: TicketOutcome, rtt: Option<Duration>) {
         if self.control.is_member() {
             let rtt_us = rtt.map(|rtt| u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX));
@@ -258,7 +286,6 @@ impl Agent {
     }
 
     pub(crate) fn tell_path(&mut self, now: Instant, peer: NodeId, change: Change) {
-        self.review_keepalive();
         match change {
             Change::None => {}
             Change::Moved(path) => {
@@ -431,11 +458,10 @@ impl Agent {
     pub(crate) fn schedule_upgrade(&mut self, now: Instant, peer: NodeId) {
         let is_its =
             |link: &Link| link.held && link.punches.is_empty() && link.kind() == Some(PathKind::Relayed);
-        if !self.links.get(&peer).is_some_and(is_its) {
-            return;
-        }
+        let Some(link) = self.links.get(&peer).filter(|link| is_its(link)) else { return };
+        let least = if link.settles_for_relay { HOPELESS_UPGRADE } else { Duration::ZERO };
         let backoff = self.upgrades.entry(peer).or_insert_with(|| Backoff::new(UPGRADES));
-        let delay = UPGRADE_SOON + backoff.next_delay(&mut self.env.rng);
+        let delay = UPGRADE_SOON + backoff.next_delay(&mut self.env.rng).max(least);
         self.timers.set(Timer::Upgrade(peer), Some(now + delay));
     }
 

@@ -8,7 +8,8 @@
 //! all later ones carry the nonce, so the server sees one that was delivered to that very source.
 //!
 //! What only looks whether the mapping is still the same says a fifth of that: a plain Binding, whose answer nothing protects. If it
-//! names another mapping, or does not come, it is asked in the other manner, and only that answer is believed.
+//! names another mapping, or does not come, it is asked in the other manner, and only that answer is believed. A nonce is good for
+//! the source that it was made for, so after a move the first of those names only the user, as the very first one did.
 //!
 //! The answers name the mapping. Another one than before means that the NAT has forgotten the node or was restarted:
 //! no peer reaches it where it used to be.
@@ -38,14 +39,14 @@ const RETRY: Duration = Duration::from_secs(10);
 /// Challenges answered in a row; more means that the credential is not accepted.
 const MAX_CHALLENGES: u32 = 3;
 
-/// The part of the keepalive's interval after which the node looks at its mapping when a peer has checked: the peer's next
-/// check comes after nine tenths of its own at the earliest.
-const BEFORE_NEXT_CHECK: f64 = 0.8;
+/// The part of the keepalive's interval after which the node looks at its mapping when a peer has checked: the next
+/// check comes after nine tenths of it at the earliest.
+const BEFORE_NEXT_CHECK: f64 = 0.85;
 
 #[derive(Debug)]
 enum State {
-    /// The next request is due then; somebody has a reason to think that the mapping is another one.
-    Idle { until: Instant, is_suspect: bool },
+    /// The next request is due then.
+    Idle { until: Instant },
     /// A request is under way; a plain one, to see whether anything has changed.
     Asking { id: TransactionId, sent: u32, again_at: Instant, is_plain: bool },
 }
@@ -69,6 +70,8 @@ pub(crate) struct Observer {
     password: String,
     credential: Option<Credential>,
     challenges: u32,
+    /// The server was seen to give the node another mapping than the one that the challenge came to.
+    is_outdated: bool,
     state: State,
     /// Nothing has answered so many transmissions, and nothing since.
     is_silent: bool,
@@ -78,13 +81,14 @@ pub(crate) struct Observer {
 
 impl Observer {
     pub(crate) fn new(now: Instant, server: SocketAddr, username: String, password: String) -> Self {
-        let state = State::Idle { until: now, is_suspect: false };
+        let state = State::Idle { until: now };
         Self {
             server,
             username,
             password,
             credential: None,
             challenges: 0,
+            is_outdated: false,
             state,
             is_silent: false,
             mapped: None,
@@ -113,30 +117,37 @@ impl Observer {
         }
     }
 
-    /// Asks at once, unless it does already: the NAT may have moved the mapping.
-    pub(crate) fn suspect(&mut self, now: Instant) {
-        if let State::Idle { .. } = self.state {
-            self.state = State::Idle { until: now, is_suspect: true };
-        }
-    }
-
-    /// Looks by then at the latest.
+    /// Looks by then at the latest; does it already, that is as good.
     pub(crate) fn look_by(&mut self, at: Instant) {
-        if let State::Idle { until, .. } = &mut self.state {
+        if let State::Idle { until } = &mut self.state {
             *until = at.min(*until);
         }
     }
 
+    /// Looks then, or when the mapping has not been seen for as long as it may; sooner only if it is about to.
+    fn look_at(&mut self, now: Instant, at: Instant, longest: Duration) {
+        if let (State::Idle { until }, Some((_, heard))) = (&mut self.state, self.mapped)
+            && *until > now
+        {
+            *until = at.min(heard + longest);
+        }
+    }
+
+    /// The server has named the mapping since then, or so little before.
+    pub(crate) fn has_looked_since(&self, then: Instant, before: Duration) -> bool {
+        self.mapped.is_some_and(|(_, heard)| heard + before >= then)
+    }
+
     /// Asks at once: the network is another one, and so may be the mapping.
     pub(crate) fn refresh(&mut self, now: Instant) {
-        self.state = State::Idle { until: now, is_suspect: true };
+        self.state = State::Idle { until: now };
         self.mapped = None;
     }
 
     pub(crate) fn handle_timeout(&mut self, env: &mut Env, now: Instant) {
         match self.state {
-            State::Idle { until, is_suspect } if until <= now => {
-                let is_plain = !is_suspect && self.credential.is_some() && self.mapped.is_some();
+            State::Idle { until } if until <= now => {
+                let is_plain = self.credential.is_some() && self.mapped.is_some();
                 self.ask(env, now, is_plain);
             }
             State::Asking { sent, again_at, .. } if again_at <= now && sent >= MAX_SENDS => {
@@ -166,11 +177,12 @@ impl Observer {
         match (datagram.class(), datagram.error_code()) {
             (Class::Success, _) if is_plain => {
                 if self.mapped().is_some_and(|known| datagram.mapped() != Some(known)) {
+                    self.is_outdated = true;
                     self.ask(env, now, false);
                     return Seen::Taken;
                 }
                 let seen = self.compare(env, now, datagram.mapped());
-                let refresh = env.keepalive.observation();
+                let refresh = env.keepalive.interval();
                 self.rest(env, now, refresh);
                 return seen;
             }
@@ -178,7 +190,7 @@ impl Observer {
                 if self.credential.as_ref().is_some_and(|credential| datagram.verify(credential.key())) {
                     self.challenges = 0;
                     let seen = self.compare(env, now, datagram.mapped());
-                    let refresh = env.keepalive.observation();
+                    let refresh = env.keepalive.interval();
                     self.rest(env, now, refresh);
                     return seen;
                 }
@@ -205,6 +217,7 @@ impl Observer {
 
     fn challenged(&mut self, env: &mut Env, now: Instant, datagram: &Datagram<'_>) {
         self.credential = datagram.challenge(&self.username, &self.password);
+        self.is_outdated = false;
         self.challenges += 1;
         if self.credential.is_none() || self.challenges > MAX_CHALLENGES {
             self.challenges = 0;
@@ -225,7 +238,7 @@ impl Observer {
     }
 
     fn transmit(&mut self, env: &mut Env, now: Instant, id: TransactionId, sent: u32) {
-        let payload = match &self.credential {
+        let payload = match self.credential.as_ref().filter(|_| !self.is_outdated) {
             Some(credential) => stun::binding_authenticated(id, credential),
             None => stun::binding_named(id, &self.username),
         };
@@ -238,7 +251,7 @@ impl Observer {
     fn rest(&mut self, env: &mut Env, now: Instant, wait: Duration) {
         use rand_chacha::rand_core::Rng;
         let until = now + wait - scale(wait / 10, env.rng.next_u32());
-        self.state = State::Idle { until, is_suspect: false };
+        self.state = State::Idle { until };
     }
 }
 
@@ -254,15 +267,17 @@ impl Agent {
         self.tell_behavior();
         if !is_blocked {
             self.discover_anew(now);
+            self.hasten_upgrades(now);
         }
     }
 
-    /// A peer's check by a relay has just shown that all is well, and the peer will ask again. If this node's NAT has moved it by
-    /// then, it should know first: what follows from that costs less than what the peer would do.
+    /// A check has just shown that all is well, and the next one comes when the NATs have to be reminded. If this node's NAT has
+    /// moved it by then, it should know first: what follows from that costs less than checks that nobody answers, after
+    /// which neither side knows whose NAT it was.
     pub(crate) fn observe_before_next_check(&mut self, now: Instant) {
-        let at = now + self.env.keepalive.interval().mul_f64(BEFORE_NEXT_CHECK);
+        let interval = self.env.keepalive.interval();
         for (ipv6, observer) in &mut self.observers {
-            observer.look_by(at);
+            observer.look_at(now, now + interval.mul_f64(BEFORE_NEXT_CHECK), interval);
             self.timers.set(Timer::Observe(*ipv6), Some(observer.deadline()));
         }
     }

@@ -76,6 +76,9 @@ pub(crate) struct Punch {
     pub(crate) probe: bool,
     /// The two have a path, or had one a moment ago, and no data waits for another.
     pub(crate) is_unhurried: bool,
+    /// The server need not be told of the outcome: the peer, who has asked for it to repair a direct path, does that, or another
+    /// ticket has taken its place.
+    pub(crate) is_told_elsewhere: bool,
     expires: Instant,
     direct: Option<Instant>,
     sent: u32,
@@ -110,6 +113,7 @@ impl Punch {
             is_active: true,
             probe: false,
             is_unhurried: false,
+            is_told_elsewhere: false,
             // A start behind the expiry would be a ticket for nothing.
             expires: expires.max(start),
             direct: None,
@@ -156,6 +160,16 @@ impl Punch {
             self.due.set(target, Some(at));
             self.openers.push_back(target);
             at += STAGGER;
+        }
+    }
+
+    /// Checks nothing any more but what the peer's own checks ask for.
+    pub(crate) fn fall_silent(&mut self) {
+        self.due = Timers::new();
+        self.is_told_elsewhere = true;
+        self.openers.clear();
+        if let Some(guesses) = &mut self.guesses {
+            guesses.stop();
         }
     }
 

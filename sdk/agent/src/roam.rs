@@ -10,6 +10,10 @@
 //! * a peer's keyed check comes from a place that is not the way in use;
 //! * a peer that is met already is introduced anew, because it has doubts of its own.
 //!
+//! Where no data flows, nobody waits, and a check is sent only where it may be answered: not from a new mapping through a filter that
+//! knows the old one, and not to where an introduction has just shown that the peer is no longer. An introduction that
+//! shows the peer where it was is a reason for this node to look at its own mapping.
+//!
 //! A pair that can only be relayed is not introduced anew because of another mapping: an allocation follows its client
 //! (RFC 8016), and the other side of a relay is let in by its IP address.
 //!
@@ -24,8 +28,9 @@ use std::time::{Duration, Instant};
 use meetpoint_proto::{NodeId, TicketId};
 
 use crate::agent::{Agent, Timer};
-use crate::api::{PathKind, Way};
+use crate::api::{Leg, PathKind, Way};
 use crate::link::{DOUBTFUL_UNANSWERED, Link, SUSPICIOUS_UNANSWERED};
+use crate::observe::Observer;
 use crate::requests::Purpose;
 
 /// Checks of a doubted way. A good one survives with 25 % loss each way in 98 of 100 cases, and if not, it comes back
@@ -39,6 +44,8 @@ const INTERVAL: Duration = Duration::from_millis(50);
 const GRACE: Duration = Duration::from_millis(100);
 /// How long after the verdict a new way still replaces those that were silent: consent has decided by then.
 const MEMORY: Duration = Duration::from_secs(10);
+/// Who has looked at its own mapping so lately need not look again for the doubts of a peer: both have the same cause.
+const RECENT: Duration = Duration::from_secs(2);
 /// Peers that a node asks to be introduced to at once after it has moved; the server limits how many it would grant.
 const MAX_ASKED: usize = 32;
 
@@ -47,11 +54,26 @@ const MAX_ASKED: usize = 32;
 pub(crate) struct Doubt {
     /// Ways that have not answered since.
     silent: BTreeSet<Way>,
+    cause: Cause,
+    since: Instant,
     ticket: TicketId,
     checks: u32,
     most_checks: u32,
     /// They have had their time.
     is_over: bool,
+}
+
+/// Why there is a doubt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// This node's NAT has moved it.
+    Moved,
+    /// The peer was introduced anew; that ticket checks all places where it is said to be.
+    Introduced,
+    /// The peer's keyed check came by this way, which was none.
+    Heard(Way),
+    /// Something else.
+    Other,
 }
 
 impl Doubt {
@@ -89,7 +111,7 @@ impl Agent {
         self.move_relays(now);
         let open = self.links.iter().filter(|(_, link)| link.is_open()).map(|(peer, _)| *peer);
         for peer in open.take(MAX_ASKED).collect::<Vec<NodeId>>() {
-            self.doubt(now, peer);
+            self.doubt_for(now, peer, Cause::Moved);
             if !self.is_kept_by_relay(peer) {
                 self.ask_anew(now, peer);
             }
@@ -157,15 +179,46 @@ impl Agent {
         }
     }
 
+    /// A peer that is met already is introduced anew, by this ticket.
+    pub(crate) fn introduced_anew(&mut self, now: Instant, peer: NodeId, ticket: TicketId) {
+        let (Some(link), Some(punch)) = (self.links.get(&peer), self.punches.get(&ticket)) else { return };
+        if !punch.is_unhurried || !punch.is_active {
+            return self.doubt_for(now, peer, Cause::Other);
+        }
+        let shows_nothing_new = link.current().is_some_and(|way| punch.has_target(&way));
+        self.doubt_for(now, peer, Cause::Introduced);
+        if shows_nothing_new {
+            self.suspect_unseen_mappings(now, now);
+        }
+    }
+
     /// Has all ways of a link prove themselves anew. Ways in doubt already stay what they are.
     pub(crate) fn doubt(&mut self, now: Instant, peer: NodeId) {
+        self.doubt_for(now, peer, Cause::Other);
+    }
+
+    /// The peer is heard from elsewhere.
+    pub(crate) fn doubt_having_heard(&mut self, now: Instant, peer: NodeId, way: Way) {
+        self.doubt_for(now, peer, Cause::Heard(way));
+    }
+
+    fn doubt_for(&mut self, now: Instant, peer: NodeId, cause: Cause) {
         if self.doubts.get(&peer).is_some_and(|doubt| !doubt.is_over) {
             return;
         }
         let Some(link) = self.links.get(&peer) else { return };
-        let Some((ways, ticket)) = link.ways().filter(|(ways, _)| !ways.is_empty()) else { return };
-        let most_checks = if link.is_busy(now) { CHECKS } else { IDLE_CHECKS };
-        self.doubts.insert(peer, Doubt { silent: ways, ticket, checks: 0, most_checks, is_over: false });
+        let Some((mut ways, ticket)) = link.ways() else { return };
+        let is_busy = link.is_busy(now);
+        if let (Cause::Heard(heard), false) = (cause, is_busy) {
+            // If the peer has moved, these are dead; those by another leg are what they were, and nobody waits for them.
+            ways.retain(|way| way.leg == heard.leg && *way != heard);
+        }
+        if ways.is_empty() {
+            return;
+        }
+        let most_checks = if is_busy { CHECKS } else { IDLE_CHECKS };
+        let doubt = Doubt { silent: ways, cause, since: now, ticket, checks: 0, most_checks, is_over: false };
+        self.doubts.insert(peer, doubt);
         self.run_doubt(now, peer);
     }
 
@@ -179,9 +232,20 @@ impl Agent {
         let next = if doubt.checks < doubt.most_checks {
             doubt.checks += 1;
             let wait = if doubt.checks < doubt.most_checks { INTERVAL } else { doubt.grace() };
-            let ticket = doubt.ticket;
-            let is_asked = |way: &&Way| !self.links.get(&peer).is_some_and(|link| link.is_silent(**way));
+            let (ticket, cause) = (doubt.ticket, doubt.cause);
+            let is_asked = |way: &&Way| {
+                self.links
+                    .get(&peer)
+                    .is_some_and(|link| !link.is_silent(**way) && is_worth_asking(now, link, **way, cause))
+            };
             let ways: Vec<Way> = doubt.silent.iter().filter(is_asked).copied().collect();
+            if ways.is_empty() && matches!(cause, Cause::Moved | Cause::Introduced) {
+                // No answer is waited for.
+                doubt.is_over = true;
+                self.judge(now, peer);
+                self.timers.set(Timer::Doubt(peer), self.doubts.contains_key(&peer).then_some(now + MEMORY));
+                return;
+            }
             for way in ways {
                 // A paced check is as good as a lost one.
                 let _ = self.send_check(now, peer, ticket, way);
@@ -189,15 +253,24 @@ impl Agent {
             now + wait
         } else {
             doubt.is_over = true;
+            let since = doubt.since;
             self.judge(now, peer);
             if self.doubts.contains_key(&peer) {
                 // The peer may have had a reason: if it is this node's NAT, only the server can tell.
-                self.suspect_mappings(now);
+                self.suspect_unseen_mappings(now, since);
             }
             now + MEMORY
         };
         let next = self.doubts.contains_key(&peer).then_some(next);
         self.timers.set(Timer::Doubt(peer), next);
+    }
+
+    /// Has the mappings observed that were not since then, or shortly before.
+    fn suspect_unseen_mappings(&mut self, now: Instant, since: Instant) {
+        let is_seen = |observer: &Observer| observer.has_looked_since(since, RECENT);
+        if !self.observers.values().all(is_seen) {
+            self.suspect_mappings(now);
+        }
     }
 
     /// A way has answered.
@@ -224,5 +297,15 @@ impl Agent {
         self.timers.set(Timer::Doubt(peer), None);
         self.tell_path(now, peer, change);
         self.set_link_timer(peer);
+    }
+}
+
+/// False for a way that no answer is to come by, whatever has become of it: see the module.
+fn is_worth_asking(now: Instant, link: &Link, way: Way, cause: Cause) -> bool {
+    let is_direct = way.leg == Leg::Main && link.kind_of(way) == PathKind::Direct;
+    match cause {
+        Cause::Moved => !is_direct || !link.is_strict || link.is_busy(now),
+        Cause::Introduced => !is_direct,
+        Cause::Heard(_) | Cause::Other => true,
     }
 }

@@ -69,6 +69,8 @@ impl Broker {
         self.mapping_changed(now, conn);
         if is_first {
             self.first_seen(now, conn, source.is_ipv4());
+        } else {
+            self.seen_elsewhere(now, conn);
         }
         self.retry_own(now, conn);
         self.retry_waiting_for(now, conn);

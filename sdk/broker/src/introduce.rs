@@ -399,6 +399,23 @@ impl Broker {
         }
     }
 
+    /// A member is seen elsewhere. Its control connection may have been quicker than what was seen of it: tickets that it has just
+    /// asked for name a place where it is no longer, and are followed by others.
+    pub(crate) fn seen_elsewhere(&mut self, now: Instant, conn: ConnId) {
+        let Some(session) = self.session(conn) else { return };
+        let running = session.asked.iter().filter_map(|ticket| self.tickets.get(ticket));
+        let unmet = running.filter(|record| record.direct_after.is_none());
+        let targets: BTreeSet<ConnId> = unmet.map(|record| record.target).collect();
+        for target_conn in targets {
+            let (Some(asker), Some(target)) = (self.session(conn), self.session(target_conn)) else {
+                continue;
+            };
+            if self.has_room(asker, target) {
+                self.introduce(now, conn, target_conn, Cause::Known);
+            }
+        }
+    }
+
     /// Both may have one more ticket.
     fn has_room(&self, asker: &Session, target: &Session) -> bool {
         asker.asked.len() < self.limits.tickets_per_asker

@@ -12,6 +12,8 @@ use crate::state::{Phase, Session, Timer};
 
 /// Weight of a new sample in the smoothed round trip, as in RFC 6298: 1/8.
 const RTT_SHIFT: u32 = 3;
+/// A member that speaks all the time is asked for its round trip so seldom, in intervals of the pings.
+const SAMPLE_INTERVALS: u32 = 6;
 /// Peers in one page of the directory, about 1.5 KiB. A connection's buffers grow with the largest message and stay so,
 /// and ten thousand connections have as many buffers.
 const PEERS_PER_PAGE: usize = 10;
@@ -96,13 +98,21 @@ impl Broker {
         self.outputs.push_back(Output::Event(Event::Left { session, cluster, node, graceful }));
     }
 
+    /// Pings a member, unless it was heard a short while ago and its round trip is known well enough.
     pub(crate) fn ping(&mut self, now: Instant, conn: ConnId) {
+        let interval = self.limits.ping_interval;
+        let Some(heard) = self.conns.get(&conn).map(|state| state.last_heard) else { return };
         let Some(session) = self.session_mut(conn) else { return };
+        let is_fresh = session.ping.asked.is_some_and(|asked| now < asked + interval * SAMPLE_INTERVALS);
+        if session.ping.rtt.is_some() && is_fresh && now < heard + interval {
+            self.timers.set(Timer::Ping(conn), Some(heard + interval));
+            return;
+        }
         session.ping.seq += 1;
-        session.ping.sent = Some(now);
+        (session.ping.sent, session.ping.asked) = (Some(now), Some(now));
         let seq = session.ping.seq;
         self.send(conn, ServerMessage::Ping { seq });
-        self.timers.set(Timer::Ping(conn), Some(now + self.limits.ping_interval));
+        self.timers.set(Timer::Ping(conn), Some(now + interval));
     }
 
     pub(crate) fn pong(&mut self, now: Instant, conn: ConnId, seq: u64) {

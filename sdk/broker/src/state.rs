@@ -188,7 +188,10 @@ impl Shown {
 #[derive(Debug, Default)]
 pub(crate) struct PingState {
     pub(crate) seq: u64,
+    /// The one that is not answered yet.
     pub(crate) sent: Option<Instant>,
+    /// When the last one was sent.
+    pub(crate) asked: Option<Instant>,
     pub(crate) rtt: Option<Duration>,
 }
 

@@ -291,6 +291,28 @@ async fn a_broken_or_missing_path_is_only_a_pause() {
     tokio::join!(echo_between(&ab, &ba, &data, |_| ()), restored);
 }
 
+#[tokio::test]
+async fn without_a_path_for_long_a_connection_ends() {
+    const FOR_LONG: Duration = Duration::from_secs(1);
+    let (a, mut b) = (Node::new(1), Node::new(2));
+    introduce(&a, &b);
+    let (ab, _ba) = connect(&a, &mut b).await;
+    let watch = a.quic.watch_with(FOR_LONG, b.id, &ab);
+    a.mux.paths().remove(&b.id);
+    a.path(b.id, b.addr());
+    sleep(FOR_LONG * 5 / 4).await;
+    assert_eq!(ab.close_reason(), None, "it came back");
+    a.mux.paths().remove(&b.id);
+    assert_eq!(timeout(PATIENCE, ab.closed()).await.unwrap(), ConnectionError::LocallyClosed);
+    drop(watch);
+
+    a.path(b.id, b.addr());
+    let (ab, ba) = connect(&a, &mut b).await;
+    drop((a.quic.watch_with(FOR_LONG, b.id, &ab), ab));
+    let why = timeout(PATIENCE, ba.closed()).await.expect("the watch holds nothing");
+    assert!(matches!(why, ConnectionError::ApplicationClosed(_)), "{why}");
+}
+
 fn stun(number: u8, len: usize) -> Vec<u8> {
     let mut message = vec![number; len];
     message[..8].copy_from_slice(&[0, 1, 0, 0, 0x21, 0x12, 0xA4, 0x42]);

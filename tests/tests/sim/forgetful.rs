@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
-use meetpoint_agent::{Input, PathKind};
+use meetpoint_agent::{Counters, Input, PathKind};
 use meetpoint_proto::{Filtering, Mapping};
 use meetpoint_tests::sim::gate::{GateKind, Ports};
 use meetpoint_tests::sim::world::{ServerPlace, Traffic, Weather, World};
@@ -24,18 +24,21 @@ const REBIND: Duration = Duration::from_secs(60);
 /// How long it goes on.
 const WATCHED: Duration = Duration::from_secs(600);
 /// QUIC's own keepalive: a PING and its acknowledgement, each with a short header, a packet number and a tag.
-const QUIC_INTERVAL: Duration = Duration::from_secs(20);
+const QUIC_INTERVAL: Duration = Duration::from_secs(100);
 const QUIC_PACKET_LEN: u64 = 1 + 8 + 2 + 4 + 16;
 /// What stands for one in the simulator is shorter.
 const DATA_LEN: u64 = 6;
-/// Connections that have heard nothing for so long are lost.
-const QUIC_PATIENCE: Duration = Duration::from_secs(45);
+/// Connections that have no path for so long are lost.
+const PATIENCE: Duration = Duration::from_secs(40);
 /// What an idle node may send in all, in bytes a second, by a direct path and by a relayed one.
-const MOST_SENT_DIRECT: f64 = 60.0;
-const MOST_SENT_RELAYED: f64 = 120.0;
+const MOST_SENT_DIRECT: f64 = 48.0;
+const MOST_SENT_RELAYED: f64 = 76.0;
 /// From the moment that a rebinding was noticed until data goes both ways again, by a direct path and by a relayed one.
 const RESUMED_DIRECT: Duration = Duration::from_secs(1);
 const RESUMED_RELAYED: Duration = Duration::from_secs(2);
+
+/// Of 24 rebindings, at different moments, so many are noticed by who was moved, at the least.
+const LEAST_USUAL: usize = 10;
 
 const RESTRICTED: GateKind =
     GateKind::new(Mapping::EndpointIndependent, Filtering::AddressAndPortDependent, Ports::Preserved);
@@ -47,8 +50,12 @@ const SYMMETRIC: GateKind =
 struct Seen {
     /// Bytes a second and node: UDP sent and received, TCP sent and received.
     rates: [[f64; 4]; 2],
-    /// The longest time without data, for either node.
-    silence: Duration,
+    /// The longest time without a path, for either node.
+    pathless: Duration,
+    /// Introductions, as both nodes have counted them.
+    tickets: u64,
+    /// Checks of both nodes, and how many of them no peer has answered.
+    checks: [u64; 2],
     /// From the moment that a rebinding was noticed until data went both ways again, each time.
     resumed: Vec<Duration>,
 }
@@ -101,45 +108,52 @@ fn exchange(world: &mut World, patience: Duration, extra: &mut u64) -> bool {
 /// Ten minutes of an idle connection. The gates of both sites rebind in turns, every minute each.
 fn watch(world: &mut World) -> Seen {
     let began = world.now();
-    let before: Vec<Traffic> = world.nodes.iter().map(|node| node.traffic).collect();
-    let mut last_data = [began; 2];
-    let mut seen = Seen { rates: [[0.0; 4]; 2], silence: Duration::ZERO, resumed: Vec::new() };
+    let before: Vec<(Traffic, Counters)> =
+        world.nodes.iter().map(|node| (node.traffic, node.agent.counters().clone())).collect();
+    let mut without_path = [None; 2];
+    let mut seen = Seen {
+        rates: [[0.0; 4]; 2],
+        pathless: Duration::ZERO,
+        tickets: 0,
+        checks: [0; 2],
+        resumed: Vec::new(),
+    };
     let (mut pings, mut extra) = (0, 0);
     let (mut next_ping, mut rebinds) = (began + QUIC_INTERVAL, 0);
     while world.now() < began + WATCHED {
         let next_rebind = began + REBIND / 2 * (rebinds + 1);
         let known = rebound(world);
         let next = next_ping.min(next_rebind).min(began + WATCHED).max(world.now());
-        world.nodes.iter_mut().for_each(|node| node.has_data = false);
-        let noticed = world.run_until(next, |world| rebound(world) > known).then(|| world.now());
+        let noticed = world.run_until(next, |world| {
+            for (since, kind) in without_path.iter_mut().zip(kinds(world)) {
+                let start = *since.get_or_insert(world.now());
+                seen.pathless = seen.pathless.max(world.now() - start);
+                since.take_if(|_| kind.is_some());
+            }
+            rebound(world) > known
+        });
+        let noticed = noticed.then(|| world.now());
         if world.now() >= next_rebind {
             world.rebind_gate((rebinds % 2) as usize);
             rebinds += 1;
         }
         if world.now() >= next_ping {
-            // As in QUIC: a PING, and its acknowledgement.
+            // As in QUIC: a PING of one side, and its acknowledgement.
             (0..2).for_each(|node| world.send_data(node));
             pings += 1;
             next_ping += QUIC_INTERVAL;
         }
         if let Some(noticed) = noticed {
             assert!(
-                exchange(world, QUIC_PATIENCE, &mut extra),
+                exchange(world, PATIENCE, &mut extra),
                 "it is lost at {:?}: {:?}",
                 world.now(),
                 kinds(world)
             );
             seen.resumed.push(world.now() - noticed);
         }
-        let now = world.now();
-        for (node, last) in world.nodes.iter().zip(&mut last_data) {
-            if node.has_data {
-                *last = now;
-            }
-            seen.silence = seen.silence.max(now - *last);
-        }
     }
-    for (node, before) in before.iter().enumerate() {
+    for (node, (before, counted)) in before.iter().enumerate() {
         let Traffic { udp, tcp } = world.nodes[node].traffic;
         let longer = pings * (QUIC_PACKET_LEN - DATA_LEN);
         let bytes = [
@@ -149,7 +163,12 @@ fn watch(world: &mut World) -> Seen {
             tcp[1] - before.tcp[1],
         ];
         seen.rates[node] = bytes.map(|bytes| bytes as f64 / WATCHED.as_secs_f64());
+        let counters = world.nodes[node].agent.counters();
+        seen.tickets += counters.tickets - counted.tickets;
+        seen.checks[0] += counters.checks_sent - counted.checks_sent;
+        seen.checks[1] += counters.checks_answered - counted.checks_answered;
     }
+    seen.checks[1] = seen.checks[0] - seen.checks[1];
     seen
 }
 
@@ -159,7 +178,7 @@ fn check(gates: [GateKind; 2], relay: bool, kind: PathKind) {
     let seen = watch(&mut world);
     println!("{kind:?}, relay {relay}: {seen:?}");
     assert!(world.violations.is_empty(), "{:#?}", world.violations);
-    assert!(seen.silence < QUIC_PATIENCE, "{kind:?}: {seen:?}");
+    assert!(seen.pathless < PATIENCE, "{kind:?}: {seen:?}");
     let (soon, most) = match kind {
         PathKind::Direct => (RESUMED_DIRECT, MOST_SENT_DIRECT),
         PathKind::Relayed => (RESUMED_RELAYED, MOST_SENT_RELAYED),
@@ -174,6 +193,43 @@ fn an_idle_pair_lives_on_and_says_little() {
     check([RESTRICTED; 2], false, PathKind::Direct);
     check([RESTRICTED; 2], true, PathKind::Direct);
     check([SYMMETRIC; 2], true, PathKind::Relayed);
+}
+
+/// What both nodes have counted together: introductions, and checks that no peer has answered.
+fn counted(world: &World) -> [u64; 2] {
+    let counters = world.nodes.iter().map(|node| node.agent.counters());
+    counters.fold([0; 2], |[tickets, lost], of| {
+        [tickets + of.tickets, lost.wrapping_add(of.checks_sent.wrapping_sub(of.checks_answered))]
+    })
+}
+
+/// One gate rebinds, in each second of the time from one check to the next. A node looks at its mapping shortly before the
+/// next check, so that as a rule one introduction is enough (each node counts it), or none by a relay that follows.
+#[test]
+fn who_was_moved_notices_first() {
+    for (gates, kind, usual, most) in [
+        ([RESTRICTED; 2], PathKind::Direct, [2, 1], [4, 8]),
+        ([SYMMETRIC; 2], PathKind::Relayed, [0, 2], [2, 32]),
+    ] {
+        let mut seen = Vec::new();
+        for second in 0..24 {
+            let mut world = world(gates, kind == PathKind::Relayed);
+            connect(&mut world, kind);
+            world.run_until(world.now() + Duration::from_secs(second), |_| false);
+            let before = counted(&world);
+            world.rebind_gate(1);
+            world.run_until(world.now() + Duration::from_secs(30), |_| false);
+            assert_eq!(kinds(&world), [Some(kind); 2], "{second} s");
+            let after = counted(&world);
+            seen.push([0, 1].map(|what: usize| after[what].wrapping_sub(before[what])));
+        }
+        println!("{kind:?}: introductions and unanswered checks: {seen:?}");
+        let within =
+            |most: [u64; 2]| move |[tickets, lost]: &&[u64; 2]| *tickets <= most[0] && *lost <= most[1];
+        assert!(seen.iter().all(|seen| within(most)(&seen)), "{kind:?}: {seen:?}");
+        let usually = seen.iter().filter(within(usual)).count();
+        assert!(usually >= LEAST_USUAL, "{kind:?}: {usually} of {}: {seen:?}", seen.len());
+    }
 }
 
 /// Bisected between 15 s and 4 min, to within a quarter; what is longer than that is not told apart.

@@ -110,6 +110,29 @@ fn a_member_is_one_as_long_as_its_certificate_holds() {
     assert_eq!(rig.refusal(conn), Some(Code::CertificateExpired));
 }
 
+/// Whoever speaks is there; once in a while its round trip is measured all the same.
+#[test]
+fn who_was_just_heard_is_not_pinged() {
+    let mut rig = Rig::new(EffectiveNetwork::Public);
+    let conn = rig.join(1, "20.0.0.11:5000", "10.0.1.2");
+    rig.observe(conn, "20.0.0.11:7000");
+    let pings =
+        |rig: &Rig| rig.sent(conn).filter(|message| matches!(message, ServerMessage::Ping { .. })).count();
+    assert_eq!(pings(&rig), 1, "with the welcome");
+    rig.say(conn, ClientMessage::Pong { seq: 1 });
+    for (steps, expect) in [(10, 1), (10, 2)] {
+        for _ in 0..steps {
+            rig.pass(Duration::from_secs(10));
+            rig.say(conn, ClientMessage::Ping { seq: 1 });
+        }
+        assert_eq!(pings(&rig), expect);
+    }
+    rig.say(conn, ClientMessage::Pong { seq: 2 });
+    rig.pass(Duration::from_secs(20));
+    assert_eq!(pings(&rig), 3, "who was silent for an interval");
+    assert_eq!(rig.refusal(conn), None);
+}
+
 #[test]
 fn a_renewal_that_is_refused() {
     for (code, expect) in [(Code::Storage, None), (Code::Removed, Some(Code::Removed))] {
