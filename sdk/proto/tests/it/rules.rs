@@ -18,7 +18,7 @@ const INTRODUCTION: &str = "# The rules
 Who may join a cluster, and as what. Server, node and simulator decide by the tables in
 `sdk/proto/src/rules`, and this page is printed from them; `MEETPOINT_UPDATE=1 cargo test -p meetpoint-proto
 --test it rules` prints it anew. Each table is read from the top, and the first row that fits decides. A row's
-name is stable: events carry it, and `tests/tests/lab/rules.rs` has the case that shows it through the real binary, or
+name is stable: events carry it, and `tests/tests/lab/admission.rs` has the case that shows it through the real binary, or
 names what else does. A code has a hint for the user in `sdk/proto/src/code.rs`.
 ";
 
