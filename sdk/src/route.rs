@@ -22,10 +22,11 @@ use kernel::Reports;
 
 use crate::egress::Egress;
 
-/// How often a datagram is sent, since one or its report may be lost, and how long the report of each is waited for. Routers
-/// report at their leisure, and those of a mobile network are far away.
-const COPIES: usize = 2;
-const PATIENCE: Duration = Duration::from_millis(400);
+/// How long the report of each copy of a datagram is waited for. Reports get lost, and routers of a mobile network are far away;
+/// above all routers report seldom: Linux' allow six at once and then one a second to each host, of any kind, and those about a port
+/// that nobody asked to be mapped have just been spent.
+const WAITS: [Duration; 4] =
+    [Duration::from_millis(400), Duration::from_millis(600), Duration::from_secs(1), Duration::from_secs(2)];
 
 /// Who answers to a time to live of 1, 2 and so on, up to `most` or the internet's first router; `None`: nobody. Empty where
 /// the system does not pass reports on.
@@ -39,7 +40,9 @@ pub(crate) async fn trace(egress: &Egress, to: SocketAddr, request: &[u8], most:
                 break;
             }
         };
-        let hop = hop(egress, &reports, request, ttl).await;
+        // Behind a router that is silent nothing but a proof is of use, and that is rare.
+        let waits = if hops.contains(&None) { &WAITS[..1] } else { &WAITS[..] };
+        let hop = hop(egress, &reports, request, ttl, waits).await;
         hops.push(hop);
         if hop.is_some_and(ends_route) {
             break;
@@ -50,13 +53,19 @@ pub(crate) async fn trace(egress: &Egress, to: SocketAddr, request: &[u8], most:
 }
 
 /// Who answers to this time to live.
-async fn hop(egress: &Egress, reports: &Reports, request: &[u8], ttl: u8) -> Option<IpAddr> {
-    for _ in 0..COPIES {
+async fn hop(
+    egress: &Egress,
+    reports: &Reports,
+    request: &[u8],
+    ttl: u8,
+    waits: &[Duration],
+) -> Option<IpAddr> {
+    for wait in waits {
         let socket = SockRef::from(reports.socket());
         if let Err(error) = egress.send_with_ttl(&socket, reports.server(), request, Some(ttl)) {
             tracing::debug!(%error, ttl, "not sent");
         }
-        if let Ok(Some(hop)) = timeout(PATIENCE, reports.next(request)).await {
+        if let Ok(Some(hop)) = timeout(*wait, reports.next(request)).await {
             return Some(hop);
         }
     }

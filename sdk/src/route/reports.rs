@@ -103,8 +103,11 @@ impl Reports {
 
 /// These bytes are of the transaction that the request has begun.
 fn answers(request: &[u8], bytes: &[u8]) -> bool {
-    let id = |message: &[u8]| message.get(ID_AT..HEADER_LEN).map(<[u8]>::to_vec);
-    id(request).is_some_and(|asked| id(bytes) == Some(asked))
+    transaction(request).is_some_and(|asked| transaction(bytes) == Some(asked))
+}
+
+fn transaction(message: &[u8]) -> Option<&[u8]> {
+    message.get(ID_AT..HEADER_LEN)
 }
 
 #[cfg(test)]
