@@ -204,6 +204,8 @@ fn an_interrupted_backup_leaves_nothing() {
         ]);
         let mut process = command.stderr(Stdio::piped()).spawn().expect("it starts");
         let (mut stream, _) = listener.accept().expect("a connection");
+        // An answer before the request would be an error.
+        assert_ne!(stream.read(&mut [0; 4096]).expect("the request"), 0);
         stream.write_all(&says).expect("sent");
         let part = dir.path().join("a.part");
         let expected = if says.is_empty() { 0 } else { HALF as u64 };
@@ -237,6 +239,8 @@ fn a_backup_that_the_server_has_no_room_for_harms_nothing() {
         fill(&filler);
         let full = std::fs::OpenOptions::new().write(true).open(&filler).expect("the filler");
         full.set_len(full.metadata().expect("its size").len() - ROOM).expect("some room");
+        // Whoever has it open keeps its room.
+        drop(full);
         let output = back_up();
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{said}");
