@@ -77,6 +77,8 @@ pub(crate) struct Observer {
     is_silent: bool,
     /// The mapping, and when the server last named it.
     mapped: Option<(SocketAddr, Instant)>,
+    /// Shortly before a peer's next check, if that is known.
+    before_check: Option<Instant>,
 }
 
 impl Observer {
@@ -92,6 +94,7 @@ impl Observer {
             state,
             is_silent: false,
             mapped: None,
+            before_check: None,
         }
     }
 
@@ -124,8 +127,9 @@ impl Observer {
         }
     }
 
-    /// Looks then, or when the mapping has not been seen for as long as it may; sooner only if it is about to.
+    /// Looks then, and before if the mapping would not be seen for longer than it may; at once only if it is about to.
     fn look_at(&mut self, now: Instant, at: Instant, longest: Duration) {
+        self.before_check = Some(at);
         if let (State::Idle { until }, Some((_, heard))) = (&mut self.state, self.mapped)
             && *until > now
         {
@@ -251,7 +255,9 @@ impl Observer {
     fn rest(&mut self, env: &mut Env, now: Instant, wait: Duration) {
         use rand_chacha::rand_core::Rng;
         let until = now + wait - scale(wait / 10, env.rng.next_u32());
-        self.state = State::Idle { until };
+        // Who has just looked waits: the check after that one is known of soon.
+        let before_check = self.before_check.take().filter(|at| *at > now + wait / 4);
+        self.state = State::Idle { until: before_check.map_or(until, |at| until.min(at)) };
     }
 }
 

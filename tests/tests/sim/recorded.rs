@@ -59,22 +59,28 @@ impl Tapped {
         Self { world, recorded }
     }
 
-    /// The last ChannelData that the server has passed on to node 0 with a Binding message of this class.
-    fn frame(&self, class: u8) -> Vec<u8> {
-        let is_wanted = |(to, source, frame): &&(Option<usize>, SocketAddr, Vec<u8>)| {
+    /// The last Binding message of this class that the relay has passed on: to whom, from where, and the datagram. It is
+    /// ChannelData for the one whose allocation it came by, and comes from an allocation's address for the other.
+    fn passed_on(&self, class: u8) -> (usize, SocketAddr, Vec<u8>) {
+        let is_wanted = |source: SocketAddr, frame: &[u8]| {
             let data = read_channel_data(frame).map(|(_, data)| data);
-            (*to, *source) == (Some(0), addr(SERVER)) && data.is_some_and(|data| data.first() == Some(&class))
+            let data = if source == addr(SERVER) { data } else { Some(frame) };
+            source.ip() == addr(SERVER).ip() && data.and_then(<[u8]>::first) == Some(&class)
         };
-        self.recorded.iter().rev().find(is_wanted).map(|(_, _, frame)| frame.clone()).expect("such a frame")
+        let mut newest = self.recorded.iter().rev();
+        let found = newest.find_map(|(to, source, frame)| {
+            Some(((*to)?, *source, frame.clone())).filter(|(_, source, frame)| is_wanted(*source, frame))
+        });
+        found.expect("such a frame")
     }
 
     /// Gives a node what was recorded, and tells what became of it: its counters before and after, and what it has sent.
-    fn replay(&mut self, source: SocketAddr, frame: &[u8]) -> (Counters, Counters, u64) {
+    fn replay(&mut self, to: usize, source: SocketAddr, frame: &[u8]) -> (Counters, Counters, u64) {
         // Consent goes on as it does: nothing of it falls into this moment.
-        let (node, sent) = (&self.world.nodes[0], self.world.nodes[0].sent[0]);
+        let (node, sent) = (&self.world.nodes[to], self.world.nodes[to].sent[0]);
         let before = *node.agent.counters();
-        self.world.inject(Some(0), source, frame);
-        let node = &self.world.nodes[0];
+        self.world.inject(Some(to), source, frame);
+        let node = &self.world.nodes[to];
         (before, *node.agent.counters(), node.sent[0] - sent)
     }
 }
@@ -94,8 +100,8 @@ fn check(defence: Defence, attack: fn(&mut Tapped) -> bool) {
 #[test]
 fn a_replayed_check_is_not_answered() {
     check(Defence::NewCheck, |tapped| {
-        let frame = tapped.frame(REQUEST);
-        let (before, after, sent) = tapped.replay(addr(SERVER), &frame);
+        let (to, source, frame) = tapped.passed_on(REQUEST);
+        let (before, after, sent) = tapped.replay(to, source, &frame);
         let answered = after.checks_answered > before.checks_answered;
         assert_eq!((sent > 0, after.checks_repeated > before.checks_repeated), (answered, !answered));
         answered
@@ -106,8 +112,8 @@ fn a_replayed_check_is_not_answered() {
 #[test]
 fn a_replayed_answer_confirms_nothing() {
     check(Defence::NewAnswer, |tapped| {
-        let frame = tapped.frame(SUCCESS);
-        let (before, after, _) = tapped.replay(addr(SERVER), &frame);
+        let (to, source, frame) = tapped.passed_on(SUCCESS);
+        let (before, after, _) = tapped.replay(to, source, &frame);
         after.unsolicited == before.unsolicited
     });
 }
@@ -116,38 +122,41 @@ fn a_replayed_answer_confirms_nothing() {
 #[test]
 fn a_frame_from_elsewhere_is_not_the_relays() {
     check(Defence::RelaySource, |tapped| {
-        let frame = tapped.frame(REQUEST);
-        let (before, after, _) = tapped.replay(addr(MALLORY), &frame);
+        let (to, source, frame) = tapped.passed_on(REQUEST);
+        assert_eq!(source, addr(SERVER), "it is ChannelData");
+        let (before, after, _) = tapped.replay(to, addr(MALLORY), &frame);
         after.checks_repeated > before.checks_repeated
     });
 }
 
-/// A node's own frame: under another source it is nobody's, and from where it came the peer has had it already.
+/// A node's own frame: under another source it is nobody's, and from where it came the peer has had it already. It is the answer to
+/// a check, since of two idle nodes only one checks.
 #[test]
 fn a_replayed_frame_to_the_server_reaches_nobody() {
     let mut tapped = Tapped::new(None);
-    let has_arrived =
-        |check: &[u8]| tapped.recorded.iter().any(|(to, _, frame)| *to == Some(1) && frame == check);
-    let is_frame = |(to, source, frame): &&(Option<usize>, SocketAddr, Vec<u8>)| {
-        to.is_none()
-            && source.ip() == IpAddr::from([20, 0, 10, 1])
-            && frame.get(CHANNEL_HEADER_LEN) == Some(&REQUEST)
-            && read_channel_data(frame).is_some_and(|(_, check)| has_arrived(check))
+    let who_had = |answer: &[u8]| {
+        let had = |(to, _, frame): &(Option<usize>, SocketAddr, Vec<u8>)| to.filter(|_| frame == answer);
+        tapped.recorded.iter().find_map(had)
     };
-    let (_, source, frame) = tapped.recorded.iter().rev().find(is_frame).cloned().expect("a frame of node 0");
+    let own_frame = |(to, source, frame): &(Option<usize>, SocketAddr, Vec<u8>)| {
+        let is_answer = to.is_none() && frame.get(CHANNEL_HEADER_LEN) == Some(&SUCCESS);
+        let (_, answer) = read_channel_data(frame).filter(|_| is_answer)?;
+        Some((who_had(answer)?, *source, frame.clone()))
+    };
+    let (peer, source, frame) =
+        tapped.recorded.iter().rev().find_map(own_frame).expect("an answer by a channel");
     let refused = tapped.world.without_allocation();
-    let before = *tapped.world.nodes[1].agent.counters();
+    let unsolicited = |tapped: &Tapped| tapped.world.nodes[peer].agent.counters().unsolicited;
+    let before = unsolicited(&tapped);
     tapped.world.inject(None, addr(MALLORY), &frame);
     let moment = tapped.world.now() + Duration::from_millis(100);
     tapped.world.run_until(moment, |_| false);
     assert_eq!(tapped.world.without_allocation(), refused + 1);
-    let unchanged = *tapped.world.nodes[1].agent.counters();
-    assert_eq!(unchanged.checks_repeated, before.checks_repeated);
+    assert_eq!(unsolicited(&tapped), before);
 
     tapped.world.inject(None, source, &frame);
     let moment = tapped.world.now() + Duration::from_millis(100);
     tapped.world.run_until(moment, |_| false);
-    let after = *tapped.world.nodes[1].agent.counters();
-    assert_eq!(after.checks_repeated, before.checks_repeated + 1, "it was passed on, and told as what it is");
+    assert_eq!(unsolicited(&tapped), before + 1, "it was passed on, and told as what it is");
     assert_eq!(tapped.world.without_allocation(), refused + 1);
 }
