@@ -105,10 +105,15 @@ impl Agent {
         punch.counts_on = own.is_some_and(counts);
         if peer.is_some_and(|behavior| behavior.early_inbound == Some(true)) {
             let outside = introduction.candidates.iter().filter(|candidate| !is_local(candidate));
-            let ways: Vec<Way> = outside
-                .map(|candidate| Way::main(addr::unmap(candidate.addr)))
-                .filter(|way| punch.has_target(way))
-                .collect();
+            let ways = outside.map(|candidate| Way::main(addr::unmap(candidate.addr)));
+            // The peer was not told of a place that the server has not seen, and so sends nothing there: all packets from it
+            // would be early. Once it is seen the server introduces both anew.
+            let is_seen = |way: &Way| {
+                self.observers.get(&way.remote.is_ipv6()).is_some_and(|observer| observer.mapped().is_some())
+            };
+            let (ways, early): (Vec<Way>, Vec<Way>) =
+                ways.filter(|way| punch.has_target(way)).partition(is_seen);
+            punch.only_answer(&early);
             let wait = match punch.plan {
                 Plan::Spread { sockets } => guessed_after(sockets),
                 // Who is not confused himself waits for the other; two that are both open first.

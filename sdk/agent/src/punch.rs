@@ -163,6 +163,11 @@ impl Punch {
         }
     }
 
+    /// These are checked only if the peer's own checks come from there.
+    pub(crate) fn only_answer(&mut self, targets: &[Way]) {
+        targets.iter().for_each(|target| self.due.set(*target, None));
+    }
+
     /// Checks nothing any more but what the peer's own checks ask for.
     pub(crate) fn fall_silent(&mut self) {
         self.due = Timers::new();
