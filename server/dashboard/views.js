@@ -15,6 +15,7 @@ const SEEDS = { up: 'good', unverified: 'idle', down: 'bad', refused: 'bad' };
 const nodeLink = (store, id) => h('a', { href: `#/nodes/${id}` }, store.name(id));
 const pairLink = (a, b, ...words) => h('a', { href: `#/paths/${a}/${b}` }, ...words);
 const head = (title, ...more) => h('div', { class: 'head' }, h('h1', {}, title), ...more);
+const depth = (nats) => (!nats ? 'not known' : nats.at_most === 1 ? `one${nats.proven ? '' : ', it seems'}` : `${nats.at_most} at most`);
 const yes = (value) => (value === null || value === undefined ? 'not known' : value ? 'yes' : 'no');
 
 function presence(node, skew) {
@@ -180,7 +181,8 @@ export function node(store, [id]) {
       ['Observed at', h('code', {}, known.observed ?? 'no mapping was observed')],
       ['NAT mapping', here?.mapping ?? 'not known'], ['NAT filtering', here?.filtering ?? 'not known'],
       ['NAT forgets after', here?.nat_lifetime_s ? `more than ${span(here.nat_lifetime_s)}` : 'not known'],
-      ['A second NAT', yes(here?.double_nat)], ['UDP is blocked', here ? yes(here.udp_blocked) : 'not known'],
+      ['A second NAT', yes(here?.double_nat)], ['NATs on its way', depth(here?.nat_depth)],
+      ['UDP is blocked', here ? yes(here.udp_blocked) : 'not known'],
     ]));
     set(presenceBox, here ? facts([
       ['Here for', span((Date.now() + store.skew - here.since_unix_ms) / 1000)], ['Comes from', h('code', {}, here.source)],

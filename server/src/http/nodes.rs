@@ -75,12 +75,24 @@ pub(super) struct Presence {
     nat_lifetime_s: Option<u32>,
     /// There is another NAT behind its router, by its own account.
     double_nat: Option<bool>,
+    /// How many address translators there are between it and the internet, as the routers on its way tell, by its own account.
+    nat_depth: Option<Depth>,
     /// It reaches this server, but by no UDP, by its own account.
     udp_blocked: bool,
     /// The control channel's smoothed round trip.
     rtt_ms: Option<f64>,
     /// Since when it is present.
     since_unix_ms: i64,
+}
+
+/// How many address translators there are on the way of a node.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Depth {
+    /// No more than so many.
+    #[schema(minimum = 1, maximum = 255)]
+    at_most: u8,
+    /// A router answers from the public address; else it is concluded from who has a private one.
+    proven: bool,
 }
 
 /// A page of nodes.
@@ -127,6 +139,7 @@ impl Presence {
             filtering: behavior.filtering.map(Filtering::as_str),
             nat_lifetime_s: behavior.lifetime_s,
             double_nat: behavior.double_nat,
+            nat_depth: behavior.depth.map(|depth| Depth { at_most: depth.at_most, proven: depth.proven }),
             udp_blocked: behavior.udp_blocked,
             rtt_ms: view.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
             since_unix_ms: now.0.saturating_sub(age_ms),
