@@ -35,8 +35,10 @@ pub(crate) use upnp::{upnp_external, upnp_location, upnp_service};
 /// Bounds on the time between renewals, whatever the router grants: half of the shortest lease that may be asked for, and no
 /// more than an hour, since routers forget.
 const RENEWAL: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60 * 60));
-/// After this long without a mapping the router is asked again: it may have been rebooting, or others' mappings ended.
+/// After this long without a mapping the router is asked again, if one has made any: it may have been rebooting.
 const RETRY: Duration = Duration::from_secs(5 * 60);
+/// The same if none ever has: others' mappings may have ended, or somebody has switched it on. Asking takes two kilobytes.
+const RARE_RETRY: Duration = Duration::from_secs(30 * 60);
 /// How long asking may take by each protocol.
 const ASKING: Duration = Duration::from_secs(5);
 /// PCP and NAT-PMP are one exchange and UPnP at least four: when UPnP answers first, they still get so long.
@@ -176,6 +178,7 @@ struct Task {
 
 impl Task {
     async fn run(mut self) {
+        let mut retry = RARE_RETRY;
         loop {
             let wish = self.wishes.borrow_and_update().clone();
             let Some(wish) = wish else {
@@ -193,10 +196,13 @@ impl Task {
                 },
             };
             let goes_on = match found {
-                Ok(lease) => self.keep(lease).await,
+                Ok(lease) => {
+                    retry = RETRY;
+                    self.keep(lease).await
+                }
                 Err(error) => {
                     tracing::debug!(%error, "no port mapping");
-                    self.rest().await
+                    self.rest(retry).await
                 }
             };
             if !goes_on {
@@ -232,10 +238,10 @@ impl Task {
     }
 
     /// Waits for another attempt; false if the driver is gone.
-    async fn rest(&mut self) -> bool {
+    async fn rest(&mut self, wait: Duration) -> bool {
         tokio::select! {
             changed = self.wishes.changed() => changed.is_ok(),
-            () = sleep(RETRY) => true,
+            () = sleep(wait) => true,
         }
     }
 }

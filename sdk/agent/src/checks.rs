@@ -231,7 +231,7 @@ impl Agent {
         self.observe_before_next_check(now);
         if is_seen_elsewhere {
             // This node's NAT has moved it, and the peer's let it in all the same; what else depends on it does not know yet.
-            self.suspect_mappings(now);
+            self.suspect_unseen_mappings(now, now);
         }
         self.finish_requests(sent.peer);
         self.set_link_timer(sent.peer);

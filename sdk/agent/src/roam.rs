@@ -266,7 +266,7 @@ impl Agent {
     }
 
     /// Has the mappings observed that were not since then, or shortly before.
-    fn suspect_unseen_mappings(&mut self, now: Instant, since: Instant) {
+    pub(crate) fn suspect_unseen_mappings(&mut self, now: Instant, since: Instant) {
         let is_seen = |observer: &Observer| observer.has_looked_since(since, RECENT);
         if !self.observers.values().all(is_seen) {
             self.suspect_mappings(now);
