@@ -11,8 +11,9 @@ use meetpoint_proto::NodeId;
 
 /// Between two looks.
 pub(crate) const TICK: Duration = Duration::from_millis(500);
-/// Packets both ways of one burst that may be a keepalive, with its acknowledgement and repetitions.
-const KEEPALIVE_PACKETS: u64 = 6;
+/// Packets of one burst, received and sent, that may be a keepalive: its acknowledgement comes once, or a few times if it was
+/// repeated, and while the way is dead it is repeated, two packets at a time, until the way is another one.
+const KEEPALIVE: Flow = Flow { sent: 16, received: 3 };
 /// Looks without a packet after which a burst is over.
 const QUIET_TICKS: u32 = 4;
 /// Looks in a row, each with sends behind it and no answer since, that make a peer unheard: an answer takes a round trip,
@@ -42,7 +43,7 @@ pub(crate) enum Told {
 #[derive(Debug, Default)]
 struct Burst {
     seen: Flow,
-    packets: u64,
+    total: Flow,
     quiet: u32,
     unheard: u32,
     /// Looks since it was told.
@@ -85,7 +86,7 @@ impl Burst {
         let sent = flow.sent.saturating_sub(self.seen.sent);
         let received = flow.received.saturating_sub(self.seen.received);
         self.seen = flow;
-        self.packets += sent + received;
+        (self.total.sent, self.total.received) = (self.total.sent + sent, self.total.received + received);
         self.quiet = if sent + received == 0 { self.quiet + 1 } else { 0 };
         self.unheard = match (sent, received) {
             (_, 1..) => 0,
@@ -100,7 +101,8 @@ impl Burst {
         if self.quiet >= QUIET_TICKS {
             return Some(Told::Quiet);
         }
-        if self.packets > KEEPALIVE_PACKETS && sent + received > 0 && self.told.is_none() {
+        let is_data = self.total.sent > KEEPALIVE.sent || self.total.received > KEEPALIVE.received;
+        if is_data && sent + received > 0 && self.told.is_none() {
             self.told = Some(0);
             return Some(Told::Busy);
         }
@@ -117,10 +119,15 @@ mod tests {
     fn what_the_packets_tell() {
         use Told::{Busy, Quiet, Unheard};
         type Looks = &'static [(u64, u64)];
-        let cases: [(Looks, &[(usize, Told)]); 6] = [
+        let cases: [(Looks, &[(usize, Told)]); 7] = [
             // A keepalive, answered; and one whose packets had to be repeated.
             (&[(1, 1), (0, 0), (0, 0), (0, 0), (0, 0)], &[(4, Quiet)]),
             (&[(1, 0), (2, 1), (0, 0), (0, 0), (0, 0), (0, 0)], &[(5, Quiet)]),
+            // One by a way that has died, until it is met again.
+            (
+                &[(5, 0), (2, 0), (2, 0), (0, 0), (2, 1), (0, 0), (0, 0), (0, 0), (0, 0)],
+                &[(0, Unheard), (2, Unheard), (8, Quiet)],
+            ),
             // One packet a second, echoed.
             (&[(2, 2), (0, 0), (2, 2), (0, 0), (2, 2)], &[(2, Busy)]),
             // A transfer, told again after five seconds.

@@ -114,6 +114,8 @@ pub(crate) struct Link {
     pub(crate) punches: BTreeSet<TicketId>,
     /// The application holds a connection that this side asked for: a lost path is asked for anew.
     pub(crate) held: bool,
+    /// Of the two nodes this one has the lower id.
+    is_lower: bool,
     /// `to:from`, as the peer reads it.
     username: String,
     /// The peer has said under its key that it reads short names.
@@ -150,6 +152,7 @@ impl Link {
             is_strict: false,
             punches: BTreeSet::new(),
             held: false,
+            is_lower: own < peer,
             username: format!("{peer}:{own}"),
             takes_short_names: false,
             keys: VecDeque::new(),
@@ -436,13 +439,21 @@ impl Link {
         None
     }
 
-    /// A relayed way beside a direct one that has lasted; or, where no data flows, one by two relays beside one by one.
+    /// A relayed way beside a direct one that has lasted; or, where no data flows, one by two relays beside one by one, and of
+    /// two by one relay that of the node with the lower id, on which both agree without a word.
     fn is_spare(&self, now: Instant, way: Way) -> bool {
         let Some(route) = self.routes.get(&way) else { return false };
-        let is_simpler =
-            |other: &Route| other.rank() < route.rank() && other.is_ready && other.unanswered == 0;
-        (route.kind == PathKind::Relayed && self.has_lasted(now))
-            || (route.is_double && !self.is_busy(now) && self.routes.values().any(is_simpler))
+        if route.kind == PathKind::Direct || self.has_lasted(now) || self.is_busy(now) {
+            return route.kind == PathKind::Relayed && self.has_lasted(now);
+        }
+        let is_lent_by_lower = |way: &Way| matches!(way.leg, Leg::Relay(_)) == self.is_lower;
+        self.routes.iter().filter(|(_, other)| other.is_ready && other.unanswered == 0).any(
+            |(place, other)| {
+                let is_twin =
+                    other.rank() == route.rank() && is_lent_by_lower(&way) && !is_lent_by_lower(place);
+                if route.is_double { other.rank() < route.rank() } else { is_twin }
+            },
+        )
     }
 
     /// Picks the way to use.

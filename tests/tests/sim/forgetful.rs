@@ -31,8 +31,8 @@ const DATA_LEN: u64 = 6;
 /// Connections that have no path for so long are lost.
 const PATIENCE: Duration = Duration::from_secs(40);
 /// What an idle node may send in all, in bytes a second, by a direct path and by a relayed one.
-const MOST_SENT_DIRECT: f64 = 48.0;
-const MOST_SENT_RELAYED: f64 = 66.0;
+const MOST_SENT_DIRECT: f64 = 45.0;
+const MOST_SENT_RELAYED: f64 = 60.0;
 /// From the moment that a rebinding was noticed until data goes both ways again, by a direct path and by a relayed one.
 const RESUMED_DIRECT: Duration = Duration::from_secs(1);
 const RESUMED_RELAYED: Duration = Duration::from_secs(2);

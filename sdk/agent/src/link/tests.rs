@@ -102,6 +102,35 @@ fn by(way: Way, rtt_ms: u32) -> Confirmation {
     Confirmation { way, ..answer(1, rtt_ms) }
 }
 
+/// By the own relay to the peer, and from here to the peer's: both nodes let go of the same one, unless data flows.
+#[test]
+fn of_two_relayed_ways_an_idle_pair_keeps_one() {
+    let ids = [[1; 32], [2; 32]].map(NodeId::from_bytes);
+    for (own, peer, is_busy) in [(0, 1, false), (1, 0, false), (0, 1, true)] {
+        let mut link = Link::new(ids[own], ids[peer], "bob".parse().unwrap());
+        link.add_keys(keys(1));
+        let (by_own, by_peers) = (relayed(1), way(9));
+        link.add_relay(by_peers.remote);
+        let mut now = start_of_time();
+        for (way, rtt_ms) in [(by_own, 40), (by_peers, 41)] {
+            link.confirm(now, &by(way, rtt_ms), MS);
+        }
+        for _ in 0..8 {
+            if is_busy {
+                link.busy(now);
+            }
+            now = link.deadline().unwrap();
+            while let Some((due, ..)) = link.next_consent(now) {
+                link.confirm(now, &by(due, 40), MS);
+            }
+        }
+        let kept = [by_own, by_peers].map(|way| link.has_route(way));
+        assert_eq!(kept, [own == 1 || is_busy, own == 0 || is_busy], "{own}");
+        link.choose();
+        assert!(link.is_open());
+    }
+}
+
 #[test]
 fn direct_beats_relayed_and_ipv6_beats_ipv4_at_equal_cost() {
     let v6 = Way::main("[2606:4700::1]:4000".parse().unwrap());

@@ -301,7 +301,9 @@ impl Agent {
 
     fn needs_relay(&self) -> bool {
         let is_used = self.links.values().any(|link| link.uses_relay());
-        is_used || !self.punches.is_empty() || !self.requests.is_empty() || self.is_likely_relayed()
+        // Who has a way and no data on it lets a ticket find another in its own time.
+        let is_met = self.punches.values().any(|punch| !punch.is_unhurried);
+        is_used || is_met || !self.requests.is_empty() || self.is_likely_relayed()
     }
 
     /// Most of those that the node will meet are met by a relay, or by a relay first.
