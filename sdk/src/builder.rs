@@ -40,7 +40,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a router is asked to lead a port to the node for: a node that dies leaves it behind for so long at most.
 const PORT_LEASE: Duration = Duration::from_secs(20 * 60);
-/// Bounds on what may be asked for: it is renewed at half of it, and a minute's silence of the router must not matter for long.
+/// Bounds on what may be asked for: it is renewed at half of it, and a minute's silence of the router must not matter
+/// for long.
 #[cfg(feature = "portmap")]
 const PORT_LEASES: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(24 * 60 * 60));
 
@@ -154,8 +155,8 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// One more server of the cluster: `http://HOST:PORT` or `https://HOST:PORT`. The node stays at one of them; when it
-    /// loses that it tries them all, the last good one first and the others in random order.
+    /// One more server of the cluster: `http://HOST:PORT` or `https://HOST:PORT`. The node stays at one of them; when
+    /// it loses that it tries them all, the last good one first and the others in random order.
     pub fn server(mut self, url: impl Into<String>) -> Self {
         self.servers.push(Given::Url(url.into()));
         self
@@ -296,8 +297,8 @@ impl Builder {
         self
     }
 
-    /// For how long the router is asked to lead a port to the node, where that is of use: so long a node that dies leaves
-    /// the port open behind it. Renewed at half of it, and taken back by a node that leaves. 20 minutes if not
+    /// For how long the router is asked to lead a port to the node, where that is of use: so long a node that dies
+    /// leaves the port open behind it. Renewed at half of it, and taken back by a node that leaves. 20 minutes if not
     /// set; no less than 4 s and no more than a day.
     #[cfg(feature = "portmap")]
     pub fn port_lease(mut self, lease: Duration) -> Self {

@@ -16,8 +16,8 @@ use crate::shared::PeerUse;
 /// An encrypted connection to one peer, whose key it has proven. Cheap to clone; closed when the last
 /// clone is dropped.
 ///
-/// It outlives changes of the path below it: streams go on, and [`Connection::path`] tells. With no path at all it ends after 40 s,
-/// as if this side had closed it.
+/// It outlives changes of the path below it: streams go on, and [`Connection::path`] tells. With no path at all it ends
+/// after 40 s, as if this side had closed it.
 #[derive(Debug, Clone)]
 pub struct Connection {
     local: NodeId,

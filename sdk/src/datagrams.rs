@@ -1,11 +1,12 @@
 //! Unreliable messages of a connection, and whose they are.
 //!
-//! A message of the application goes as it is. What belongs to a flow begins with [`MARK`] and the flow's number, and so
-//! that nothing is confused with it, a message that happens to begin with the mark goes behind a mark and a zero. Nobody
-//! pays for flows but who uses them, and a node that knows none drops what is not the application's.
+//! A message of the application goes as it is. What belongs to a flow begins with [`MARK`] and the flow's number, and
+//! so that nothing is confused with it, a message that happens to begin with the mark goes behind a mark and a zero.
+//! Nobody pays for flows but who uses them, and a node that knows none drops what is not the application's.
 //!
 //! With the feature `webrtc` one task reads a connection's datagrams, from the first reader on, and deals them to their
-//! queues. Queues are bounded and lose the oldest first, as a socket's does not: a late packet is worth less than a new one.
+//! queues. Queues are bounded and lose the oldest first, as a socket's does not: a late packet is worth less than a new
+//! one.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use quinn::ConnectionError;

@@ -86,8 +86,8 @@ pub(crate) fn sort(
     tally
 }
 
-/// The same for what a relay's server sent: leaves in `buffer` the QUIC packets of one peer, whoever comes first, without
-/// the headers of ChannelData; hands those of other peers to `on_other`, and STUN, in ChannelData or not, to
+/// The same for what a relay's server sent: leaves in `buffer` the QUIC packets of one peer, whoever comes first,
+/// without the headers of ChannelData; hands those of other peers to `on_other`, and STUN, in ChannelData or not, to
 /// `on_stun` as it came. `peer` tells who a channel's number stands for.
 pub(crate) fn sort_relayed(
     buffer: &mut [u8],
@@ -211,8 +211,9 @@ mod tests {
         check("sss", 0, true, tally(0, 3, 0, 0));
     }
 
-    /// Each letter is a datagram of the relay's server: `a` and `b` are QUIC of two peers, `c` a check in a channel, `s`
-    /// STUN outside of one, `x` a channel of nobody, `d` something else in a channel; digits shorten the one before.
+    /// Each letter is a datagram of the relay's server: `a` and `b` are QUIC of two peers, `c` a check in a channel,
+    /// `s` STUN outside of one, `x` a channel of nobody, `d` something else in a channel; digits shorten the one
+    /// before.
     #[test]
     fn relayed_segments_are_unwrapped_one_by_one() {
         let of = |number: u8| SyntheticAddr::of(&NodeId::from_bytes([number; 32]));

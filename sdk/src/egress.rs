@@ -10,8 +10,8 @@
 //!
 //! **Names.** A look-up is a packet to a name server. A sealed node therefore finds a name in the machine's hosts file,
 //! or by the system's resolver if all name servers of this machine are at private or loopback addresses. For a stub on
-//! this machine the servers behind it count as well, as far as systemd tells them. Where the name servers can't be known
-//! no name is looked up. Multicast look-ups (`.local`), if the system does them, stay on the link.
+//! this machine the servers behind it count as well, as far as systemd tells them. Where the name servers can't be
+//! known no name is looked up. Multicast look-ups (`.local`), if the system does them, stay on the link.
 //!
 //! Deliberately absent: what to send, and to whom.
 

@@ -51,8 +51,8 @@ pub enum Event {
     },
     /// The cluster does not take this node, and trying again would not help. The last event.
     Rejected(Refusal),
-    /// No server took the node for as long as it was to try ([`Builder::give_up_after`](crate::Builder::give_up_after));
-    /// what kept it from each. The last event.
+    /// No server took the node for as long as it was to try
+    /// ([`Builder::give_up_after`](crate::Builder::give_up_after)); what kept it from each. The last event.
     GivenUp(String),
     /// The node has left. The last event.
     Left,

@@ -1,8 +1,8 @@
 //! Sockets besides the node's one: many while a symmetric NAT's ports are guessed, and afterwards only
 //! those that a peer was met by.
 //!
-//! They are plain: each is read by a task, a datagram a call. What a peer was met by carries QUIC's data too, under the same
-//! synthetic address as ever, so a path can move from or to such a socket without QUIC noticing.
+//! They are plain: each is read by a task, a datagram a call. What a peer was met by carries QUIC's data too, under the
+//! same synthetic address as ever, so a path can move from or to such a socket without QUIC noticing.
 
 use std::collections::HashMap;
 use std::io;

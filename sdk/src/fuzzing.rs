@@ -1,5 +1,5 @@
-//! What strangers may send to a node, read as the node reads it, for whoever searches for inputs that go wrong. No part of the
-//! API: it changes with what is inside.
+//! What strangers may send to a node, read as the node reads it, for whoever searches for inputs that go wrong. No part
+//! of the API: it changes with what is inside.
 
 use std::net::{IpAddr, SocketAddr};
 

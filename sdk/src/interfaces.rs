@@ -1,9 +1,9 @@
 //! The machine's addresses, and by which of them it reaches the world.
 //!
 //! [`Watch`] tells when either may have changed. On Linux the kernel says so at once, on a netlink socket that is only
-//! listened on: what it says is not parsed, because the answer to each of its messages is to look anew. Everywhere else,
-//! and besides, there is a look every few seconds. (A crate for this, `if-watch`, tells of addresses only, and of an
-//! uplink's change mostly the default route is heard first or alone; it would also bring some 20 crates.)
+//! listened on: what it says is not parsed, because the answer to each of its messages is to look anew. Everywhere
+//! else, and besides, there is a look every few seconds. (A crate for this, `if-watch`, tells of addresses only, and of
+//! an uplink's change mostly the default route is heard first or alone; it would also bring some 20 crates.)
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};

@@ -30,13 +30,15 @@
 //! * `interfaces`: the machine's addresses, and when they change; `portmap`: the router's ports.
 //! * `route`: the first routers on the way to a server.
 //! * `raw_key`, `quic`: connections between nodes, by key.
-//! * `servers`, `srv`: the rendezvous servers that a node knows; `tls`, `dial`, `ws`, `control`: the control channel to one.
+//! * `servers`, `srv`: the rendezvous servers that a node knows; `tls`, `dial`, `ws`, `control`: the control channel to
+//!   one.
 //! * `driver`: the task that owns the agent (`meetpoint-agent`, which decides) and does what it says;
 //!   `shared`: what the application may ask without waiting for it.
 //! * `meet`, `introducer`: introductions by peers while the server is away, as a guest and as the one who introduces.
 //! * `http`: one request, for lists and routers.
 //! * `sources`: where a node hears of servers; and announcing one.
-//! * `datagrams`: unreliable messages of a connection, and whose they are; `webrtc`: packets for stacks of the WebRTC family.
+//! * `datagrams`: unreliable messages of a connection, and whose they are; `webrtc`: packets for stacks of the WebRTC
+//!   family.
 //! * `explain`: why a peer is met as it is, from what the node knows.
 //! * `builder`, `node`, `connection`, `event`: the public face.
 //!

@@ -1,5 +1,5 @@
-//! The connections of introductions by peers: messages on one stream, in the words of [`meetpoint_proto::meet`]. What they
-//! mean is the agent's business, and on the other side the introducer's.
+//! The connections of introductions by peers: messages on one stream, in the words of [`meetpoint_proto::meet`]. What
+//! they mean is the agent's business, and on the other side the introducer's.
 
 use std::time::Duration;
 

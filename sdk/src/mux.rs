@@ -192,8 +192,8 @@ impl Mux {
         &self.paths
     }
 
-    /// Sends to `peer` by `way` from now on. A handshake that has begun before and was not answered is not left to QUIC's
-    /// patience.
+    /// Sends to `peer` by `way` from now on. A handshake that has begun before and was not answered is not left to
+    /// QUIC's patience.
     pub(crate) fn set_path(&self, peer: &NodeId, way: Way) -> Result<(), PathError> {
         self.paths.set(peer, way).map(|flights| self.send_flights(flights))
     }

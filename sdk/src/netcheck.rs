@@ -18,9 +18,9 @@ use crate::route;
 /// Larger than any STUN answer, which a network without fragments bounds.
 const MAX_DATAGRAM_LEN: usize = 2048;
 
-/// Finds out what NAT is between this machine and a STUN server (RFC 5780), from fresh ports and within seconds; and, by
-/// asking the first routers on the way who they are, how many translators there may be.
-/// `None` if the server does not answer.
+/// Finds out what NAT is between this machine and a STUN server (RFC 5780), from fresh ports and within seconds; and,
+/// by asking the first routers on the way who they are, how many translators there may be. `None` if the server does
+/// not answer.
 ///
 /// # Errors
 /// The machine has no socket or no randomness to give.

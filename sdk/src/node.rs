@@ -197,8 +197,8 @@ impl Node {
         self.commands.send(Command::Secrets(secrets)).await.map_err(ended)
     }
 
-    /// The members that are present, by name, without this node. In a cluster of more than 100 the server announces only
-    /// the first 100; every other can be connected to by name or id all the same.
+    /// The members that are present, by name, without this node. In a cluster of more than 100 the server announces
+    /// only the first 100; every other can be connected to by name or id all the same.
     #[must_use]
     pub fn peers(&self) -> Vec<Peer> {
         self.shared.peers()
@@ -328,8 +328,8 @@ impl Node {
         }
     }
 
-    /// Leaves the cluster: closes all connections, says goodbye to the server and ends. Events and [`Node::accept`] then
-    /// come to their end.
+    /// Leaves the cluster: closes all connections, says goodbye to the server and ends. Events and [`Node::accept`]
+    /// then come to their end.
     pub async fn leave(&self) {
         self.quic.close("the node leaves the cluster").await;
         let mut stage = self.stage.clone();

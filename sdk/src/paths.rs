@@ -162,8 +162,8 @@ impl PathTable {
         self.write().expect(peer, normal(way))
     }
 
-    /// QUIC's handshake with `peer` may begin before there is any way, and somebody wants its first datagram. False if it
-    /// has begun already, or need not: the peer has a path.
+    /// QUIC's handshake with `peer` may begin before there is any way, and somebody wants its first datagram. False if
+    /// it has begun already, or need not: the peer has a path.
     pub(crate) fn begin(&self, peer: &NodeId, wanted: Wanted) -> Result<bool, PathError> {
         let mut table = self.write();
         let peer = table.peer(peer)?;
@@ -244,10 +244,9 @@ impl PathTable {
         self.write().set_channel(normal(way), channel);
     }
 
-    /// Hears `peer` by `way` too, once it has a route: an answer without one would be lost, and QUIC
-    /// would wait for a second where the peer's own repetition takes milliseconds. Nothing is sent
-    /// there, but for the answers to a handshake that may begin by this way. Gives what was kept of one, and what is to be
-    /// sent again.
+    /// Hears `peer` by `way` too, once it has a route: an answer without one would be lost, and QUIC would wait for a
+    /// second where the peer's own repetition takes milliseconds. Nothing is sent there, but for the answers to a
+    /// handshake that may begin by this way. Gives what was kept of one, and what is to be sent again.
     pub(crate) fn hear(&self, peer: &NodeId, way: Way) -> Result<(Packets, Vec<Flight>), PathError> {
         let way = normal(way);
         let mut table = self.write();

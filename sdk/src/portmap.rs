@@ -1,15 +1,16 @@
-//! Has the router lead a port of its own to the node's socket: by PCP or NAT-PMP (RFC 6887, RFC 6886), or by UPnP (IGD).
+//! Has the router lead a port of its own to the node's socket: by PCP or NAT-PMP (RFC 6887, RFC 6886), or by UPnP
+//! (IGD).
 //!
 //! One task, told by the agent whether a mapping is of use: it is not in an effectively PRIVATE cluster, nor for a node
-//! with a public address. The protocols are raced in asking; a mapping is made by one. A lease is renewed at half its life, and
-//! taken back when the node leaves, when the cluster becomes PRIVATE, or when there is another router; what the taking
-//! back does not reach ends with its lease.
+//! with a public address. The protocols are raced in asking; a mapping is made by one. A lease is renewed at half its
+//! life, and taken back when the node leaves, when the cluster becomes PRIVATE, or when there is another router; what
+//! the taking back does not reach ends with its lease.
 //!
-//! A router's word is a claim: the server counts a mapped address only if it observes the node at the same IP, and calls
-//! the node reachable only when a dial-back has come in by it.
+//! A router's word is a claim: the server counts a mapped address only if it observes the node at the same IP, and
+//! calls the node reachable only when a dial-back has come in by it.
 //!
-//! The crate that speaks PCP and NAT-PMP has sockets of its own, so the gate ([`Egress::check_port_mapping`]) is asked before
-//! anything else.
+//! The crate that speaks PCP and NAT-PMP has sockets of its own, so the gate ([`Egress::check_port_mapping`]) is asked
+//! before anything else.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -32,12 +33,13 @@ pub use probe::{PortMapping, port_mapping};
 #[cfg(feature = "fuzzing")]
 pub(crate) use upnp::{upnp_external, upnp_location, upnp_service};
 
-/// Bounds on the time between renewals, whatever the router grants: half of the shortest lease that may be asked for, and no
-/// more than an hour, since routers forget.
+/// Bounds on the time between renewals, whatever the router grants: half of the shortest lease that may be asked for,
+/// and no more than an hour, since routers forget.
 const RENEWAL: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60 * 60));
 /// After this long without a mapping the router is asked again, if one has made any: it may have been rebooting.
 const RETRY: Duration = Duration::from_secs(5 * 60);
-/// The same if none ever has: others' mappings may have ended, or somebody has switched it on. Asking takes two kilobytes.
+/// The same if none ever has: others' mappings may have ended, or somebody has switched it on. Asking takes two
+/// kilobytes.
 const RARE_RETRY: Duration = Duration::from_secs(30 * 60);
 /// How long asking may take by each protocol.
 const ASKING: Duration = Duration::from_secs(5);

@@ -2,13 +2,13 @@
 //!
 //! The agent names the ways (all of them pass the server's relay) and when each may be used. Here is counted what goes
 //! there: the first datagram of QUIC's handshake, once for each time the agent says so, and after a keyed check of the
-//! peer has come by one of these ways, a few answers by the same. Of a datagram only the packets of a handshake are sent
-//! (RFC 9000, section 17.2): application data has no form in which it could leave. QUIC itself sends a stranger no more
-//! than three times what came from him (section 8.1).
+//! peer has come by one of these ways, a few answers by the same. Of a datagram only the packets of a handshake are
+//! sent (RFC 9000, section 17.2): application data has no form in which it could leave. QUIC itself sends a stranger no
+//! more than three times what came from him (section 8.1).
 //!
-//! What this side begins with may be wanted before there is any way, to go with the request for an introduction. What the
-//! peer begins with may come so, and then the answer is a first datagram like the other. It may be too early for the peer's
-//! relay, so it goes once more where a check of the peer shows that the way is open by now.
+//! What this side begins with may be wanted before there is any way, to go with the request for an introduction. What
+//! the peer begins with may come so, and then the answer is a first datagram like the other. It may be too early for
+//! the peer's relay, so it goes once more where a check of the peer shows that the way is open by now.
 //!
 //! The other end sends as early, so its first datagram may be here before the driver has read the check in front of it:
 //! that one is kept for the moment.
@@ -18,8 +18,8 @@ use tokio::sync::mpsc;
 
 /// Ways of one peer that are tried at a time: what the agent names under two tickets.
 const MAX_WAYS: usize = 8;
-/// Datagrams that are sent before anything is verified, as answers to a peer whose keyed check has come by the very way:
-/// a flight of the handshake is one or two, repeated a few times.
+/// Datagrams that are sent before anything is verified, as answers to a peer whose keyed check has come by the very
+/// way: a flight of the handshake is one or two, repeated a few times.
 const MAX_ANSWERS: u32 = 8;
 /// Datagrams kept of one peer until its check has been read. Its first flight is one.
 const MAX_HELD: usize = 4;
@@ -270,8 +270,8 @@ mod tests {
         assert_eq!(begun.send(&flight).0, []);
     }
 
-    /// What came with the introduction is answered by the ways that there are and by those that open, and what this side has
-    /// begun is its own.
+    /// What came with the introduction is answered by the ways that there are and by those that open, and what this
+    /// side has begun is its own.
     #[test]
     fn an_answer_goes_again_where_the_way_has_opened() {
         let (mut begun, answer) = (Provisional::default(), packet(HANDSHAKE, 60));

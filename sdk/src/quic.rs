@@ -42,9 +42,10 @@ const SERVER_NAME: &str = "meetpoint.invalid";
 /// The least a path must carry (RFC 9000, section 14), and all that is ever sent.
 const MTU: u16 = 1200;
 
-/// The agent's checks keep NATs awake and show that the peer is there; this only shows that its end of the connection still
-/// is, twice within the patience below. More often would cost much where a NAT has just moved: QUIC repeats an unanswered one
-/// within milliseconds, again and again. The side that connects asks, and the answer shows the same to the other.
+/// The agent's checks keep NATs awake and show that the peer is there; this only shows that its end of the connection
+/// still is, twice within the patience below. More often would cost much where a NAT has just moved: QUIC repeats an
+/// unanswered one within milliseconds, again and again. The side that connects asks, and the answer shows the same to
+/// the other.
 const KEEP_ALIVE: Duration = Duration::from_secs(100);
 
 /// Silence after which a connection is lost, if there is a path. Where there is none [`LOST_AFTER`] is sooner.
@@ -340,8 +341,8 @@ impl Quic {
 /// A peer's connection.
 pub(crate) type Accepted = (NodeId, Connection);
 
-/// Takes all that comes, and parts what is for the application from what is for this node's own use: an application that
-/// takes no connections has a node that introduces its peers all the same.
+/// Takes all that comes, and parts what is for the application from what is for this node's own use: an application
+/// that takes no connections has a node that introduces its peers all the same.
 pub(crate) async fn accept_all(
     mut acceptor: Acceptor,
     application: mpsc::Sender<Accepted>,

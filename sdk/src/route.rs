@@ -1,8 +1,8 @@
-//! The first routers on the way to a server, as they say it themselves: each drops a datagram whose time to live ends there,
-//! and reports that (RFC 792).
+//! The first routers on the way to a server, as they say it themselves: each drops a datagram whose time to live ends
+//! there, and reports that (RFC 792).
 //!
-//! Each time to live has a socket of its own, so a late report is never taken for another router's. One router follows the
-//! other: most homes have one, and then nothing else is sent.
+//! Each time to live has a socket of its own, so a late report is never taken for another router's. One router follows
+//! the other: most homes have one, and then nothing else is sent.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -22,14 +22,14 @@ use kernel::Reports;
 
 use crate::egress::Egress;
 
-/// How long the report of each copy of a datagram is waited for. Reports get lost, and routers of a mobile network are far away;
-/// above all routers report seldom: Linux' allow six at once and then one a second to each host, of any kind, and those about a port
-/// that nobody asked to be mapped have just been spent.
+/// How long the report of each copy of a datagram is waited for. Reports get lost, and routers of a mobile network are
+/// far away; above all routers report seldom: Linux' allow six at once and then one a second to each host, of any kind,
+/// and those about a port that nobody asked to be mapped have just been spent.
 const WAITS: [Duration; 4] =
     [Duration::from_millis(400), Duration::from_millis(600), Duration::from_secs(1), Duration::from_secs(2)];
 
-/// Who answers to a time to live of 1, 2 and so on, up to `most` or the internet's first router; `None`: nobody. Empty where
-/// the system does not pass reports on.
+/// Who answers to a time to live of 1, 2 and so on, up to `most` or the internet's first router; `None`: nobody. Empty
+/// where the system does not pass reports on.
 pub(crate) async fn trace(egress: &Egress, to: SocketAddr, request: &[u8], most: u8) -> Vec<Option<IpAddr>> {
     let mut hops = Vec::new();
     for ttl in 1..=most {

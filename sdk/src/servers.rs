@@ -301,7 +301,8 @@ impl Obstacles {
         }
     }
 
-    /// The obstacle that waiting does not remove, if that is so of every server there will be: the user has to do something.
+    /// The obstacle that waiting does not remove, if that is so of every server there will be: the user has to do
+    /// something.
     pub(crate) fn hopeless(&self) -> Option<Arc<OpenError>> {
         let hopeless = |(_, obstacle): &(String, Option<Obstacle>)| match obstacle {
             Some(Obstacle::Open(error)) if error.is_hopeless() => Some(Arc::clone(error)),

@@ -1,12 +1,12 @@
 //! Where a node hears of servers besides those it is given: files, registries, the LAN, the environment.
 //!
-//! Each place is a [`SeedSource`]. All are asked at once, from the node's start to its end; the first server heard of is
-//! gone to, later ones are remembered, and as long as the node is no member, whichever answers first is taken. A source that
-//! fails is asked again, ever more seldom.
+//! Each place is a [`SeedSource`]. All are asked at once, from the node's start to its end; the first server heard of
+//! is gone to, later ones are remembered, and as long as the node is no member, whichever answers first is taken. A
+//! source that fails is asked again, ever more seldom.
 //!
-//! **What is heard is a hint.** The server has to prove itself as any other: by a fingerprint that the node was given, or by
-//! a public authority. A fingerprint that comes with a hint counts only where the place itself is trusted: a file, the
-//! environment, a registry that has proven itself. On a LAN anybody may say anything.
+//! **What is heard is a hint.** The server has to prove itself as any other: by a fingerprint that the node was given,
+//! or by a public authority. A fingerprint that comes with a hint counts only where the place itself is trusted: a
+//! file, the environment, a registry that has proven itself. On a LAN anybody may say anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -126,8 +126,8 @@ pub trait SeedSource: fmt::Debug + Send + Sync {
     /// What it is called in messages.
     fn label(&self) -> String;
 
-    /// Tells each server as it is found, and goes on for as long as there may be more. `Ok` means that there never will be;
-    /// after an error it is called again. It is dropped when the node ends.
+    /// Tells each server as it is found, and goes on for as long as there may be more. `Ok` means that there never will
+    /// be; after an error it is called again. It is dropped when the node ends.
     fn search<'a>(&'a self, seeds: &'a Seeds) -> Search<'a>;
 }
 

@@ -1,8 +1,8 @@
 //! Seeds that a domain names by SRV records (RFC 2782): `_meetpoint._tcp.DOMAIN`.
 //!
 //! DNS proves nothing, so a server that is found this way has to be the domain's: its certificate is for the domain, or
-//! its key is one that was pinned (RFC 6125, section 6.4). The records are looked up at the node's start, and now and then
-//! for as long as it runs (`crate::sources::Dns`).
+//! its key is one that was pinned (RFC 6125, section 6.4). The records are looked up at the node's start, and now and
+//! then for as long as it runs (`crate::sources::Dns`).
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::net::NetError;

@@ -24,8 +24,9 @@ use rustls::{
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-/// The control channel is a WebSocket, which starts as HTTP/1.1 (RFC 6455, section 1.7). Whoever looks whether a STUN server's
-/// port can be reached speaks to one that wants a protocol of its own (RFC 7443), which an HTTP server passes over.
+/// The control channel is a WebSocket, which starts as HTTP/1.1 (RFC 6455, section 1.7). Whoever looks whether a STUN
+/// server's port can be reached speaks to one that wants a protocol of its own (RFC 7443), which an HTTP server passes
+/// over.
 pub(crate) const CONTROL_ALPN: &[&[u8]] = &[b"http/1.1", b"stun.turn"];
 
 /// Where trust in public certificates comes from.

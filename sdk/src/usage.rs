@@ -1,8 +1,8 @@
 //! Whether data flows between this node and a peer: by that the agent decides how closely to watch their way.
 //!
-//! QUIC tells nobody what it sends, so the packets are counted where they pass ([`crate::paths`]). A few of them now and
-//! then are QUIC's own keepalives and no data. While packets go and none comes, the way may be dead, and long before
-//! QUIC or consent would say so. Counts are looked at only while something flows.
+//! QUIC tells nobody what it sends, so the packets are counted where they pass ([`crate::paths`]). A few of them now
+//! and then are QUIC's own keepalives and no data. While packets go and none comes, the way may be dead, and long
+//! before QUIC or consent would say so. Counts are looked at only while something flows.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,13 +11,13 @@ use meetpoint_proto::NodeId;
 
 /// Between two looks.
 pub(crate) const TICK: Duration = Duration::from_millis(500);
-/// Packets of one burst, received and sent, that may be a keepalive: its acknowledgement comes once, or a few times if it was
-/// repeated, and while the way is dead it is repeated, two packets at a time, until the way is another one.
+/// Packets of one burst, received and sent, that may be a keepalive: its acknowledgement comes once, or a few times if
+/// it was repeated, and while the way is dead it is repeated, two packets at a time, until the way is another one.
 const KEEPALIVE: Flow = Flow { sent: 16, received: 3 };
 /// Looks without a packet after which a burst is over.
 const QUIET_TICKS: u32 = 4;
-/// Looks in a row, each with sends behind it and no answer since, that make a peer unheard: an answer takes a round trip,
-/// and a packet that was sent just before a look has had none of that time.
+/// Looks in a row, each with sends behind it and no answer since, that make a peer unheard: an answer takes a round
+/// trip, and a packet that was sent just before a look has had none of that time.
 const UNHEARD_TICKS: u32 = 2;
 /// Looks from which on an ongoing burst is told again: the agent forgets one after 15 s.
 const TELL_TICKS: u32 = 10;

@@ -17,17 +17,17 @@
 //! # }
 //! ```
 //!
-//! **What travels how.** Packets go in QUIC datagrams: encrypted and authenticated by the peers' keys, and as unreliable and
-//! unordered as UDP's. (DTLS on top encrypts a second time; SCTP needs none of it here.) A packet that is too long for one
-//! datagram goes in several, up to [`MAX_PACKET_LEN`]; if one of these is lost, so is the packet. A longer packet is
-//! refused with `ErrPacketTooBig`. Sending waits while QUIC's congestion control has no room.
+//! **What travels how.** Packets go in QUIC datagrams: encrypted and authenticated by the peers' keys, and as
+//! unreliable and unordered as UDP's. (DTLS on top encrypts a second time; SCTP needs none of it here.) A packet that
+//! is too long for one datagram goes in several, up to [`MAX_PACKET_LEN`]; if one of these is lost, so is the packet. A
+//! longer packet is refused with `ErrPacketTooBig`. Sending waits while QUIC's congestion control has no room.
 //!
 //! **Whose packet it is.** Each [`FlowId`] is a channel of its own. The application's messages
-//! ([`Connection::send_datagram`](crate::Connection::send_datagram)) and other flows are not mixed with it. What arrives before
-//! the flow is open at this side is lost, as packets are that arrive before a socket is bound.
+//! ([`Connection::send_datagram`](crate::Connection::send_datagram)) and other flows are not mixed with it. What
+//! arrives before the flow is open at this side is lost, as packets are that arrive before a socket is bound.
 //!
-//! **Addresses.** A path may change below a connection at any time, and nothing above notices. So the addresses of a flow are
-//! names: an address of the unique local range (RFC 4193) for each node's key. No packet travels under them.
+//! **Addresses.** A path may change below a connection at any time, and nothing above notices. So the addresses of a
+//! flow are names: an address of the unique local range (RFC 4193) for each node's key. No packet travels under them.
 //!
 //! ICE and TURN of such a stack have nothing to do here: Meetpoint's own paths are below.
 

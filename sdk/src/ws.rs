@@ -51,8 +51,8 @@ const MAX_ADDRESSES: usize = 8;
 pub(crate) struct OpenOptions {
     /// The server.
     pub(crate) server: ServerUrl,
-    /// Whom its certificate has to be for, if not for the host in the URL: DNS may have said which host that is, and DNS
-    /// proves nothing.
+    /// Whom its certificate has to be for, if not for the host in the URL: DNS may have said which host that is, and
+    /// DNS proves nothing.
     pub(crate) tls_name: Option<String>,
     /// Fingerprints of the server's key: the join token's, and others.
     pub(crate) pins: Pins,

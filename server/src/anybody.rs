@@ -1,6 +1,6 @@
-//! TLS with whoever is there, for connections on which the other side proves itself in another way: by a signature over a
-//! nonce, by a fingerprint that is compared afterwards. What is said before that is no secret. Never for a client that relies on
-//! TLS alone.
+//! TLS with whoever is there, for connections on which the other side proves itself in another way: by a signature over
+//! a nonce, by a fingerprint that is compared afterwards. What is said before that is no secret. Never for a client
+//! that relies on TLS alone.
 
 use std::io;
 use std::sync::Arc;

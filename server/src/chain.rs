@@ -6,8 +6,8 @@
 //! source counts as the length [`ABSENT`] and no text. Detail is JSON in the canonical form of RFC 8785,
 //! of which only objects, arrays, strings, whole numbers, `true`, `false` and `null` are used.
 //!
-//! A chain shows that nothing inside it was changed, taken out or put in. It can't show by itself that its
-//! end was cut off, or that all of it was made anew: for that, compare it with a [`AuditHead`] that was noted elsewhere.
+//! A chain shows that nothing inside it was changed, taken out or put in. It can't show by itself that its end was cut
+//! off, or that all of it was made anew: for that, compare it with a [`AuditHead`] that was noted elsewhere.
 
 use std::fmt;
 use std::str::FromStr;

@@ -3,9 +3,9 @@
 //! It ends when the server is empty, or at the deadline. Until then all that was granted goes on: control connections,
 //! introductions among those who stay, allocations and their refreshes.
 //!
-//! An allocation outlives its node's control connection, so a node that went elsewhere may leave one behind: its paths go
-//! by it until they are replaced, and one that died gives nothing back. Of members who are gone only what still relays
-//! something is waited for ([`Remains`]). Others with credentials of the operator's have no connection by which
+//! An allocation outlives its node's control connection, so a node that went elsewhere may leave one behind: its paths
+//! go by it until they are replaced, and one that died gives nothing back. Of members who are gone only what still
+//! relays something is waited for ([`Remains`]). Others with credentials of the operator's have no connection by which
 //! they would be known to be gone, and are waited for as long as they refresh.
 
 use std::collections::BTreeMap;

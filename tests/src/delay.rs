@@ -1,9 +1,9 @@
 //! A lab's public network, made as slow as a real one.
 //!
-//! The kernels that the lab runs on have no `netem`. So a thread takes the place of the switch's bridge: it has a packet
-//! socket on each port, learns who is where as a switch does, and passes each frame on after a fixed time. A round trip
-//! between any two machines of the public network, and so between any node and the server, takes twice that; within a
-//! LAN nothing changes. Only the questions for a neighbor's address go through at once.
+//! The kernels that the lab runs on have no `netem`. So a thread takes the place of the switch's bridge: it has a
+//! packet socket on each port, learns who is where as a switch does, and passes each frame on after a fixed time. A
+//! round trip between any two machines of the public network, and so between any node and the server, takes twice that;
+//! within a LAN nothing changes. Only the questions for a neighbor's address go through at once.
 //!
 //! Frames are passed on in the order in which they came. Nothing is lost on purpose.
 

@@ -23,12 +23,12 @@ use crate::guessing::Extras;
 use crate::lifetime::Lifetime;
 use crate::link::Link;
 use crate::network::{Network, Reach};
-use crate::observe::{Observer, Seen};
+use crate::observe::Observer;
 use crate::pace::Pacer;
 use crate::punch::Punch;
 use crate::relay::Relays;
 use crate::rendezvous::Rendezvous;
-use crate::requests::{Purpose, Requests};
+use crate::requests::Requests;
 use crate::roam::Doubt;
 use crate::stun::{Class, Datagram, Method};
 use meetpoint_proto::Timers;
@@ -37,10 +37,6 @@ use meetpoint_proto::Timers;
 /// whoever else writes such datagrams must not make the node talk.
 const MAX_DIAL_BACKS: u32 = 8;
 const DIAL_BACK_WINDOW: Duration = Duration::from_secs(10);
-/// How often the server may put a request off before the application is told.
-const MAX_DEFERRALS: u32 = 3;
-/// Longest time it may be put off for.
-const MAX_DEFERRAL: Duration = Duration::from_secs(60);
 /// Announced peers whose arrival is noticed; a server announces 100.
 const MAX_PRESENT: usize = 1_024;
 /// A discovery that packets were lost to, or that nothing answered, is made again so much later, so often.
@@ -447,22 +443,6 @@ impl Agent {
         }
     }
 
-    /// The NAT may have moved the mappings: has them observed now rather than at the next refresh.
-    pub(crate) fn suspect_mappings(&mut self, now: Instant) {
-        for (ipv6, observer) in &mut self.observers {
-            observer.look_by(now);
-            self.timers.set(Timer::Observe(*ipv6), Some(observer.deadline()));
-        }
-    }
-
-    /// The network is another one: has the mappings observed now rather than at the next refresh.
-    pub(crate) fn refresh_observations(&mut self, now: Instant) {
-        for (ipv6, observer) in &mut self.observers {
-            observer.refresh(now);
-            self.timers.set(Timer::Observe(*ipv6), Some(observer.deadline()));
-        }
-    }
-
     pub(crate) fn tell_candidates(&mut self) {
         let (true, Some(reach)) = (self.control.is_member(), &self.reach) else { return };
         let host = self.network.candidates(reach);
@@ -497,24 +477,6 @@ impl Agent {
     pub(crate) fn discover_anew(&mut self, now: Instant) {
         self.discoveries = 0;
         self.start_stun(now);
-    }
-
-    fn start_observers(&mut self, now: Instant) {
-        let Some(membership) = &self.membership else { return };
-        let Some(StunAccess { username, password, .. }) = &membership.stun else { return };
-        let servers = stun_servers(membership);
-        let before = self.observers.len();
-        for server in servers.iter().filter(|server| self.network.has_uplink(server.primary.is_ipv6())) {
-            let ipv6 = server.primary.is_ipv6();
-            if !self.observers.contains_key(&ipv6) {
-                let observer = Observer::new(now, server.primary, username.clone(), password.clone());
-                self.timers.set(Timer::Observe(ipv6), Some(observer.deadline()));
-                self.observers.insert(ipv6, observer);
-            }
-        }
-        if self.observers.len() > before {
-            self.await_udp(now);
-        }
     }
 
     /// The credential ends with the session.
@@ -617,22 +579,6 @@ impl Agent {
         }
     }
 
-    fn observed(&mut self, now: Instant, source: SocketAddr, datagram: &Datagram<'_>) -> bool {
-        let ipv6 = source.is_ipv6();
-        let Some(observer) = self.observers.get_mut(&ipv6) else { return false };
-        let seen = observer.handle(&mut self.env, now, source, datagram);
-        self.timers.set(Timer::Observe(ipv6), Some(observer.deadline()));
-        if seen != Seen::Foreign {
-            self.udp_works(now);
-            self.review_udp(now);
-            self.review_nats();
-        }
-        if seen == Seen::Moved {
-            self.rebound(now);
-        }
-        seen != Seen::Foreign
-    }
-
     /// Passes a dial-back's nonce on, once, to the server that judges it.
     fn dial_back(&mut self, now: Instant, datagram: &Datagram<'_>) {
         let Some(nonce) = datagram.dial_back_nonce() else { return };
@@ -652,90 +598,6 @@ impl Agent {
         }
         self.env.counters.dial_backs += 1;
         self.env.send(ClientMessage::DialBackSeen { nonce });
-    }
-
-    fn connect(&mut self, now: Instant, request: u32, peer: String, wait: bool) {
-        self.cancel_connect(request);
-        let mut links = self.links.iter_mut();
-        let open = links.find(|(id, link)| link.is_open() && link.answers_to(id, &peer));
-        if let Some((&id, link)) = open {
-            link.held = true;
-            self.env.push(Output::ConnectEnded { request, result: Ok(id) });
-        } else if self.requests.is_full() {
-            let refusal = Refusal::new(Code::TooManyIntroductions);
-            self.env.push(Output::ConnectEnded { request, result: Err(refusal) });
-        } else {
-            let number = self.requests.open(now, Purpose::Application(request), peer, wait);
-            if !self.begin_handshake(now, number, request) {
-                self.send_request(number);
-            }
-            self.want_relay(now);
-        }
-    }
-
-    fn cancel_connect(&mut self, request: u32) {
-        if let Some(number) = self.requests.of_application(request) {
-            self.drop_request(number);
-        }
-    }
-
-    /// Forgets a request, and has the server forget it too.
-    pub(crate) fn drop_request(&mut self, number: u32) -> Option<Purpose> {
-        let request = self.requests.take(number)?;
-        self.timers.set(Timer::Request(number), None);
-        self.forget_handshake(request.begun);
-        if request.ticket.is_none() {
-            self.cancel_request(number);
-        }
-        Some(request.purpose)
-    }
-
-    /// Has whoever was asked to introduce this node forget it.
-    pub(crate) fn cancel_request(&mut self, number: u32) {
-        if self.control.is_member() {
-            self.env.send(ClientMessage::CancelConnect { request: number });
-        } else {
-            self.withdraw_request(number);
-        }
-    }
-
-    /// Sends a request to the server; while it is away, to peers that may introduce this node instead.
-    pub(crate) fn send_request(&mut self, number: u32) {
-        self.timers.set(Timer::Request(number), None);
-        let Some(request) = self.requests.get_mut(number) else { return };
-        request.awaits_handshake = false;
-        if self.control.is_member() {
-            self.env.send(request.message(number));
-        } else {
-            self.ask_introducers(number);
-        }
-    }
-
-    fn connect_failed(&mut self, now: Instant, number: u32, refusal: Refusal) {
-        let Some(request) = self.requests.get_mut(number) else { return };
-        if let (Some(ms), true) = (refusal.retry_after_ms, request.deferrals < MAX_DEFERRALS) {
-            request.deferrals += 1;
-            let wait = Duration::from_millis(ms).min(MAX_DEFERRAL);
-            self.timers.set(Timer::Request(number), Some(now + wait));
-        } else {
-            self.fail_request(now, number, refusal);
-        }
-    }
-
-    /// Ends a request without a path.
-    pub(crate) fn fail_request(&mut self, now: Instant, number: u32, refusal: Refusal) {
-        self.timers.set(Timer::Request(number), None);
-        let Some(request) = self.requests.take(number) else { return };
-        self.forget_handshake(request.begun);
-        match request.purpose {
-            Purpose::Application(request) => {
-                self.env.push(Output::ConnectEnded { request, result: Err(refusal) });
-            }
-            Purpose::Repair(peer) => self.schedule_repair(now, peer),
-            // The path may hold all the same; if it is lost, that is repaired.
-            Purpose::Roam(_) => {}
-            Purpose::Upgrade(peer) => self.schedule_upgrade(now, peer),
-        }
     }
 }
 

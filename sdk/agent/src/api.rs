@@ -159,8 +159,8 @@ pub enum Input<'a> {
         /// The main socket's IPv6 port, if it has one.
         port_v6: Option<u16>,
     },
-    /// What the router has mapped to the main socket, as [`Output::MapPort`] asked; empty if it has mapped nothing, or no
-    /// longer does.
+    /// What the router has mapped to the main socket, as [`Output::MapPort`] asked; empty if it has mapped nothing, or
+    /// no longer does.
     Mapped {
         /// Public addresses.
         addrs: Vec<SocketAddr>,
@@ -169,7 +169,8 @@ pub enum Input<'a> {
     Route {
         /// As in the question.
         number: u32,
-        /// Who has answered to a time to live of 1, 2 and so on: a router, or at last the server itself; `None`: nobody.
+        /// Who has answered to a time to live of 1, 2 and so on: a router, or at last the server itself; `None`:
+        /// nobody.
         hops: Vec<Option<IpAddr>>,
     },
     /// The machine's way to the server is another one: its source address has changed, or the router it goes by. Told
@@ -248,8 +249,8 @@ pub enum Input<'a> {
         /// Its first datagram; `None` if there is none that could go along.
         datagram: Option<Vec<u8>>,
     },
-    /// QUIC's handshake with this peer, which the application has called for, is complete: the peer has proven its key. If
-    /// that was before a check was answered, whatever passes the server's relay is a path now.
+    /// QUIC's handshake with this peer, which the application has called for, is complete: the peer has proven its key.
+    /// If that was before a check was answered, whatever passes the server's relay is a path now.
     HandshakeDone {
         /// Who.
         peer: NodeId,
@@ -259,8 +260,8 @@ pub enum Input<'a> {
         /// As in connect.
         request: u32,
     },
-    /// Data goes to this peer or comes from it, and not just QUIC's own keepalives: its way is to be watched closely for
-    /// some seconds. Told again while it lasts.
+    /// Data goes to this peer or comes from it, and not just QUIC's own keepalives: its way is to be watched closely
+    /// for some seconds. Told again while it lasts.
     Busy {
         /// Who.
         peer: NodeId,
@@ -338,15 +339,16 @@ pub enum Output {
         /// Their numbers.
         keep: Vec<u16>,
     },
-    /// Whether a port of the router that leads to the main socket would be of use; if not, none is to be asked for, and one
-    /// that is there is to be taken back. Not before the first of these, and told when it changes.
+    /// Whether a port of the router that leads to the main socket would be of use; if not, none is to be asked for, and
+    /// one that is there is to be taken back. Not before the first of these, and told when it changes.
     MapPort {
         /// It would.
         wanted: bool,
     },
-    /// See which routers are the first on the way to the server: send this datagram from fresh sockets with a time to live of
-    /// 1, 2 and so on, until [`ends_route`](crate::ends_route) says so of who answers (RFC 792: time exceeded), and tell
-    /// [`Input::Route`]. Nothing waits for it; where the system does not tell who answers there is nothing to do.
+    /// See which routers are the first on the way to the server: send this datagram from fresh sockets with a time to
+    /// live of 1, 2 and so on, until [`ends_route`](crate::ends_route) says so of who answers (RFC 792: time exceeded),
+    /// and tell [`Input::Route`]. Nothing waits for it; where the system does not tell who answers there is nothing to
+    /// do.
     TraceRoute {
         /// Of the question.
         number: u32,
@@ -420,9 +422,9 @@ pub enum Output {
         /// The connect request that waits for the peer, if one does.
         request: Option<u32>,
     },
-    /// Begin QUIC's handshake with this peer, and keep what it begins with: nothing may be sent yet. That datagram, with which
-    /// [`Input::Begun`] answers, goes to the peer with the request that it be introduced. Ends with [`Output::Path`], one way or the
-    /// other.
+    /// Begin QUIC's handshake with this peer, and keep what it begins with: nothing may be sent yet. That datagram,
+    /// with which [`Input::Begun`] answers, goes to the peer with the request that it be introduced. Ends with
+    /// [`Output::Path`], one way or the other.
     Begin {
         /// The connect request that it is for.
         request: u32,
@@ -431,9 +433,9 @@ pub enum Output {
         /// What a round trip will take, about.
         rtt: Duration,
     },
-    /// A peer that this node is being introduced to begins QUIC's handshake with this datagram. It came by way of the server,
-    /// which may have made it up. It may be answered like the peer's handshake itself: by the ways of [`Output::Provisional`], and
-    /// with no more than that allows.
+    /// A peer that this node is being introduced to begins QUIC's handshake with this datagram. It came by way of the
+    /// server, which may have made it up. It may be answered like the peer's handshake itself: by the ways of
+    /// [`Output::Provisional`], and with no more than that allows.
     Handshake {
         /// Who.
         peer: NodeId,
@@ -486,7 +488,8 @@ pub enum Ended {
     NoServer,
 }
 
-/// A way to a peer: a check of this side's own was answered on it, or QUIC's handshake went by it ([`Input::HandshakeDone`]).
+/// A way to a peer: a check of this side's own was answered on it, or QUIC's handshake went by it
+/// ([`Input::HandshakeDone`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Path {
     /// Where its datagrams go and come from.

@@ -1,6 +1,7 @@
-//! Exponential backoff with jitter: the delay is drawn evenly from a quarter of a ceiling up to all of it, and the ceiling
-//! doubles with each failure, so that nodes which lost one server together come back apart. From nothing on, some of many
-//! nodes would use up their quick tries before a server that restarts is there again, and be the last to come back.
+//! Exponential backoff with jitter: the delay is drawn evenly from a quarter of a ceiling up to all of it, and the
+//! ceiling doubles with each failure, so that nodes which lost one server together come back apart. From nothing on,
+//! some of many nodes would use up their quick tries before a server that restarts is there again, and be the last to
+//! come back.
 
 use std::time::Duration;
 

@@ -31,7 +31,8 @@ pub(crate) struct Outstanding {
     order: VecDeque<TransactionId>,
 }
 
-/// A short name is the beginning of the sender's id, 40 bits of it: so many characters of its text, which are whole bytes.
+/// A short name is the beginning of the sender's id, 40 bits of it: so many characters of its text, which are whole
+/// bytes.
 pub(crate) const SHORT_NAME_LEN: usize = 8;
 /// The rest of the least id and of the greatest that begin with a short name. Of 256 bits the last character has one.
 const LEAST_REST: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
@@ -230,7 +231,8 @@ impl Agent {
         self.way_answered(now, sent.peer, sent.to);
         self.observe_before_next_check(now);
         if is_seen_elsewhere {
-            // This node's NAT has moved it, and the peer's let it in all the same; what else depends on it does not know yet.
+            // This node's NAT has moved it, and the peer's let it in all the same; what else depends on it does not
+            // know yet.
             self.suspect_unseen_mappings(now, now);
         }
         self.finish_requests(sent.peer);

@@ -5,9 +5,9 @@
 //! first welcome is pinned for the process's life. A server that shows another one is not joined,
 //! but tried again: whoever can only impersonate the server must not be able to end the node.
 //!
-//! Which server comes next is told by [`crate::servers`]. A final refusal of any of them ends the node, but for those that
-//! only say that this server is not one for it (`LOCAL`): of several servers the others are asked then, and the node ends
-//! when all have said so in one round.
+//! Which server comes next is told by [`crate::servers`]. A final refusal of any of them ends the node, but for those
+//! that only say that this server is not one for it (`LOCAL`): of several servers the others are asked then, and the
+//! node ends when all have said so in one round.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -41,8 +41,8 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 const STABLE_AFTER: Duration = Duration::from_secs(30);
 /// Bounds on the server's word about silence.
 const IDLE_RANGE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
-/// A node asks for a sign of life after half of the allowed silence; a server that lives asks more often. TCP has the other
-/// half to repeat what was lost.
+/// A node asks for a sign of life after half of the allowed silence; a server that lives asks more often. TCP has the
+/// other half to repeat what was lost.
 const PINGS_PER_IDLE: u32 = 2;
 /// A membership is renewed when so much of it is over, varied by a tenth of it so that nodes that joined
 /// together do not ask together.
@@ -91,8 +91,8 @@ const FINAL: &[Code] = &[
     Code::ClusterTypeMismatch,
 ];
 
-/// Final refusals that concern only the server that says so, if the node knows others: it does not serve this cluster, or
-/// only its members and the node has no certificate yet, or it is of another version.
+/// Final refusals that concern only the server that says so, if the node knows others: it does not serve this cluster,
+/// or only its members and the node has no certificate yet, or it is of another version.
 const LOCAL: &[Code] = &[Code::NotHome, Code::UnknownCluster, Code::ProtocolVersion];
 
 /// What a welcome gives the rest of the agent.

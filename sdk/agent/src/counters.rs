@@ -45,7 +45,8 @@ pub struct Counters {
     pub dial_backs_refused: u64,
     /// Tickets that a peer has introduced, and that both ends have signed.
     pub meetings: u64,
-    /// Peers' proposals that were not gone into: no member, too many, a used ticket, or an address that is not the node's.
+    /// Peers' proposals that were not gone into: no member, too many, a used ticket, or an address that is not the
+    /// node's.
     pub meetings_refused: u64,
     /// Halves of peers' tickets that were refused: forged, changed, too late, used, or not asked for.
     pub halves_refused: u64,

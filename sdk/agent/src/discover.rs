@@ -9,12 +9,13 @@
 //! The answers that a filter has kept out came early: where they have moved the mappings towards their
 //! senders, and no other, the NAT is not symmetric but one that early packets confuse.
 //!
-//! A block's ports may serve several destinations each, or one. Two mappings of sixteen rarely share a port either way, so
-//! after the verdict further sockets are mapped, one after the other, until two share one, or should have by far.
+//! A block's ports may serve several destinations each, or one. Two mappings of sixteen rarely share a port either way,
+//! so after the verdict further sockets are mapped, one after the other, until two share one, or should have by far.
 //!
-//! A hint of the server's (another node behind the same NAT is said to be symmetric) turns the order round: the mapping is
-//! looked at first, and the ports are told before the filter has had the time to be silent. The filter is then looked at
-//! from the last of the fresh ports. If the hint was wrong everything is done again in the usual order; no verdict rests on it.
+//! A hint of the server's (another node behind the same NAT is said to be symmetric) turns the order round: the mapping
+//! is looked at first, and the ports are told before the filter has had the time to be silent. The filter is then
+//! looked at from the last of the fresh ports. If the hint was wrong everything is done again in the usual order; no
+//! verdict rests on it.
 //!
 //! When all is told the routers on the way are asked who they are ([`route`]).
 //!

@@ -28,9 +28,9 @@ const ROUNDS: u32 = 2;
 /// them are sent; the two may start so far apart.
 const APART: Duration = Duration::from_millis(60);
 
-/// How long the side that has opened so many sockets keeps still until the peer has guessed. A kernel's NAT that an early
-/// packet has moved one mapping of goes on with the port it moved to: a single check that comes before the guess at its
-/// source takes all guesses after that elsewhere.
+/// How long the side that has opened so many sockets keeps still until the peer has guessed. A kernel's NAT that an
+/// early packet has moved one mapping of goes on with the port it moved to: a single check that comes before the guess
+/// at its source takes all guesses after that elsewhere.
 pub(crate) fn guessed_after(sockets: u16) -> Duration {
     GAP * sockets.into() + APART * 2
 }

@@ -106,8 +106,8 @@ impl Agent {
         if peer.is_some_and(|behavior| behavior.early_inbound == Some(true)) {
             let outside = introduction.candidates.iter().filter(|candidate| !is_local(candidate));
             let ways = outside.map(|candidate| Way::main(addr::unmap(candidate.addr)));
-            // The peer was not told of a place that the server has not seen, and so sends nothing there: all packets from it
-            // would be early. Once it is seen the server introduces both anew.
+            // The peer was not told of a place that the server has not seen, and so sends nothing there: all packets
+            // from it would be early. Once it is seen the server introduces both anew.
             let is_seen = |way: &Way| {
                 self.observers.get(&way.remote.is_ipv6()).is_some_and(|observer| observer.mapped().is_some())
             };

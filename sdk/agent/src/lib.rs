@@ -17,10 +17,10 @@
 //!
 //! # A node's life
 //!
-//! **Join** (`control`): hello, challenge, proof, welcome. Both sides prove themselves. A lost
-//! connection comes back with exponential backoff and jitter; a refusal that trying again
-//! can't help ends the agent. Of several servers (`servers`) one follows the other. Links to peers do not depend on the control connection: they go on
-//! while it is away.
+//! **Join** (`control`): hello, challenge, proof, welcome. Both sides prove themselves. A lost connection comes back
+//! with exponential backoff and jitter; a refusal that trying again can't help ends the agent. Of several servers
+//! (`servers`) one follows the other. Links to peers do not depend on the control connection: they go on while it is
+//! away.
 //!
 //! **Find out** (`observe`, `discover`): the main socket sends authenticated Bindings to the
 //! server's primary address, so that the server *observes* its mapping, and to no other address of
@@ -34,8 +34,8 @@
 //! probed at once. A way is *verified* when our own check was answered under the peer's key from
 //! the very address it went to; only then it may carry data.
 //!
-//! **Meet without the server** (`rendezvous`): while it is away, peers that anybody can reach introduce those that have a
-//! path to them. A ticket is then signed by both its ends, and the one who introduces them is not trusted.
+//! **Meet without the server** (`rendezvous`): while it is away, peers that anybody can reach introduce those that have
+//! a path to them. A ticket is then signed by both its ends, and the one who introduces them is not trusted.
 //!
 //! **Relay** (`relay`): with the first reason to need one the agent has an allocation made on the server's
 //! relay, over UDP or a stream, and checks go by it too. So `connect` ends with the first way that works,

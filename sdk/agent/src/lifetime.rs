@@ -4,14 +4,14 @@
 //! mapping's port (RESPONSE-PORT): what arrives shows that the NAT has remembered, and whom it lets in as well. A
 //! question at the end of each silence narrows the bounds, until they are close or there have been enough.
 //!
-//! Silence is an answer here, so it has to be trusted: it counts only if the same question is answered just after, with a
-//! fresh mapping. Where the server or the NAT does not play along from the start, nothing is said.
+//! Silence is an answer here, so it has to be trusted: it counts only if the same question is answered just after, with
+//! a fresh mapping. Where the server or the NAT does not play along from the start, nothing is said.
 //!
-//! A NAT that has restarted meanwhile, or gives out other mappings now and then, has forgotten for another reason than silence: if the
-//! main socket's mapping is another one since, the trial is made again.
+//! A NAT that has restarted meanwhile, or gives out other mappings now and then, has forgotten for another reason than
+//! silence: if the main socket's mapping is another one since, the trial is made again.
 //!
-//! A mapping that has carried packets both ways for some seconds is kept for longer by many NATs (Linux among them), and
-//! it is such mappings that a node has: the socket speaks twice before it falls silent.
+//! A mapping that has carried packets both ways for some seconds is kept for longer by many NATs (Linux among them),
+//! and it is such mappings that a node has: the socket speaks twice before it falls silent.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -34,8 +34,8 @@ const BOUNDS: (Duration, Duration) = (Duration::from_secs(15), Duration::from_se
 const CLOSE: f64 = 1.25;
 /// Silences, at most: six halvings of the bounds' logarithms are more than is needed.
 const MAX_TRIALS: u32 = 6;
-/// So often a silence is tried again in which the NAT has moved the node. One that does so more often than this is long is as
-/// good as one that forgets it.
+/// So often a silence is tried again in which the NAT has moved the node. One that does so more often than this is long
+/// is as good as one that forgets it.
 const MAX_REPEATS: u32 = 2;
 /// Between the two exchanges before a silence; Linux takes a mapping that is in use after 2 s for a lasting one.
 const PRIMING: Duration = Duration::from_secs(3);
@@ -109,8 +109,8 @@ pub(crate) struct Lifetime {
 }
 
 impl Lifetime {
-    /// Begins after a while. `server`'s address is resolved, and UDP reaches it. What somebody else has measured is tried
-    /// first, and then a little more than that: if it is right, two silences are enough.
+    /// Begins after a while. `server`'s address is resolved, and UDP reaches it. What somebody else has measured is
+    /// tried first, and then a little more than that: if it is right, two silences are enough.
     pub(crate) fn new(now: Instant, server: SocketAddr, hint: Option<Duration>) -> Self {
         Self {
             hint: hint.filter(|hint| (BOUNDS.0..=BOUNDS.1).contains(hint)),

@@ -66,8 +66,8 @@ pub(crate) struct TicketKeys {
 #[derive(Debug)]
 struct Route {
     kind: PathKind,
-    /// It goes by a relay of either side: twice the work for the relay, which also parts the two when one of them begins
-    /// another session.
+    /// It goes by a relay of either side: twice the work for the relay, which also parts the two when one of them
+    /// begins another session.
     is_double: bool,
     smoothed: Duration,
     newest: Duration,
@@ -365,8 +365,8 @@ impl Link {
         }
     }
 
-    /// The peer's check came by this way and is answered: it works, and both NATs are reminded of it. Where no data flows
-    /// that makes this side's own check needless, and whichever side comes first keeps the way for both.
+    /// The peer's check came by this way and is answered: it works, and both NATs are reminded of it. Where no data
+    /// flows that makes this side's own check needless, and whichever side comes first keeps the way for both.
     pub(crate) fn kept_by_peer(&mut self, now: Instant, way: Way, keepalive: Duration) {
         let is_well = self.routes.get(&way).is_some_and(|route| route.unanswered == 0);
         if is_well && !self.is_busy(now) {
@@ -439,8 +439,8 @@ impl Link {
         None
     }
 
-    /// A relayed way beside a direct one that has lasted; or, where no data flows, one by two relays beside one by one, and of
-    /// two by one relay that of the node with the lower id, on which both agree without a word.
+    /// A relayed way beside a direct one that has lasted; or, where no data flows, one by two relays beside one by one,
+    /// and of two by one relay that of the node with the lower id, on which both agree without a word.
     fn is_spare(&self, now: Instant, way: Way) -> bool {
         let Some(route) = self.routes.get(&way) else { return false };
         if route.kind == PathKind::Direct || self.has_lasted(now) || self.is_busy(now) {

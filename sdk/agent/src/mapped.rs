@@ -17,8 +17,8 @@ impl Agent {
         self.review_nats();
     }
 
-    /// A router that maps a port says where: if that is where the server sees the node, there is no other NAT behind it,
-    /// and if it is no address of the internet, there is.
+    /// A router that maps a port says where: if that is where the server sees the node, there is no other NAT behind
+    /// it, and if it is no address of the internet, there is.
     pub(crate) fn review_nats(&mut self) {
         let observed = self.observers.get(&false).and_then(Observer::mapped).map(|mapped| mapped.ip());
         let (Some(observed), Some(router)) = (observed, self.mapped.first().map(SocketAddr::ip)) else {

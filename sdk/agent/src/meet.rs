@@ -32,7 +32,8 @@ const MAX_LIFETIME: Duration = Duration::from_secs(30);
 /// that physics keeps apart stays apart until a network changes.
 const UPGRADES: BackoffConfig =
     BackoffConfig { base: Duration::from_secs(15), max: Duration::from_secs(600), give_up_after: None };
-/// The same where physics keeps the two apart, as far as both know their NATs: whichever side's network changes tries at once.
+/// The same where physics keeps the two apart, as far as both know their NATs: whichever side's network changes tries
+/// at once.
 const HOPELESS_UPGRADE: Duration = Duration::from_secs(30 * 60);
 /// The first attempt to get a lost path back comes within this: the application waits.
 const REPAIR_SOON: Duration = Duration::from_millis(250);

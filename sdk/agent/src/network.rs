@@ -183,7 +183,8 @@ mod tests {
         }
     }
 
-    /// Every machine has loopback addresses, and most a link-local one: a STUN server is asked by a family that leads out.
+    /// Every machine has loopback addresses, and most a link-local one: a STUN server is asked by a family that leads
+    /// out.
     #[test]
     fn uplink_table() {
         let cases = [

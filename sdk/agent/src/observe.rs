@@ -7,9 +7,10 @@
 //! The first Binding only names the user, and the server challenges it (RFC 8489, section 9.2.4);
 //! all later ones carry the nonce, so the server sees one that was delivered to that very source.
 //!
-//! What only looks whether the mapping is still the same says a fifth of that: a plain Binding, whose answer nothing protects. If it
-//! names another mapping, or does not come, it is asked in the other manner, and only that answer is believed. A nonce is good for
-//! the source that it was made for, so after a move the first of those names only the user, as the very first one did.
+//! What only looks whether the mapping is still the same says a fifth of that: a plain Binding, whose answer nothing
+//! protects. If it names another mapping, or does not come, it is asked in the other manner, and only that answer is
+//! believed. A nonce is good for the source that it was made for, so after a move the first of those names only the
+//! user, as the very first one did.
 //!
 //! The answers name the mapping. Another one than before means that the NAT has forgotten the node or was restarted:
 //! no peer reaches it where it used to be.
@@ -18,9 +19,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use meetpoint_proto::NatBehavior;
-use meetpoint_proto::wire::ClientMessage;
+use meetpoint_proto::wire::{ClientMessage, StunAccess};
 
-use crate::agent::{Agent, Timer};
+use crate::agent::{Agent, Timer, stun_servers};
 use crate::api::Event;
 use crate::backoff::scale;
 use crate::env::Env;
@@ -262,8 +263,58 @@ impl Observer {
 }
 
 impl Agent {
-    /// Tells whether UDP reaches the server at all, whenever that changes: while the control connection is there, silence
-    /// of all families has no other cause.
+    /// The NAT may have moved the mappings: has them observed now rather than at the next refresh.
+    pub(crate) fn suspect_mappings(&mut self, now: Instant) {
+        for (ipv6, observer) in &mut self.observers {
+            observer.look_by(now);
+            self.timers.set(Timer::Observe(*ipv6), Some(observer.deadline()));
+        }
+    }
+
+    /// The network is another one: has the mappings observed now rather than at the next refresh.
+    pub(crate) fn refresh_observations(&mut self, now: Instant) {
+        for (ipv6, observer) in &mut self.observers {
+            observer.refresh(now);
+            self.timers.set(Timer::Observe(*ipv6), Some(observer.deadline()));
+        }
+    }
+
+    pub(crate) fn start_observers(&mut self, now: Instant) {
+        let Some(membership) = &self.membership else { return };
+        let Some(StunAccess { username, password, .. }) = &membership.stun else { return };
+        let servers = stun_servers(membership);
+        let before = self.observers.len();
+        for server in servers.iter().filter(|server| self.network.has_uplink(server.primary.is_ipv6())) {
+            let ipv6 = server.primary.is_ipv6();
+            if !self.observers.contains_key(&ipv6) {
+                let observer = Observer::new(now, server.primary, username.clone(), password.clone());
+                self.timers.set(Timer::Observe(ipv6), Some(observer.deadline()));
+                self.observers.insert(ipv6, observer);
+            }
+        }
+        if self.observers.len() > before {
+            self.await_udp(now);
+        }
+    }
+
+    pub(crate) fn observed(&mut self, now: Instant, source: SocketAddr, datagram: &Datagram<'_>) -> bool {
+        let ipv6 = source.is_ipv6();
+        let Some(observer) = self.observers.get_mut(&ipv6) else { return false };
+        let seen = observer.handle(&mut self.env, now, source, datagram);
+        self.timers.set(Timer::Observe(ipv6), Some(observer.deadline()));
+        if seen != Seen::Foreign {
+            self.udp_works(now);
+            self.review_udp(now);
+            self.review_nats();
+        }
+        if seen == Seen::Moved {
+            self.rebound(now);
+        }
+        seen != Seen::Foreign
+    }
+
+    /// Tells whether UDP reaches the server at all, whenever that changes: while the control connection is there,
+    /// silence of all families has no other cause.
     pub(crate) fn review_udp(&mut self, now: Instant) {
         let is_blocked = !self.observers.is_empty() && self.observers.values().all(Observer::is_silent);
         if is_blocked == self.behavior.is_some_and(|behavior| behavior.udp_blocked) {
@@ -277,9 +328,9 @@ impl Agent {
         }
     }
 
-    /// A check has just shown that all is well, and the next one comes when the NATs have to be reminded. If this node's NAT has
-    /// moved it by then, it should know first: what follows from that costs less than checks that nobody answers, after
-    /// which neither side knows whose NAT it was.
+    /// A check has just shown that all is well, and the next one comes when the NATs have to be reminded. If this
+    /// node's NAT has moved it by then, it should know first: what follows from that costs less than checks that nobody
+    /// answers, after which neither side knows whose NAT it was.
     pub(crate) fn observe_before_next_check(&mut self, now: Instant) {
         let interval = self.env.keepalive.interval();
         for (ipv6, observer) in &mut self.observers {

@@ -69,8 +69,8 @@ pub enum Forbidden {
     /// One NAT chooses any port for each destination, and the other another one for each too: some four thousand
     /// million pairs of ports.
     RandomAndSymmetric,
-    /// One NAT has a block of ports, each of which serves one destination: they are used up before two of them meet, and
-    /// nothing else gets out meanwhile.
+    /// One NAT has a block of ports, each of which serves one destination: they are used up before two of them meet,
+    /// and nothing else gets out meanwhile.
     TooFewPorts,
 }
 

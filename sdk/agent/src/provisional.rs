@@ -3,19 +3,21 @@
 //! Who is relayed would wait three times: a relayed round trip for the answer to the first check, half a one for QUIC's
 //! handshake to come to the peer, and half a one back. So the handshake does not wait for the checks.
 //!
-//! Its first datagram goes with the request for an introduction, where a relay is likely to be needed: the peer
-//! has it together with its ticket, and answers behind its own first check. That answer is here one relayed round trip after the connect
-//! call. The peer has proven its key by it, under a ticket's key its check has said by which way it comes, and that way passes
-//! the server's relay: so it is a path, half a relayed round trip before the answer to this node's own check, and the application's
-//! first byte is there when that answer is here. If no check is answered the path ends as any other that falls silent.
+//! Its first datagram goes with the request for an introduction, where a relay is likely to be needed: the peer has it
+//! together with its ticket, and answers behind its own first check. That answer is here one relayed round trip after
+//! the connect call. The peer has proven its key by it, under a ticket's key its check has said by which way it comes,
+//! and that way passes the server's relay: so it is a path, half a relayed round trip before the answer to this node's
+//! own check, and the application's first byte is there when that answer is here. If no check is answered the path ends
+//! as any other that falls silent.
 //!
 //! The same datagram also goes behind the first checks, as it does where it could not go with the introduction.
 //!
-//! What is not verified gets no more than that: a few datagrams a ticket, each as often as a check may be sent, and no application
-//! data. Such a datagram goes to the server's relay and nowhere else, whatever the introduction says: by an allocation of this
-//! node, or to an address that this very server lends and has named as the peer's. So a peer can't aim it at anybody; and
-//! a server that lies makes its own relay send, which it could without the node. A datagram that came with an introduction
-//! may be anybody's work: it buys one answer, by these ways, and what follows it has to be the peer's own.
+//! What is not verified gets no more than that: a few datagrams a ticket, each as often as a check may be sent, and no
+//! application data. Such a datagram goes to the server's relay and nowhere else, whatever the introduction says: by an
+//! allocation of this node, or to an address that this very server lends and has named as the peer's. So a peer can't
+//! aim it at anybody; and a server that lies makes its own relay send, which it could without the node. A datagram that
+//! came with an introduction may be anybody's work: it buys one answer, by these ways, and what follows it has to be
+//! the peer's own.
 //!
 //! Only when is decided here. What counts as a part of the handshake, and how much of it is sent, the shell sees to.
 
@@ -33,19 +35,19 @@ use crate::link::{Confirmation, Link};
 use crate::punch::Punch;
 use crate::requests::{Purpose, Request};
 
-/// How often a handshake may go under one ticket, over all ways: by an allocation of this node to the peer's own address and to its
-/// allocation, and from here to that. 1,200 bytes each.
+/// How often a handshake may go under one ticket, over all ways: by an allocation of this node to the peer's own
+/// address and to its allocation, and from here to that. 1,200 bytes each.
 const MAX_STARTS: u32 = 6;
-/// With so many of the first checks to one place: the packet by which the peer opens it may come a little later than the
-/// first.
+/// With so many of the first checks to one place: the packet by which the peer opens it may come a little later than
+/// the first.
 const STARTS_PER_WAY: u32 = 2;
 /// A round trip to the server, where none was measured.
 const UNKNOWN_TRIP: Duration = Duration::from_millis(100);
 
 /// So long the shell may take for a handshake's first datagram. It is a millisecond's work, and the introduction waits.
 const BEGIN_PATIENCE: Duration = Duration::from_millis(20);
-/// A path that no check was answered on is asked for consent after so long, and again and again if need be. The ticket's own checks
-/// are under way by then.
+/// A path that no check was answered on is asked for consent after so long, and again and again if need be. The
+/// ticket's own checks are under way by then.
 const FIRST_CONSENT: Duration = Duration::from_millis(500);
 
 /// What one ticket has of it.
@@ -128,8 +130,8 @@ impl Agent {
         })
     }
 
-    /// Has QUIC's handshake begin with the connect call, if its first datagram is worth sending along with the request. The
-    /// request waits for that, which is told by true.
+    /// Has QUIC's handshake begin with the connect call, if its first datagram is worth sending along with the request.
+    /// The request waits for that, which is told by true.
     pub(crate) fn begin_handshake(&mut self, now: Instant, number: u32, request: u32) -> bool {
         let Some(peer) = self.requests.get(number).and_then(|asked| self.likely_relayed_to(asked)) else {
             return false;
@@ -190,8 +192,8 @@ impl Agent {
         }
     }
 
-    /// QUIC's handshake is complete, and no check of this node's may have been answered yet: the way by which the peer's check came,
-    /// and the handshake went, is the path. It passes the server's relay, as all such ways do.
+    /// QUIC's handshake is complete, and no check of this node's may have been answered yet: the way by which the
+    /// peer's check came, and the handshake went, is the path. It passes the server's relay, as all such ways do.
     pub(crate) fn handshake_done(&mut self, now: Instant, peer: NodeId) {
         let Some((way, ticket)) = self.way_of_handshake(&peer) else { return };
         let Some(punch) = self.punches.get(&ticket) else { return };

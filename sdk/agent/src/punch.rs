@@ -76,8 +76,8 @@ pub(crate) struct Punch {
     pub(crate) probe: bool,
     /// The two have a path, or had one a moment ago, and no data waits for another.
     pub(crate) is_unhurried: bool,
-    /// The server need not be told of the outcome: the peer, who has asked for it to repair a direct path, does that, or another
-    /// ticket has taken its place.
+    /// The server need not be told of the outcome: the peer, who has asked for it to repair a direct path, does that,
+    /// or another ticket has taken its place.
     pub(crate) is_told_elsewhere: bool,
     expires: Instant,
     direct: Option<Instant>,
@@ -142,8 +142,9 @@ impl Punch {
         }
     }
 
-    /// Nothing but a relay brings the two together, as far as both know their NATs. These of the targets, which are none of
-    /// a relay's, get one check each, in case that was wrong; and when a relayed way works the ticket soon ends.
+    /// Nothing but a relay brings the two together, as far as both know their NATs. These of the targets, which are
+    /// none of a relay's, get one check each, in case that was wrong; and when a relayed way works the ticket soon
+    /// ends.
     pub(crate) fn settle_for_relay(&mut self, hopeless: &[Way]) {
         self.settles_for_relay = true;
         for way in hopeless {
@@ -239,8 +240,8 @@ impl Punch {
         }
     }
 
-    /// Where the peer was allocated an address by a relay, which is no place that its own packets come from: a side that
-    /// is to send nothing to the peer may send there.
+    /// Where the peer was allocated an address by a relay, which is no place that its own packets come from: a side
+    /// that is to send nothing to the peer may send there.
     pub(crate) fn add_relayed(&mut self, now: Instant, way: Way) {
         self.add_late(now, &[way]);
         if let Some(target) = self.targets.get_mut(&way) {

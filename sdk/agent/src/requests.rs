@@ -5,13 +5,20 @@
 //! and requests survive the control connection: they are sent again after the next welcome.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use meetpoint_proto::wire::ClientMessage;
-use meetpoint_proto::{Certificate, HandshakeStart, NodeId, NodeName, TicketId};
+use meetpoint_proto::wire::{ClientMessage, Refusal};
+use meetpoint_proto::{Certificate, Code, HandshakeStart, NodeId, NodeName, TicketId};
+
+use crate::agent::{Agent, Timer};
+use crate::api::Output;
 
 /// Requests at once: more than any application waits for, and a bound on what it can pile up.
 pub(crate) const MAX_REQUESTS: usize = 1_024;
+/// How often the server may put a request off before the application is told.
+const MAX_DEFERRALS: u32 = 3;
+/// Longest time it may be put off for.
+const MAX_DEFERRAL: Duration = Duration::from_secs(60);
 
 /// Who wants it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,5 +218,91 @@ impl Requests {
             self.open.get(number).is_some_and(|request| !request.means(&peer.node, &peer.name))
         };
         numbers.iter().filter(is_stray).copied().collect()
+    }
+}
+
+impl Agent {
+    pub(crate) fn connect(&mut self, now: Instant, request: u32, peer: String, wait: bool) {
+        self.cancel_connect(request);
+        let mut links = self.links.iter_mut();
+        let open = links.find(|(id, link)| link.is_open() && link.answers_to(id, &peer));
+        if let Some((&id, link)) = open {
+            link.held = true;
+            self.env.push(Output::ConnectEnded { request, result: Ok(id) });
+        } else if self.requests.is_full() {
+            let refusal = Refusal::new(Code::TooManyIntroductions);
+            self.env.push(Output::ConnectEnded { request, result: Err(refusal) });
+        } else {
+            let number = self.requests.open(now, Purpose::Application(request), peer, wait);
+            if !self.begin_handshake(now, number, request) {
+                self.send_request(number);
+            }
+            self.want_relay(now);
+        }
+    }
+
+    pub(crate) fn cancel_connect(&mut self, request: u32) {
+        if let Some(number) = self.requests.of_application(request) {
+            self.drop_request(number);
+        }
+    }
+
+    /// Forgets a request, and has the server forget it too.
+    pub(crate) fn drop_request(&mut self, number: u32) -> Option<Purpose> {
+        let request = self.requests.take(number)?;
+        self.timers.set(Timer::Request(number), None);
+        self.forget_handshake(request.begun);
+        if request.ticket.is_none() {
+            self.cancel_request(number);
+        }
+        Some(request.purpose)
+    }
+
+    /// Has whoever was asked to introduce this node forget it.
+    pub(crate) fn cancel_request(&mut self, number: u32) {
+        if self.control.is_member() {
+            self.env.send(ClientMessage::CancelConnect { request: number });
+        } else {
+            self.withdraw_request(number);
+        }
+    }
+
+    /// Sends a request to the server; while it is away, to peers that may introduce this node instead.
+    pub(crate) fn send_request(&mut self, number: u32) {
+        self.timers.set(Timer::Request(number), None);
+        let Some(request) = self.requests.get_mut(number) else { return };
+        request.awaits_handshake = false;
+        if self.control.is_member() {
+            self.env.send(request.message(number));
+        } else {
+            self.ask_introducers(number);
+        }
+    }
+
+    pub(crate) fn connect_failed(&mut self, now: Instant, number: u32, refusal: Refusal) {
+        let Some(request) = self.requests.get_mut(number) else { return };
+        if let (Some(ms), true) = (refusal.retry_after_ms, request.deferrals < MAX_DEFERRALS) {
+            request.deferrals += 1;
+            let wait = Duration::from_millis(ms).min(MAX_DEFERRAL);
+            self.timers.set(Timer::Request(number), Some(now + wait));
+        } else {
+            self.fail_request(now, number, refusal);
+        }
+    }
+
+    /// Ends a request without a path.
+    pub(crate) fn fail_request(&mut self, now: Instant, number: u32, refusal: Refusal) {
+        self.timers.set(Timer::Request(number), None);
+        let Some(request) = self.requests.take(number) else { return };
+        self.forget_handshake(request.begun);
+        match request.purpose {
+            Purpose::Application(request) => {
+                self.env.push(Output::ConnectEnded { request, result: Err(refusal) });
+            }
+            Purpose::Repair(peer) => self.schedule_repair(now, peer),
+            // The path may hold all the same; if it is lost, that is repaired.
+            Purpose::Roam(_) => {}
+            Purpose::Upgrade(peer) => self.schedule_upgrade(now, peer),
+        }
     }
 }

@@ -1,24 +1,25 @@
 //! Roaming: the node, or a peer, sends from elsewhere now.
 //!
-//! A way to a peer is an address that answers, and nothing about it shows that it has just died: an uplink that went away
-//! sends no goodbye. Consent ([`crate::link`]) finds out within seconds. Where there is reason to **doubt**, all ways of a
-//! link are checked at once and shortly after each other; those that stay silent are given up as soon as one that answers
-//! is there, and not before: if none does, whether the peer is gone is consent's business. Doubts arise when
+//! A way to a peer is an address that answers, and nothing about it shows that it has just died: an uplink that went
+//! away sends no goodbye. Consent ([`crate::link`]) finds out within seconds. Where there is reason to **doubt**, all
+//! ways of a link are checked at once and shortly after each other; those that stay silent are given up as soon as one
+//! that answers is there, and not before: if none does, whether the peer is gone is consent's business. Doubts arise
+//! when
 //!
 //! * this machine sends from another address than before, or by another router;
 //! * the server sees this node's NAT give it another mapping;
 //! * a peer's keyed check comes from a place that is not the way in use;
 //! * a peer that is met already is introduced anew, because it has doubts of its own.
 //!
-//! Where no data flows, nobody waits, and a check is sent only where it may be answered: not from a new mapping through a filter that
-//! knows the old one, and not to where an introduction has just shown that the peer is no longer. An introduction that
-//! shows the peer where it was is a reason for this node to look at its own mapping.
+//! Where no data flows, nobody waits, and a check is sent only where it may be answered: not from a new mapping through
+//! a filter that knows the old one, and not to where an introduction has just shown that the peer is no longer. An
+//! introduction that shows the peer where it was is a reason for this node to look at its own mapping.
 //!
 //! A pair that can only be relayed is not introduced anew because of another mapping: an allocation follows its client
 //! (RFC 8016), and the other side of a relay is let in by its IP address.
 //!
-//! A node that has moved also opens its control connection anew from where it is now, has its mapping observed, and asks
-//! for an introduction to each peer it has a path to, all at the same time: if the peer's NAT lets in nothing from
+//! A node that has moved also opens its control connection anew from where it is now, has its mapping observed, and
+//! asks for an introduction to each peer it has a path to, all at the same time: if the peer's NAT lets in nothing from
 //! the new place, only a new introduction helps. Keys, links and the application's connections stay.
 
 use std::collections::BTreeSet;
@@ -36,7 +37,8 @@ use crate::requests::Purpose;
 /// Checks of a doubted way. A good one survives with 25 % loss each way in 98 of 100 cases, and if not, it comes back
 /// with the peer's next check.
 const CHECKS: u32 = 5;
-/// The same where no data flows: nobody waits, and a way that is given up for want of an answer has a better one beside it.
+/// The same where no data flows: nobody waits, and a way that is given up for want of an answer has a better one beside
+/// it.
 const IDLE_CHECKS: u32 = 1;
 /// Between two of them: a lost one costs little time, and a slow answer is not taken for none.
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -118,8 +120,8 @@ impl Agent {
         }
     }
 
-    /// Nothing but a relay helps the two, and the way in use outlives another mapping: the own allocation follows, and at
-    /// the peer's this node is let in by its IP address, from whatever port. If it is not, the way's silence tells.
+    /// Nothing but a relay helps the two, and the way in use outlives another mapping: the own allocation follows, and
+    /// at the peer's this node is let in by its IP address, from whatever port. If it is not, the way's silence tells.
     fn is_kept_by_relay(&self, peer: NodeId) -> bool {
         let link = self.links.get(&peer).filter(|link| link.settles_for_relay);
         let link = link.filter(|link| link.kind() == Some(PathKind::Relayed));
@@ -170,7 +172,8 @@ impl Agent {
         self.send_request(number);
     }
 
-    /// The link is gone: there is nothing to be in doubt of, and if the application holds the peer, its path is repaired.
+    /// The link is gone: there is nothing to be in doubt of, and if the application holds the peer, its path is
+    /// repaired.
     pub(crate) fn stop_roaming(&mut self, peer: NodeId) {
         self.doubts.remove(&peer);
         self.timers.set(Timer::Doubt(peer), None);
@@ -210,7 +213,8 @@ impl Agent {
         let Some((mut ways, ticket)) = link.ways() else { return };
         let is_busy = link.is_busy(now);
         if let (Cause::Heard(heard), false) = (cause, is_busy) {
-            // If the peer has moved, these are dead; those by another leg are what they were, and nobody waits for them.
+            // If the peer has moved, these are dead; those by another leg are what they were, and nobody waits for
+            // them.
             ways.retain(|way| way.leg == heard.leg && *way != heard);
         }
         if ways.is_empty() {

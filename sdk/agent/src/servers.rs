@@ -1,13 +1,14 @@
 //! Which server next.
 //!
-//! A node may know several servers of its cluster. It tries them in **rounds**: first the one that worked last, then the
-//! others by priority and, among equals, drawn by weight (RFC 2782, section on usage rules). One follows the other at
-//! once; one that takes long to open has the others knocked at, and the first to answer is gone to. A round in which none took the node is one failure of the backoff. A server that has ordered the node to wait
-//! is left out until it is its turn.
+//! A node may know several servers of its cluster. It tries them in **rounds**: first the one that worked last, then
+//! the others by priority and, among equals, drawn by weight (RFC 2782, section on usage rules). One follows the other
+//! at once; one that takes long to open has the others knocked at, and the first to answer is gone to. A round in which
+//! none took the node is one failure of the backoff. A server that has ordered the node to wait is left out until it is
+//! its turn.
 //!
-//! **Home and away.** A server that is not the cluster's home takes the node as a visitor, by the membership certificate
-//! that the home gave it. A visitor goes on to knock at the servers that may be the home, with a backoff of its own, and
-//! goes there when one opens; if that then does not take it, the server it came from is next.
+//! **Home and away.** A server that is not the cluster's home takes the node as a visitor, by the membership
+//! certificate that the home gave it. A visitor goes on to knock at the servers that may be the home, with a backoff of
+//! its own, and goes there when one opens; if that then does not take it, the server it came from is next.
 //!
 //! What a server gave the node to come back by is shown to that server only.
 

@@ -248,8 +248,8 @@ impl Broker {
         }
     }
 
-    /// Takes a node's own addresses, and those that its router has mapped. Of its own only such as can lie on a link are
-    /// believed; public ones must have been observed. What is mapped counts while its IP is observed, which may
+    /// Takes a node's own addresses, and those that its router has mapped. Of its own only such as can lie on a link
+    /// are believed; public ones must have been observed. What is mapped counts while its IP is observed, which may
     /// come later.
     pub(crate) fn candidates(
         &mut self,

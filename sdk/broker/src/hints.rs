@@ -1,9 +1,9 @@
 //! What is known of NATs, for the next node behind one of them.
 //!
-//! Nodes say what they found out about the NAT in front of them. Whoever joins the same cluster from the same address is
-//! told what the last one has said, so that it asks in a better order. It is a hint and no evidence: carriers put many
-//! customers with routers of all kinds behind one address, and who speaks may lie. No class and no ticket rests on it;
-//! a node that follows a wrong one loses a round trip.
+//! Nodes say what they found out about the NAT in front of them. Whoever joins the same cluster from the same address
+//! is told what the last one has said, so that it asks in a better order. It is a hint and no evidence: carriers put
+//! many customers with routers of all kinds behind one address, and who speaks may lie. No class and no ticket rests on
+//! it; a node that follows a wrong one loses a round trip.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

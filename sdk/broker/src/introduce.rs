@@ -23,8 +23,8 @@ use crate::{Broker, millis};
 
 /// Longest name or id a node can ask for: an id has 52 characters, a name 63.
 const MAX_PEER_LEN: usize = 64;
-/// What the relay has lent counts so long without the node's own word, which is a round trip behind; and counts no longer if the
-/// node has let it go before it could say anything of it.
+/// What the relay has lent counts so long without the node's own word, which is a round trip behind; and counts no
+/// longer if the node has let it go before it could say anything of it.
 const LENT_FOR: Duration = Duration::from_secs(3);
 
 /// Why two nodes are introduced.
@@ -109,7 +109,8 @@ impl Broker {
         Ok(target_conn)
     }
 
-    /// Tells a member that somebody waits for it to be somewhere: it need not wait for UDP then until it is sure that nothing comes.
+    /// Tells a member that somebody waits for it to be somewhere: it need not wait for UDP then until it is sure that
+    /// nothing comes.
     fn tell_wanted(&mut self, now: Instant, asker: ConnId, peer: &str) {
         let has_streams = self.relay.tcp.is_some() || self.relay.tls.is_some();
         let pause = self.limits.candidate_timeout;
@@ -129,8 +130,8 @@ impl Broker {
         self.send(conn, ServerMessage::Wanted);
     }
 
-    /// What a handshake begins with is not kept for a peer that comes later, or never; and of a session's requests that wait for
-    /// addresses, only one keeps it.
+    /// What a handshake begins with is not kept for a peer that comes later, or never; and of a session's requests that
+    /// wait for addresses, only one keeps it.
     fn drop_handshake(&mut self, conn: ConnId, request: u32, is_absent: bool) {
         let Some(session) = self.session_mut(conn) else { return };
         let has_begun = |(number, asked): (&u32, &Request)| *number != request && asked.handshake.is_some();
@@ -301,8 +302,8 @@ impl Broker {
         self.show_if_changed(now, conn, &before);
     }
 
-    /// The relay has lent a node addresses: who waits for the node, or is meeting it, need not wait until it has been told of them
-    /// and says so.
+    /// The relay has lent a node addresses: who waits for the node, or is meeting it, need not wait until it has been
+    /// told of them and says so.
     pub(crate) fn allocated(&mut self, now: Instant, session: SessionId, relayed: Vec<SocketAddr>) {
         let Some(&conn) = self.sessions.get(&session) else { return };
         let relayed = self.own_relays(relayed);
@@ -380,8 +381,8 @@ impl Broker {
         }
     }
 
-    /// A member was seen by IPv4, or by IPv6, for the first time. Where both can be met by a relay tickets do not wait for that,
-    /// and name no such address: those that run are followed by others, for whoever can be met there.
+    /// A member was seen by IPv4, or by IPv6, for the first time. Where both can be met by a relay tickets do not wait
+    /// for that, and name no such address: those that run are followed by others, for whoever can be met there.
     pub(crate) fn first_seen(&mut self, now: Instant, conn: ConnId, is_ipv4: bool) {
         let Some(session) = self.session(conn) else { return };
         let running =
@@ -399,8 +400,8 @@ impl Broker {
         }
     }
 
-    /// A member is seen elsewhere. Its control connection may have been quicker than what was seen of it: tickets that it has just
-    /// asked for name a place where it is no longer, and are followed by others.
+    /// A member is seen elsewhere. Its control connection may have been quicker than what was seen of it: tickets that
+    /// it has just asked for name a place where it is no longer, and are followed by others.
     pub(crate) fn seen_elsewhere(&mut self, now: Instant, conn: ConnId) {
         let Some(session) = self.session(conn) else { return };
         let running = session.asked.iter().filter_map(|ticket| self.tickets.get(ticket));

@@ -1,8 +1,8 @@
 //! A node that introduces its peers while the server is away.
 //!
 //! It drives a [`Broker`] whose members are guests: peers of the node, on connections that prove their keys, with
-//! certificates that prove the rest. Presence, names, requests that wait and the bounds on tickets are the broker's. Two
-//! things are different from a server's introductions, because nobody trusts an introducer (see
+//! certificates that prove the rest. Presence, names, requests that wait and the bounds on tickets are the broker's.
+//! Two things are different from a server's introductions, because nobody trusts an introducer (see
 //! [`meetpoint_proto::meet`]): the two ends are told of each other and not where to send, and what they sign for each
 //! other is passed on.
 //!

@@ -1,7 +1,7 @@
 //! How present members meet, by what they last said of it: for the operator, who sees a cluster as a graph.
 //!
-//! Nothing is decided by it. A member says it once for each introduction; what becomes of the path afterwards is between the two,
-//! until they ask to be introduced anew. It is forgotten with either session.
+//! Nothing is decided by it. A member says it once for each introduction; what becomes of the path afterwards is
+//! between the two, until they ask to be introduced anew. It is forgotten with either session.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -87,7 +87,8 @@ impl Broker {
         }
     }
 
-    /// How the present members of a cluster meet, in the order of both ids, the lower one first; at most `limit`, behind `after`.
+    /// How the present members of a cluster meet, in the order of both ids, the lower one first; at most `limit`,
+    /// behind `after`.
     #[must_use]
     pub fn paths(
         &self,

@@ -6,12 +6,13 @@ use std::fmt;
 use data_encoding::BASE64URL_NOPAD;
 use thiserror::Error;
 
-/// The longest that is carried. A first datagram of QUIC has 1,200 bytes (RFC 9000, section 14.1), and this leaves room for
-/// a transport that fills its packets better; a second datagram would not fit.
+/// The longest that is carried. A first datagram of QUIC has 1,200 bytes (RFC 9000, section 14.1), and this leaves room
+/// for a transport that fills its packets better; a second datagram would not fit.
 pub const MAX_HANDSHAKE_START_BYTES: usize = 1_350;
 
-/// The first datagram of a handshake between two nodes, which goes with their introduction: a round trip earlier than by any way
-/// of their own. Nobody but the peer looks into it. On the wire it is unpadded base64url (RFC 4648, section 5).
+/// The first datagram of a handshake between two nodes, which goes with their introduction: a round trip earlier than
+/// by any way of their own. Nobody but the peer looks into it. On the wire it is unpadded base64url (RFC 4648, section
+/// 5).
 #[derive(Clone, PartialEq, Eq)]
 pub struct HandshakeStart(Box<[u8]>);
 

@@ -207,7 +207,8 @@ impl AgreementSecret {
     }
 
     /// The keys of the checks that this end sends, and of those that it receives: one a direction, so that nobody's own
-    /// checks can be reflected to him. `None` if the other end's part decides the outcome alone (RFC 7748, section 6.1).
+    /// checks can be reflected to him. `None` if the other end's part decides the outcome alone (RFC 7748, section
+    /// 6.1).
     #[must_use]
     pub fn agree(&self, own: &Half, peer: &Half) -> Option<(TicketKey, TicketKey)> {
         let shared = MontgomeryPoint(*peer.key.as_bytes()).mul_clamped(self.0).to_bytes();

@@ -191,14 +191,14 @@ pub enum Allocator {
     Random,
 }
 
-/// How many address translators there are between a node and the internet, as the routers on its way to the server tell it by
-/// the addresses that they answer from. A claim of theirs: for explanations, never as proof towards anybody else.
+/// How many address translators there are between a node and the internet, as the routers on its way to the server tell
+/// it by the addresses that they answer from. A claim of theirs: for explanations, never as proof towards anybody else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NatDepth {
     /// No more than so many translate, and none is more routers away than that. Never 0.
     pub at_most: u8,
-    /// The router so many hops away answers from the address under which the internet sees the node, so nobody behind it
-    /// translates. Else it is concluded from where the first router with an address of the internet stands; and
+    /// The router so many hops away answers from the address under which the internet sees the node, so nobody behind
+    /// it translates. Else it is concluded from where the first router with an address of the internet stands; and
     /// those before it need not translate because their addresses are private.
     pub proven: bool,
 }
@@ -248,16 +248,16 @@ pub struct NatBehavior {
     /// block, or it was not told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port_reuse: Option<bool>,
-    /// The longest silence, in seconds, after which it was seen to remember a mapping. `None`: not measured, which takes
-    /// minutes.
+    /// The longest silence, in seconds, after which it was seen to remember a mapping. `None`: not measured, which
+    /// takes minutes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lifetime_s: Option<u32>,
     /// There is another NAT behind the first: the nearest router's own external address is not one of the internet's.
     /// `None`: not told, since that router does not say where it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub double_nat: Option<bool>,
-    /// How many translators there are, as far as the routers on the way tell. `None`: not told, since one of them does not
-    /// answer, or none of the first few is on the internet.
+    /// How many translators there are, as far as the routers on the way tell. `None`: not told, since one of them does
+    /// not answer, or none of the first few is on the internet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub depth: Option<NatDepth>,
     /// The server is reached, but by no UDP. Everything else is not told then.

@@ -3,6 +3,8 @@
 //! The dialogue: node `hello`, server `challenge`, node `proof`, server `welcome`; then either
 //! side speaks as it needs. Wire types hold raw words; the machines turn them into domain types.
 
+mod introduction;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,10 +15,12 @@ use crate::code::Code;
 use crate::handshake::HandshakeStart;
 use crate::id::{
     DialBackNonce, Mac, NodeId, Nonce, PublicKey, SecretId, SessionId, SessionToken, Signature, TicketId,
-    TicketKey, TokenId,
+    TokenId,
 };
 use crate::name::{Capability, MAX_NAME_LEN, NodeName};
 use crate::network::{ClusterNetwork, EffectiveNetwork, Evidence, NatBehavior, NetworkClass, NetworkType};
+
+pub use self::introduction::{Candidate, CandidateKind, Introduction, PortWindow};
 
 /// This protocol. A server refuses any other with [`Code::ProtocolVersion`].
 pub const PROTOCOL_VERSION: u16 = 1;
@@ -62,8 +66,8 @@ pub enum ClientMessage {
         /// What it was allocated on the server's relay. At most [`MAX_RELAY_CANDIDATES`].
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         relay: Vec<SocketAddr>,
-        /// Addresses that a router says it leads to the main socket (UPnP, NAT-PMP, PCP): claims, of which those count whose IP
-        /// the server observes. At most [`MAX_MAPPED_CANDIDATES`].
+        /// Addresses that a router says it leads to the main socket (UPnP, NAT-PMP, PCP): claims, of which those count
+        /// whose IP the server observes. At most [`MAX_MAPPED_CANDIDATES`].
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         mapped: Vec<SocketAddr>,
     },
@@ -323,7 +327,8 @@ pub enum ServerMessage {
         /// Who.
         id: NodeId,
     },
-    /// Somebody asks for this node, which can't be met anywhere yet: it may have itself lent an address. The introduction follows.
+    /// Somebody asks for this node, which can't be met anywhere yet: it may have itself lent an address. The
+    /// introduction follows.
     Wanted,
     /// Meet this peer, now.
     Introduction(Box<Introduction>),
@@ -436,8 +441,8 @@ pub struct Welcome {
     /// newest; the server itself refuses all of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub revoked: Vec<RevocationText>,
-    /// What another member found out about the NAT at the same address. It may be wrong, and is good for nothing but the
-    /// order of the node's own questions.
+    /// What another member found out about the NAT at the same address. It may be wrong, and is good for nothing but
+    /// the order of the node's own questions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<NatBehavior>,
 }
@@ -501,8 +506,8 @@ pub struct StunAccess {
     /// And over TLS, at this one, under the identity of the control channel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<u16>,
-    /// The nonce of the first allocation over either, for a few minutes: who asks with it, in the realm [`crate::stun::REALM`] and
-    /// under [`crate::stun::PASSWORD_ALGORITHMS`], is not challenged first.
+    /// The nonce of the first allocation over either, for a few minutes: who asks with it, in the realm
+    /// [`crate::stun::REALM`] and under [`crate::stun::PASSWORD_ALGORITHMS`], is not challenged first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream_nonce: Option<String>,
 }
@@ -540,85 +545,6 @@ pub struct PeerInfo {
     /// It can only be relayed.
     #[serde(default)]
     pub relayed: bool,
-}
-
-/// Meet this peer, now. One side's half of a ticket.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Introduction {
-    /// Set for the side that asked: the requests this answers.
-    #[serde(default)]
-    pub requests: Vec<u32>,
-    /// Single use.
-    pub ticket: TicketId,
-    /// The peer's membership.
-    pub certificate: CertificateText,
-    /// Where to try.
-    pub candidates: Vec<Candidate>,
-    /// Keys the checks this side sends.
-    pub send_key: TicketKey,
-    /// Keys the checks this side receives.
-    pub recv_key: TicketKey,
-    /// When to start, after arrival: the side with the shorter way waits for the other.
-    pub start_in_ms: u32,
-    /// How long checks may be sent, after arrival.
-    pub expires_in_ms: u32,
-    /// `false`: answer checks, but send none first (the other side is enough).
-    pub active: bool,
-    /// What this side has told the server of its NAT.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub own: Option<NatBehavior>,
-    /// What the peer has.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub peer: Option<NatBehavior>,
-    /// Where the peer's NAT may let it come from, if that is not where it was observed. Checks may go there too, to
-    /// at most [`MAX_GUESSED_PORTS`] of the ports.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub window: Option<PortWindow>,
-    /// The peer's round trip to the server, in milliseconds, as far as it was measured.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub peer_rtt_ms: Option<u32>,
-    /// Neither side has asked: the server sees whether the one can be reached by the other, and the way goes with
-    /// the ticket unless somebody uses it by then.
-    #[serde(default)]
-    pub probe: bool,
-    /// What the peer that has asked begins its handshake with. The server has not looked into it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub handshake: Option<HandshakeStart>,
-}
-
-/// Ports of an address that the server has observed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PortWindow {
-    /// The address.
-    pub ip: IpAddr,
-    /// The first port.
-    pub first: u16,
-    /// The last port.
-    pub last: u16,
-}
-
-/// A place where a peer may be met.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Candidate {
-    /// What it is.
-    pub kind: CandidateKind,
-    /// Where it is.
-    pub addr: SocketAddr,
-}
-
-/// RFC 8445, section 5.1.1, in our words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CandidateKind {
-    /// An address of the node itself.
-    Host,
-    /// A mapping that the server observed (server reflexive).
-    Srflx,
-    /// An address that the user named or a router has mapped, with an IP that the server observed.
-    Mapped,
-    /// One that the server relays for the node. Shown in [`ServerMessage::Candidates`] only, which nodes that do
-    /// not know it ignore.
-    Relay,
 }
 
 /// Why a frame is not a message.

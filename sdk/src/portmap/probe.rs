@@ -1,6 +1,6 @@
 //! Which port-mapping protocols a router speaks. Nothing is mapped: PCP is asked to announce itself (RFC 6887, section
-//! 14.1), NAT-PMP for the public address (RFC 6886, section 3.2), UPnP likewise. `crab_nat` has no question of that kind, so the
-//! two of them, of 24 and 2 bytes, are put here.
+//! 14.1), NAT-PMP for the public address (RFC 6886, section 3.2), UPnP likewise. `crab_nat` has no question of that
+//! kind, so the two of them, of 24 and 2 bytes, are put here.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

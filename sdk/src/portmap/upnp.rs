@@ -1,9 +1,9 @@
 //! By UPnP: a router of the Internet Gateway Device family (IGD 1 and 2).
 //!
-//! It is searched for on the LAN by SSDP, says in an XML description where it is controlled, and is then asked by SOAP. All
-//! of that is five short messages, made here: a library for it brings an HTTP client with HTTP/2 and an XML parser, 15
-//! crates, and sockets of its own that would pass the gate by. Of the XML nothing is wanted but the text of some elements, so it
-//! is searched and not parsed.
+//! It is searched for on the LAN by SSDP, says in an XML description where it is controlled, and is then asked by SOAP.
+//! All of that is five short messages, made here: a library for it brings an HTTP client with HTTP/2 and an XML parser,
+//! 15 crates, and sockets of its own that would pass the gate by. Of the XML nothing is wanted but the text of some
+//! elements, so it is searched and not parsed.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -90,8 +90,8 @@ struct Place {
 }
 
 impl Router {
-    /// Searches for the machine's router until it has answered. What else answers is not talked to, if it is known which
-    /// one that is; and whoever answers speaks for itself alone.
+    /// Searches for the machine's router until it has answered. What else answers is not talked to, if it is known
+    /// which one that is; and whoever answers speaks for itself alone.
     pub(super) async fn find(egress: &Arc<Egress>, expected: Option<IpAddr>) -> Result<Self, UpnpError> {
         let local =
             expected.and_then(|gateway| interfaces::source_towards(SocketAddr::new(gateway, SSDP.port())));

@@ -442,8 +442,8 @@ fn replayer(from: Arc<UdpSocket>, to: Arc<UdpSocket>, remote: SocketAddr, replay
     });
 }
 
-/// Whoever carries the datagrams of a connection, a relay for one, can repeat them and gains nothing by it: each of QUIC's
-/// packets has a number that counts once (RFC 9000, section 12.3).
+/// Whoever carries the datagrams of a connection, a relay for one, can repeat them and gains nothing by it: each of
+/// QUIC's packets has a number that counts once (RFC 9000, section 12.3).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_replayed_is_delivered_once() {
     const SENT: u32 = 200;
@@ -519,8 +519,8 @@ async fn a_handshake_does_not_wait_for_the_path_but_data_does() {
     assert_eq!(&data, b"data");
 }
 
-/// What this side begins with goes to the peer in other hands, and is answered before anything of this side's own has come there: by
-/// the ways that there are, and once more where the peer's check shows that the way is open.
+/// What this side begins with goes to the peer in other hands, and is answered before anything of this side's own has
+/// come there: by the ways that there are, and once more where the peer's check shows that the way is open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handshake_that_came_with_the_introduction_is_answered() {
     let (a, mut b) = (Node::new(1), Node::new(2));

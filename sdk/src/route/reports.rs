@@ -1,5 +1,5 @@
-//! A socket whose errors tell who has caused them: Linux queues ICMP's reports about what a socket has sent for whoever asks
-//! for them by `IP_RECVERR`, which needs no privilege (ip(7)).
+//! A socket whose errors tell who has caused them: Linux queues ICMP's reports about what a socket has sent for whoever
+//! asks for them by `IP_RECVERR`, which needs no privilege (ip(7)).
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -115,7 +115,8 @@ mod tests {
     use super::*;
     use crate::egress::Egress;
 
-    /// An answer of the server itself is an answer, whatever the time to live; of another transaction, or of somebody else, it is not.
+    /// An answer of the server itself is an answer, whatever the time to live; of another transaction, or of somebody
+    /// else, it is not.
     #[tokio::test]
     async fn the_server_answers_for_itself() {
         let server = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();

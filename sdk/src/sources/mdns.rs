@@ -12,8 +12,8 @@ const SERVICE: &str = "_meetpoint._tcp.local.";
 /// Addresses of one server that are tried.
 const MAX_ADDRESSES: usize = 4;
 
-/// Servers that are announced by mDNS. It asks, and listens, on interfaces with private addresses only; mDNS stays on the
-/// link by itself.
+/// Servers that are announced by mDNS. It asks, and listens, on interfaces with private addresses only; mDNS stays on
+/// the link by itself.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Mdns;
 

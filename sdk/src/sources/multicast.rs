@@ -53,8 +53,8 @@ impl fmt::Display for MulticastGroup {
     }
 }
 
-/// Servers that announce themselves to a multicast group ([`super::Announcer`]). Listens on interfaces with private addresses
-/// only, and sends nothing.
+/// Servers that announce themselves to a multicast group ([`super::Announcer`]). Listens on interfaces with private
+/// addresses only, and sends nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Multicast {
     group: MulticastGroup,

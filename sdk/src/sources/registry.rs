@@ -40,8 +40,9 @@ pub enum RegistryError {
 /// An address of the web at which a list of servers is found: a JSON array, or lines ([`super::SeedFile`]). It is asked
 /// again every minute.
 ///
-/// By https, with a certificate that a public authority vouches for or that has a fingerprint known to the node, its list
-/// may name fingerprints of servers; by plain HTTP, which goes to this machine only unless the user insists, it is a hint.
+/// By https, with a certificate that a public authority vouches for or that has a fingerprint known to the node, its
+/// list may name fingerprints of servers; by plain HTTP, which goes to this machine only unless the user insists, it is
+/// a hint.
 #[derive(Debug, Clone)]
 pub struct Registry {
     server: ServerUrl,

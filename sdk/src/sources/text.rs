@@ -1,8 +1,8 @@
 //! Lists of servers as text: lines for people, or JSON.
 //!
-//! A line is `ADDRESS [FINGERPRINT] [PRIORITY]`, where the address is `NAME@HOST:PORT` or a URL; `#` begins a comment. JSON
-//! is an array of `{"address": ..., "fingerprint": ..., "priority": ...}`, of which only the address is required, or of
-//! addresses.
+//! A line is `ADDRESS [FINGERPRINT] [PRIORITY]`, where the address is `NAME@HOST:PORT` or a URL; `#` begins a comment.
+//! JSON is an array of `{"address": ..., "fingerprint": ..., "priority": ...}`, of which only the address is required,
+//! or of addresses.
 
 use meetpoint_proto::SeedAddr;
 use meetpoint_proto::id::Fingerprint;

@@ -72,8 +72,8 @@ pub const OTHER_ADDRESS: u16 = 0x802C;
 /// Carries the nonce of a dial-back of ours. Comprehension-optional (RFC 8489, section 14), in the part of the
 /// registry that IANA has not assigned: other STUN agents ignore it.
 pub const MEETPOINT_NONCE: u16 = 0xC0F1;
-/// Empty, in a check or in the answer to one: its sender knows a peer by the short form of USERNAME too. Of the same part of
-/// the registry.
+/// Empty, in a check or in the answer to one: its sender knows a peer by the short form of USERNAME too. Of the same
+/// part of the registry.
 pub const MEETPOINT_SHORT_NAMES: u16 = 0xC0F2;
 
 /// True for numbers a receiver has to understand (RFC 8489, section 14).

@@ -1,5 +1,5 @@
-//! The documents beside the code say what is so: `docs/configuration.md` is printed from the flags, each command line in a
-//! document parses, and each link leads somewhere. Tests only; `MEETPOINT_UPDATE=1` refreshes what is printed.
+//! The documents beside the code say what is so: `docs/configuration.md` is printed from the flags, each command line
+//! in a document parses, and each link leads somewhere. Tests only; `MEETPOINT_UPDATE=1` refreshes what is printed.
 
 mod codes;
 mod commands;

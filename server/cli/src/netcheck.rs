@@ -1,7 +1,7 @@
 //! `meetpoint netcheck`: what this machine's network is like, as a node would find it, without joining anything.
 //!
-//! Everything is asked of the servers that are named, of this machine's router (whether it would map a port; none is mapped),
-//! and of nobody else.
+//! Everything is asked of the servers that are named, of this machine's router (whether it would map a port; none is
+//! mapped), and of nobody else.
 
 mod report;
 mod stun;

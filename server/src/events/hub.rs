@@ -27,8 +27,8 @@ const RING_BYTES: usize = 8 * 1024 * 1024;
 const BATCH: usize = 64;
 /// Events that a reader looks at in one go, so that one with a narrow filter does not hold the ring for long.
 const SCAN: usize = 512;
-/// `node:status` and `path:change` events of one cluster in one go, and each how long one more. Members cause them at will,
-/// with each introduction: they must not push everything else out of the ring.
+/// `node:status` and `path:change` events of one cluster in one go, and each how long one more. Members cause them at
+/// will, with each introduction: they must not push everything else out of the ring.
 const STATUS_BURST: u32 = 256;
 /// See [`STATUS_BURST`].
 const STATUS_EVERY: Duration = Duration::from_millis(10);

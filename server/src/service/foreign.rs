@@ -130,7 +130,8 @@ impl Service {
         Ok(())
     }
 
-    /// Tells those who watch that a foreign cluster came or went. What it amounts to is found here, so that goes with it.
+    /// Tells those who watch that a foreign cluster came or went. What it amounts to is found here, so that goes with
+    /// it.
     fn tell_foreign(&self, name: &ClusterName, reason: &'static str) {
         let effective = self.cluster(DEFAULT_CLUSTER).map(|cluster| cluster.effective);
         let effective = effective.unwrap_or(EffectiveNetwork::Private);

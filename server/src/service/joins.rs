@@ -1,9 +1,9 @@
 //! Joins are stored in groups.
 //!
-//! A thousand nodes a second may come when a network or a server was away. One by one, each would cost several statements,
-//! and each statement two changes of thread. So those of a cluster gather while the writer is busy: what the registry
-//! knows of all of them is read at once, they are judged in the order they came in ([`Registered`]), and what follows is
-//! written at once. The busier the server, the larger the groups, and the less a join costs.
+//! A thousand nodes a second may come when a network or a server was away. One by one, each would cost several
+//! statements, and each statement two changes of thread. So those of a cluster gather while the writer is busy: what
+//! the registry knows of all of them is read at once, they are judged in the order they came in ([`Registered`]), and
+//! what follows is written at once. The busier the server, the larger the groups, and the less a join costs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,7 +1,7 @@
 //! What the registry is told in passing: verdicts, when a node was last there, ephemeral nodes that are gone.
 //!
-//! Nobody waits for these, and they come in crowds: ten thousand when a server stops. So they gather while the writer is
-//! busy, one a node, and are written together, a few hundred by one statement. A join is never among them, and the
+//! Nobody waits for these, and they come in crowds: ten thousand when a server stops. So they gather while the writer
+//! is busy, one a node, and are written together, a few hundred by one statement. A join is never among them, and the
 //! rendezvous notes nothing of a node whose join is on its way; so it does not matter that a note may be written
 //! earlier than a use case that was queued before it.
 

@@ -225,8 +225,8 @@ async fn a_foreign_cluster_comes_and_goes_while_the_server_runs() {
     away.stop().await.unwrap();
 }
 
-/// A node that the operator removes at home is out at the cluster's other servers too, at once and for as long as it has
-/// a certificate of before.
+/// A node that the operator removes at home is out at the cluster's other servers too, at once and for as long as it
+/// has a certificate of before.
 #[tokio::test]
 async fn a_removed_member_is_out_everywhere() {
     let (home, _home_dir) = Running::fresh(&FLAGS).await;

@@ -1,16 +1,16 @@
 //! Nonces that are handed out with a credential, for the first request on a stream.
 //!
-//! A challenge costs a client of a stream a round trip, and gives it a nonce that its source address is bound into. A node that
-//! has just been welcomed has proven more than where it receives, and by a channel that nobody else reads: so the welcome
-//! brings a nonce along, which is bound to the username, and lasts as long as others do.
+//! A challenge costs a client of a stream a round trip, and gives it a nonce that its source address is bound into. A
+//! node that has just been welcomed has proven more than where it receives, and by a channel that nobody else reads: so
+//! the welcome brings a nonce along, which is bound to the username, and lasts as long as others do.
 //!
 //! Such a nonce is not bound to an address, so whoever reads a request on its way could send it again from elsewhere.
-//! Therefore it is good on streams only, for the one username, and for the first allocation of its user: what comes behind
-//! that is challenged ([`Relays::holds`](crate::relay::Relays::holds)). A request that is no Allocate gains nothing by it, since it
-//! is about an allocation of its own connection.
+//! Therefore it is good on streams only, for the one username, and for the first allocation of its user: what comes
+//! behind that is challenged ([`Relays::holds`](crate::relay::Relays::holds)). A request that is no Allocate gains
+//! nothing by it, since it is about an allocation of its own connection.
 //!
-//! It is a MAC under the credential secret, like the password. What the MAC is over begins with a letter here and with a digit
-//! there, so the one is never the other.
+//! It is a MAC under the credential secret, like the password. What the MAC is over begins with a letter here and with
+//! a digit there, so the one is never the other.
 
 use hmac::Mac;
 use subtle::ConstantTimeEq;

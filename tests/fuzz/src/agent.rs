@@ -121,7 +121,8 @@ impl Play {
     fn note(&mut self) {
         for (socket, to, payload) in std::mem::take(&mut self.node.sent) {
             let is_fine = match socket {
-                // No introduction of this target names a window, so nothing is guessed; and nothing is relayed by a stream.
+                // No introduction of this target names a window, so nothing is guessed; and nothing is relayed by a
+                // stream.
                 Socket::Extra(_) | Socket::Stream(_) => false,
                 Socket::Main => self.allowed.contains(&unmapped(to)),
                 Socket::Probe => SOURCES[..3].iter().any(|server| rig::addr(server).ip() == to.ip()),

@@ -1,12 +1,12 @@
 //! What is fuzzed, as plain functions from bytes to nothing that panic when something is wrong.
 //!
 //! Each function of [`TARGETS`] runs in two ways. Under libFuzzer (`tests/fuzz/run`, the crate in `libfuzzer/`) it is
-//! searched for as long as one likes. Under `cargo test` it replays what libFuzzer found worth keeping (`corpus/`), what
-//! once went wrong (`regressions/`), and a fixed number of seeded changes of these, the same ones each time.
+//! searched for as long as one likes. Under `cargo test` it replays what libFuzzer found worth keeping (`corpus/`),
+//! what once went wrong (`regressions/`), and a fixed number of seeded changes of these, the same ones each time.
 //!
 //! A target that reads one kind of thing compares the reader with a slow one written here from the RFC's words, or sees
-//! to it that what is accepted survives being written and read again. [`server()`] plays a whole life of the STUN and TURN
-//! server against a model of what its answers promised.
+//! to it that what is accepted survives being written and read again. [`server()`] plays a whole life of the STUN and
+//! TURN server against a model of what its answers promised.
 
 mod agent;
 mod codecs;

@@ -25,8 +25,8 @@ impl Dice {
     }
 }
 
-/// Changes an input: one to eight times bytes are set, flipped, cut out, doubled, or replaced by pieces of another input
-/// or by one of the words.
+/// Changes an input: one to eight times bytes are set, flipped, cut out, doubled, or replaced by pieces of another
+/// input or by one of the words.
 #[must_use]
 pub fn mutate(dice: &mut Dice, seed: &[u8], other: &[u8], words: &[&[u8]], max_len: usize) -> Vec<u8> {
     let mut bytes = seed.to_vec();

@@ -1,5 +1,5 @@
-//! What a node reads that is no datagram of its own protocols: who announces himself on the LAN, lists of servers, routers,
-//! packets of flows. And what it tells its user about a pair, from what both sides claim.
+//! What a node reads that is no datagram of its own protocols: who announces himself on the LAN, lists of servers,
+//! routers, packets of flows. And what it tells its user about a pair, from what both sides claim.
 
 use std::net::{IpAddr, SocketAddr};
 

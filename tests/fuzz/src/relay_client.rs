@@ -1,7 +1,8 @@
-//! A node and its relay. The server is the real one, and what it says gets lost, comes late, twice or changed; beside that
-//! somebody speaks in its name. The peer that the node is to meet is silent.
+//! A node and its relay. The server is the real one, and what it says gets lost, comes late, twice or changed; beside
+//! that somebody speaks in its name. The peer that the node is to meet is silent.
 //!
-//! The node says nothing to anybody else, believes in no relayed address that the server did not give it, and never storms.
+//! The node says nothing to anybody else, believes in no relayed address that the server did not give it, and never
+//! storms.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

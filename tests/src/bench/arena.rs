@@ -1,8 +1,8 @@
 //! A fresh pair of network namespaces for each measurement, with one cable between them, and servers to put there.
 //!
-//! The server has one namespace to itself, with no packet filter and no connection tracking; clients and peers share the
-//! other. The lab's own network has a switch in it, whose work the kernel would book on whoever sends; so there is a
-//! direct cable besides it.
+//! The server has one namespace to itself, with no packet filter and no connection tracking; clients and peers share
+//! the other. The lab's own network has a switch in it, whose work the kernel would book on whoever sends; so there is
+//! a direct cable besides it.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};

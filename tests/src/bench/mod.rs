@@ -7,14 +7,15 @@
 //! * [`exchange`]: questions whose answers are checked to the last byte. A wrong or a lost one is counted and shown.
 //! * [`wire`]: UDP in batches, so that the clients cost less than the server they measure.
 //! * [`turn`]: a client's requests. [`meter`]: what the kernel says the server used.
-//! * [`turn_taking`]: who goes first on the processors. [`arena`]: namespaces and servers. [`compare`]: the rounds. [`table`]: what is printed.
+//! * [`turn_taking`]: who goes first on the processors. [`arena`]: namespaces and servers. [`compare`]: the rounds.
+//!   [`table`]: what is printed.
 //!
 //! `meetpoint-bench joins` is another matter: [`fleet`] measures the rendezvous. And so is `meetpoint-bench matrix`:
 //! [`matrix`] has nodes behind all kinds of NAT meet. `meetpoint-bench forgetful` has them say nothing for ten minutes,
 //! behind NATs that forget: [`forgetful`]. `meetpoint-bench sdk` ([`sdk`]) measures what embedding the SDK costs.
 //!
-//! IPv4 and UDP only, but for that. The server's time is its process's: what the kernel does for it outside of the process, in the
-//! name of who sends to it, is not in it, for no server.
+//! IPv4 and UDP only, but for that. The server's time is its process's: what the kernel does for it outside of the
+//! process, in the name of who sends to it, is not in it, for no server.
 
 pub mod arena;
 pub mod args;

@@ -1,8 +1,9 @@
 //! What a program takes on that embeds the SDK: crates, the time of a clean build, bytes.
 //!
-//! The program is the smallest that is of use: it joins, connects and says something. It is built for release in a folder
-//! of its own with nothing built before, of the versions that this workspace locks, and stripped by the compiler. The time of
-//! a build is that of the machine at that moment; the processors' time is told beside it, which others disturb less.
+//! The program is the smallest that is of use: it joins, connects and says something. It is built for release in a
+//! folder of its own with nothing built before, of the versions that this workspace locks, and stripped by the
+//! compiler. The time of a build is that of the machine at that moment; the processors' time is told beside it, which
+//! others disturb less.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -113,8 +114,8 @@ fn said(command: &mut Command) -> Result<String, BenchError> {
     String::from_utf8(output.stdout).map_err(|error| BenchError::Unexpected(format!("{what}: {error}")))
 }
 
-/// The SDK in a folder and all that it is built of on this system with these arguments of cargo's, each version counting
-/// once.
+/// The SDK in a folder and all that it is built of on this system with these arguments of cargo's, each version
+/// counting once.
 ///
 /// # Errors
 /// [`BenchError`] if cargo is not there, or refuses.

@@ -1,8 +1,8 @@
-//! QUIC's handshake in three words: who connects sends the first, the peer answers, and then the connection stands; with the
-//! third it does so for the peer too.
+//! QUIC's handshake in three words: who connects sends the first, the peer answers, and then the connection stands;
+//! with the third it does so for the peer too.
 //!
-//! It goes as the real shells let it: with the introduction and with the first checks by relayed ways, by a verified path if that
-//! is not enough, and what comes before the check in front of it has been read is kept.
+//! It goes as the real shells let it: with the introduction and with the first checks by relayed ways, by a verified
+//! path if that is not enough, and what comes before the check in front of it has been read is kept.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Introductions by peers, while the server is away: the connections between guests and introducers, and the part of the
-//! real shells that runs [`Introducer`] on them.
+//! Introductions by peers, while the server is away: the connections between guests and introducers, and the part of
+//! the real shells that runs [`Introducer`] on them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

@@ -9,6 +9,7 @@
 //! Whether two nodes *can* meet is told by an [`oracle`] of a few lines that knows the two NATs and
 //! nothing of our code.
 
+mod arrivals;
 pub mod case;
 pub mod dice;
 pub mod gate;
@@ -16,6 +17,7 @@ mod handshake;
 pub mod life;
 pub mod meets;
 pub mod nats;
+mod node;
 pub mod oracle;
 mod relays;
 mod shells;

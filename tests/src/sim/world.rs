@@ -9,26 +9,23 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
-use meetpoint_agent::{
-    Agent, BackoffConfig, Channel, Config, Ended, Input, Interface, Leg, Path, Socket, StreamId, Way,
-};
+use meetpoint_agent::{Agent, BackoffConfig, Config, Input, Interface, Socket, StreamId, Way};
 use meetpoint_broker::{Broker, ClusterConfig, ConnId, Limits, SessionView};
-use meetpoint_proto::wire::{ClientMessage, PortWindow, Refusal, ServerMessage};
-use meetpoint_proto::{
-    ClusterNetwork, EffectiveNetwork, Evidence, JoinToken, NatBehavior, NetworkClass, NetworkType, NodeId,
-};
+use meetpoint_proto::wire::{ClientMessage, ServerMessage};
+use meetpoint_proto::{ClusterNetwork, EffectiveNetwork, JoinToken, NetworkType, NodeId};
 use meetpoint_turn::credentials::MAX_SECRETS;
-use meetpoint_turn::{ListenerId, Secret, Secrets, StunServer as StunMachine};
+use meetpoint_turn::{Secret, Secrets, StunServer as StunMachine};
 
 use super::dice::Dice;
 use super::gate::{Gate, GateKind};
 use super::handshake::{Handshake, is_handshake};
 use super::meets::{Meets, Word};
+pub use super::node::{Node, Traffic};
 use super::relays::Relaying;
 use super::shells::{CERTIFICATE_LIFE_S, MAX_TOKENS, cluster, join_token, stun_machine};
 use super::wires::SERVER_ONE_WAY;
 
-const CONTROL_PORT: u16 = 8080;
+pub(super) const CONTROL_PORT: u16 = 8080;
 const MAIN_PORT: u16 = 40_000;
 pub(super) const FIRST_PROBE_PORT: u16 = 50_000;
 /// Seconds since 1970 when the world begins.
@@ -105,123 +102,6 @@ pub(super) struct Connection {
     pub(super) node: usize,
     pub(super) to_server: Duration,
     pub(super) to_node: Duration,
-}
-
-/// Bytes of one node on the wire of its uplink: sent, and received.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Traffic {
-    /// UDP datagrams, with the headers of IPv4 and UDP.
-    pub udp: [u64; 2],
-    /// What goes by TCP: each frame of a stream, and, in a world whose control messages travel as JSON, each of these, as if TCP, TLS and the WebSocket
-    /// put their headers around each and TCP acknowledged each.
-    pub tcp: [u64; 2],
-}
-
-/// IPv4's header without options, and UDP's.
-const UDP_HEADERS: u64 = 20 + 8;
-/// IPv4's header, and TCP's with timestamps (RFC 7323).
-const TCP_HEADERS: u64 = 20 + 32;
-/// A record of TLS 1.3 (RFC 8446, section 5.2), and a WebSocket frame from a client that is not long (RFC 6455, section 5.2).
-const FRAMING: u64 = 5 + 1 + 16 + 8;
-
-impl Traffic {
-    pub(super) fn note_udp(&mut self, direction: usize, payload: &[u8]) {
-        self.udp[direction] += UDP_HEADERS + payload.len() as u64;
-    }
-
-    pub(super) fn note_tcp(&mut self, direction: usize, len: usize) {
-        self.tcp[direction] += TCP_HEADERS + FRAMING + len as u64;
-        self.tcp[1 - direction] += TCP_HEADERS;
-    }
-}
-
-/// A node and what it has said so far.
-#[derive(Debug)]
-pub struct Node {
-    /// The machine under test.
-    pub agent: Agent,
-    /// Its id.
-    pub id: NodeId,
-    /// Its name.
-    pub name: String,
-    /// As what it was judged last.
-    pub class: Option<(NetworkClass, Evidence)>,
-    /// It can only be relayed.
-    pub relayed: bool,
-    /// What its cluster amounts to, as it was told.
-    pub effective: Option<EffectiveNetwork>,
-    /// Every class it was ever judged as.
-    pub classes: Vec<NetworkClass>,
-    /// What it found out of its NAT.
-    pub behavior: Option<NatBehavior>,
-    /// Where its peers are.
-    pub paths: BTreeMap<NodeId, Path>,
-    /// Where it takes its peers' data from.
-    pub heard: BTreeSet<(NodeId, Way)>,
-    /// How data goes by its relay legs.
-    pub(super) channels: BTreeMap<Way, Channel>,
-    /// How its connect requests ended.
-    pub ended: BTreeMap<u32, Result<NodeId, Refusal>>,
-    /// It is over.
-    pub over: Option<Ended>,
-    /// Datagrams it sent, by the main, the probe, and extra sockets.
-    pub sent: [u64; 3],
-    /// What it sent and was sent, in bytes on the wire.
-    pub traffic: Traffic,
-    pub(super) site: usize,
-    pub(super) ip: IpAddr,
-    /// Its address on a second network of its site, if it is on two.
-    pub(super) second_ip: Option<IpAddr>,
-    /// It has its peer's data.
-    pub has_data: bool,
-    pub(super) handshake: Handshake,
-    pub(super) main_port: u16,
-    pub(super) probe: Option<u16>,
-    /// Extra sockets' ports by their numbers.
-    pub(super) extras: BTreeMap<u16, u16>,
-    pub(super) next_probe: u16,
-    pub(super) conn: Option<ConnId>,
-    /// Where its main socket may send: candidates it was given, and sources it heard from since.
-    pub(super) may_send: BTreeSet<SocketAddr>,
-    /// And ports it may guess.
-    pub(super) windows: Vec<PortWindow>,
-}
-
-impl Node {
-    /// Which of its sockets has this port.
-    fn socket_at(&self, port: u16) -> Option<Socket> {
-        if self.main_port == port {
-            return Some(Socket::Main);
-        }
-        let mut extras = self.extras.iter();
-        let mut extra = || extras.find(|(_, at)| **at == port).map(|(number, _)| Socket::Extra(*number));
-        if self.probe == Some(port) { Some(Socket::Probe) } else { extra() }
-    }
-
-    /// Its ports are in this window of a ticket.
-    pub(super) fn may_guess(&self, to: SocketAddr) -> bool {
-        let fits =
-            |window: &PortWindow| window.ip == to.ip() && (window.first..=window.last).contains(&to.port());
-        self.windows.iter().any(fits)
-    }
-
-    /// The shell takes data from where the agent told it to, and drops all other.
-    pub(super) fn hears(&self, way: Way) -> bool {
-        self.heard.iter().any(|(_, heard)| *heard == way) || self.paths.values().any(|path| path.way == way)
-    }
-
-    pub(super) fn has_ip(&self, ip: IpAddr) -> bool {
-        self.ip == ip || self.second_ip == Some(ip)
-    }
-
-    /// The address it sends from: the one on the network of the destination.
-    pub(super) fn source_ip(&self, to: IpAddr) -> IpAddr {
-        let network = |ip: IpAddr| match ip {
-            IpAddr::V4(v4) => v4.octets()[..3].to_vec(),
-            IpAddr::V6(_) => Vec::new(),
-        };
-        self.second_ip.filter(|second| network(*second) == network(to)).unwrap_or(self.ip)
-    }
 }
 
 /// A datagram that reached a node, or `None`, the server: whence, and what.
@@ -671,113 +551,6 @@ impl World {
         }
     }
 
-    fn arrive(&mut self, arrival: Arrival) {
-        let at = self.start + self.now;
-        match arrival {
-            Arrival::AtGate { site, from, to, payload } => {
-                let mut gates = self.sites[site].gates.iter_mut().rev();
-                if let Some(to) = gates.try_fold(to, |to, gate| gate.inbound(self.now, from, to)) {
-                    self.at_host(site, from, to, &payload);
-                }
-            }
-            Arrival::AtHost { site, from, to, payload } => self.at_host(site, from, to, &payload),
-            Arrival::Word(word) => self.word(word),
-            // Nobody is there.
-            Arrival::AtServer { .. } | Arrival::ToServer { .. } if self.meets.is_server_dead => {}
-            Arrival::AtServer { listener, from, payload } => {
-                self.tap.iter_mut().for_each(|tap| tap.push((None, from, payload.clone())));
-                self.note(1, from, &payload);
-                let listener = ListenerId(listener);
-                let input = meetpoint_turn::Input::Datagram { listener, source: from, payload: &payload };
-                self.stun.handle(at, input);
-                self.drain_stun();
-            }
-            Arrival::ControlAccepted { conn, source } => {
-                self.broker.handle(at, meetpoint_broker::Input::Opened { conn, source });
-                self.drain_broker();
-            }
-            Arrival::ControlOpened { node, conn } => {
-                if self.nodes[node].conn == Some(conn) {
-                    let local = SocketAddr::new(self.nodes[node].ip, 33_333);
-                    let remote = SocketAddr::new(self.control_ip(node), CONTROL_PORT);
-                    self.input(node, Input::ControlOpened { local, remote });
-                }
-            }
-            Arrival::ToServer { conn, message } => {
-                self.broker.handle(at, meetpoint_broker::Input::Message { conn, message });
-                self.drain_broker();
-            }
-            Arrival::ToNode { conn, message } => self.tell_node(conn, message),
-            Arrival::ClosedAtServer { conn } => {
-                self.broker.handle(at, meetpoint_broker::Input::Closed { conn });
-                self.drain_broker();
-            }
-            Arrival::ClosedAtNode { conn } => {
-                let node = self.conns.remove(&conn).map(|connection| connection.node);
-                if let Some(node) = node.filter(|node| self.nodes[*node].conn == Some(conn)) {
-                    self.nodes[node].conn = None;
-                    self.input(node, Input::ControlClosed);
-                }
-            }
-            Arrival::SocketsOpened { node, first, count } => {
-                self.input(node, Input::SocketsOpened { first, count });
-            }
-            Arrival::AtRelay { from, to, payload } => self.at_relay(from, to, &payload),
-            Arrival::StreamOpened { node, stream } => {
-                self.input(node, Input::Stream { stream, open: true });
-            }
-            Arrival::Frame { node, stream, payload } => self.frame(node, stream, &payload),
-            Arrival::RouteTold { node, number, hops } => self.input(node, Input::Route { number, hops }),
-            Arrival::ProbeOpened { node } => {
-                let port = self.nodes[node].probe;
-                self.input(node, Input::ProbeOpened { port });
-            }
-        }
-    }
-
-    fn tell_node(&mut self, conn: ConnId, message: ServerMessage) {
-        let Some(node) = self.conns.get(&conn).map(|connection| connection.node) else { return };
-        if self.nodes[node].conn != Some(conn) {
-            return;
-        }
-        if let ServerMessage::Candidates { candidates, .. } = &message {
-            self.nodes[node].may_send.extend(candidates.iter().map(|candidate| candidate.addr));
-        }
-        if let ServerMessage::Introduction(introduction) = &message {
-            let candidates = introduction.candidates.iter().map(|candidate| candidate.addr);
-            self.nodes[node].may_send.extend(candidates);
-            self.nodes[node].windows.extend(introduction.window);
-        }
-        self.input(node, Input::ControlMessage(message));
-    }
-
-    fn at_host(&mut self, site: usize, from: SocketAddr, to: SocketAddr, payload: &[u8]) {
-        let mut nodes = self.nodes.iter().enumerate();
-        let found = nodes.find_map(|(index, node)| {
-            let is_here = node.site == site && node.has_ip(to.ip());
-            Some((index, node.socket_at(to.port()).filter(|_| is_here)?))
-        });
-        let Some((index, socket)) = found else { return };
-        self.tap.iter_mut().for_each(|tap| tap.push((Some(index), from, payload.to_vec())));
-        let node = &mut self.nodes[index];
-        node.traffic.note_udp(1, payload);
-        if !node.may_send.is_empty() {
-            node.may_send.insert(from);
-        }
-        self.note(2 + index as u64, from, payload);
-        if payload == DATA || is_handshake(payload) {
-            let leg = match socket {
-                Socket::Extra(number) => Leg::Extra(number),
-                Socket::Main | Socket::Probe | Socket::Stream(_) => Leg::Main,
-            };
-            return self.quic_packet(index, Way { leg, remote: from }, payload);
-        }
-        if socket == Socket::Main && self.channel_data(index, socket, from, payload) {
-            return;
-        }
-        self.input(index, Input::Datagram { socket, source: from, payload });
-    }
-
     pub(super) fn quic_packet(&mut self, index: usize, way: Way, payload: &[u8]) {
         if is_handshake(payload) {
             return self.quic(index, way, payload);
@@ -796,7 +569,7 @@ impl World {
     }
 
     /// FNV-1a over when, where, whence and what.
-    fn note(&mut self, place: u64, from: SocketAddr, payload: &[u8]) {
+    pub(super) fn note(&mut self, place: u64, from: SocketAddr, payload: &[u8]) {
         let mut hash = self.trace;
         let mut eat = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3);
         let when = self.now.as_nanos() as u64;

@@ -1,7 +1,7 @@
 //! Headless Chromium: data channels that may go through the relay only.
 //!
-//! No driver is needed: the page comes from a server of a few lines on the browser's own host and posts its outcome back
-//! to it.
+//! No driver is needed: the page comes from a server of a few lines on the browser's own host and posts its outcome
+//! back to it.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};

@@ -1,9 +1,9 @@
 //! The dashboard and the documentation in headless Chromium.
 //!
-//! What is shown live is shown with the real binary: its server, its nodes, its restart. How the pages look, at which size and in which
-//! colours, is tried with a cluster that is made up, so that it is the same each time. Pictures go to `target/dashboard`; a
-//! coarse grid of their brightness is committed (`screens.txt`) and compared with some tolerance, since fonts differ between machines.
-//! `MEETPOINT_UPDATE=1` writes it anew; look at the pictures then.
+//! What is shown live is shown with the real binary: its server, its nodes, its restart. How the pages look, at which
+//! size and in which colours, is tried with a cluster that is made up, so that it is the same each time. Pictures go to
+//! `target/dashboard`; a coarse grid of their brightness is committed (`screens.txt`) and compared with some tolerance,
+//! since fonts differ between machines. `MEETPOINT_UPDATE=1` writes it anew; look at the pictures then.
 
 mod cdp;
 mod docs;

@@ -1,8 +1,8 @@
 //! Every row of the rules, as a user meets it: the real server, the real node, real NATs.
 //!
-//! The server starts four times: lifted and DYNAMIC, PUBLIC, without any seed, and PRIVATE on a LAN. The slowest nodes have
-//! their minute of probation to fail in; meanwhile the others come one after the other, because on a machine that starts
-//! all of them at once a class may be over before it is told.
+//! The server starts four times: lifted and DYNAMIC, PUBLIC, without any seed, and PRIVATE on a LAN. The slowest nodes
+//! have their minute of probation to fail in; meanwhile the others come one after the other, because on a machine that
+//! starts all of them at once a class may be over before it is told.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -404,7 +404,8 @@ fn strangers_find_a_node_open() {
     assert_eq!((&found["class"], &found["evidence"]), (&"PublicOpen".into(), &"proven".into()));
 }
 
-/// `seed/unvouched`: a public server that registers itself as a seed changes nothing before the operator vouches for it.
+/// `seed/unvouched`: a public server that registers itself as a seed changes nothing before the operator vouches for
+/// it.
 #[test]
 fn a_seed_that_nobody_vouches_for_lifts_no_cluster() {
     let Some(mut lab) = lab_or_skip("a_seed_that_nobody_vouches_for_lifts_no_cluster") else { return };

@@ -61,8 +61,8 @@ fn two_port_restricted_nats_meet_directly_every_time() {
     assert!(elapsed[RUNS - 1] < MOST_MS, "{elapsed:?}");
 }
 
-/// No packet can be observed that shows where the symmetric side is going to come from: its port is foreseen or guessed,
-/// whichever side asks, and data flows by the socket that was met.
+/// No packet can be observed that shows where the symmetric side is going to come from: its port is foreseen or
+/// guessed, whichever side asks, and data flows by the socket that was met.
 #[test]
 fn symmetric_nats_are_met_by_foresight_and_by_many_guesses() {
     let Some(mut lab) = lab_or_skip("symmetric_nats_are_met_by_foresight_and_by_many_guesses") else {

@@ -1,5 +1,5 @@
-//! Every block of commands in the README and the quick start is run, top to bottom, by a shell of its own on a machine of its
-//! own, so that what people paste first is what works.
+//! Every block of commands in the README and the quick start is run, top to bottom, by a shell of its own on a machine
+//! of its own, so that what people paste first is what works.
 //!
 //! A line that begins with `$ ` is a command, and goes on after a backslash. It has to end, with exit code 0. What the
 //! reader is asked to see and replace by himself is replaced here (see [`PLACES`]); and a comment on the line above
@@ -10,8 +10,8 @@
 //! <!-- not run: REASON -->     it can't be run here; there are at most MOST_NOT_RUN of these
 //! ```
 //!
-//! What goes on is ended by the next `meetpoint` command of the same name that goes on too, as an operator would end a server
-//! before starting it in another way.
+//! What goes on is ended by the next `meetpoint` command of the same name that goes on too, as an operator would end a
+//! server before starting it in another way.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -23,8 +23,9 @@ use meetpoint_tests::lab::lab_or_skip;
 /// A block that isn't run proves nothing: running the tests, and building what the tests have built.
 const MOST_NOT_RUN: usize = 2;
 
-/// What stands in the documents, and what a shell of the test sees in its place: addresses that documents must use are no
-/// public ones to our own classifier; the token is what the first start wrote, and the fingerprint what each start says; and the binary is the one under test.
+/// What stands in the documents, and what a shell of the test sees in its place: addresses that documents must use are
+/// no public ones to our own classifier; the token is what the first start wrote, and the fingerprint what each start
+/// says; and the binary is the one under test.
 const PLACES: [(&str, &str); 4] = [
     ("203.0.113.", "20.0.0."),
     ("mpj1...", "$(cat meetpoint-data/join-token)"),

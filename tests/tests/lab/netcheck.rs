@@ -98,8 +98,8 @@ fn each_nat_is_named_as_what_it_is() {
     }
 }
 
-/// A silent router, two of which the first is silent, two that say who they are, and one that answers from the address under which the
-/// world sees it.
+/// A silent router, two of which the first is silent, two that say who they are, and one that answers from the address
+/// under which the world sees it.
 #[test]
 fn routers_tell_who_translates() {
     let Some(mut lab) = lab_or_skip("routers_tell_who_translates") else { return };

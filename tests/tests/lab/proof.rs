@@ -125,8 +125,8 @@ fn pairs_meet_as_their_nats_allow() {
     check(PortRestrictedEarlyInbound, PortRestrictedEarlyInbound, false, false);
 }
 
-/// What has one hop left to live when it comes to a router opens the NAT that it went through, and the other knows nothing
-/// of it. Any other early packet moves the mapping that is made next, away from where it is waited for.
+/// What has one hop left to live when it comes to a router opens the NAT that it went through, and the other knows
+/// nothing of it. Any other early packet moves the mapping that is made next, away from where it is waited for.
 #[test]
 fn an_opener_opens_one_side_only() {
     let Some(mut lab) = lab_or_skip("an_opener_opens_one_side_only") else { return };

@@ -63,8 +63,8 @@ fn keep_apart(lab: &Lab, gateway: &Gateway, other: &Gateway) {
     assert!(status.success(), "{status}");
 }
 
-/// A symmetric node with a peer whose port-restricted NAT it has to be guessed by. All of its sockets but the one that it
-/// was met by are closed again, and that one too when nobody needs it.
+/// A symmetric node with a peer whose port-restricted NAT it has to be guessed by. All of its sockets but the one that
+/// it was met by are closed again, and that one too when nobody needs it.
 fn leaves_nothing(name: &str, wins: bool) {
     let Some(mut lab) = lab_or_skip(name) else { return };
     let mut home = lab.gateway(NatKind::SymmetricRandom).expect("a gateway");
@@ -104,8 +104,8 @@ fn a_lost_punch_leaves_no_socket() {
     leaves_nothing("a_lost_punch_leaves_no_socket", false);
 }
 
-/// A punch that was under way when the server died: it came to something, or the node says why not. Gives the node, if it
-/// is there still.
+/// A punch that was under way when the server died: it came to something, or the node says why not. Gives the node, if
+/// it is there still.
 fn outcome(mut alice: Node) -> Option<Node> {
     let end = Instant::now() + PATIENCE;
     loop {

@@ -1,4 +1,5 @@
-//! Two nodes behind NATs that meet although the server is dead, by way of a third in the open: real binaries, real NATs.
+//! Two nodes behind NATs that meet although the server is dead, by way of a third in the open: real binaries, real
+//! NATs.
 
 use std::time::{Duration, Instant};
 

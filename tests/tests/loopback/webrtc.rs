@@ -1,5 +1,5 @@
-//! A WebRTC stack over a connection of the SDK: SCTP and data channels of the crates `webrtc-sctp` and `webrtc-data`, between
-//! two nodes that have joined a server.
+//! A WebRTC stack over a connection of the SDK: SCTP and data channels of the crates `webrtc-sctp` and `webrtc-data`,
+//! between two nodes that have joined a server.
 
 use std::num::NonZeroU8;
 use std::sync::Arc;

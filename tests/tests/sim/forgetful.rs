@@ -2,8 +2,9 @@
 //! Connections live on, and idle nodes say little.
 //!
 //! Counted is what a node sends, by UDP and by its control connection: payloads with the headers of IPv4, UDP and TCP
-//! (timestamps among them), of TLS's records and of WebSocket's frames, and an acknowledgement of its own for each frame
-//! that comes, though TCP joins most of these with what is answered. QUIC's keepalives are counted with their real length.
+//! (timestamps among them), of TLS's records and of WebSocket's frames, and an acknowledgement of its own for each
+//! frame that comes, though TCP joins most of these with what is answered. QUIC's keepalives are counted with their
+//! real length.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -210,8 +211,8 @@ fn counted(world: &World) -> [u64; 2] {
     })
 }
 
-/// One gate rebinds, in each second of the time from one check to the next. A node looks at its mapping shortly before the
-/// next check, so that as a rule one introduction is enough (each node counts it), or none by a relay that follows.
+/// One gate rebinds, in each second of the time from one check to the next. A node looks at its mapping shortly before
+/// the next check, so that as a rule one introduction is enough (each node counts it), or none by a relay that follows.
 #[test]
 fn who_was_moved_notices_first() {
     for (gates, kind, usual, most) in [

@@ -1,6 +1,8 @@
-//! Every ordered pair of NAT types, in virtual time, against the oracle: who meets whom directly, how often, and how soon.
+//! Every ordered pair of NAT types, in virtual time, against the oracle: who meets whom directly, how often, and how
+//! soon.
 //!
-//! `MEETPOINT_SIM_CASES=1000 cargo test -p meetpoint-tests --test sim matrix -- --nocapture` prints a larger run's table.
+//! `MEETPOINT_SIM_CASES=1000 cargo test -p meetpoint-tests --test sim matrix -- --nocapture` prints a larger run's
+//! table.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

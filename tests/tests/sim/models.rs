@@ -1,5 +1,5 @@
-//! The simulator's NATs are what the lab's are: the lab's own measurement, step by step, on the models, against the lab's
-//! own promises. So what the simulator proves of a type of NAT holds for a kernel's NAT of that type.
+//! The simulator's NATs are what the lab's are: the lab's own measurement, step by step, on the models, against the
+//! lab's own promises. So what the simulator proves of a type of NAT holds for a kernel's NAT of that type.
 #![cfg(target_os = "linux")]
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};

@@ -122,10 +122,10 @@ fn an_idle_open_node_is_met_unsolicited() {
     }
 }
 
-/// A node with IPv4 and IPv6 meets one that has IPv4 alone, both behind usual home routers. When they are introduced no packet
-/// of the first by IPv4 has reached the server yet, so the second hears of a place that it has no way to, and waits to be met.
-/// Once one has, they are introduced again, and meet directly; a relay is all that they would have else. Where the second's
-/// router is one that early packets confuse, and that is known, none may have come meanwhile.
+/// A node with IPv4 and IPv6 meets one that has IPv4 alone, both behind usual home routers. When they are introduced no
+/// packet of the first by IPv4 has reached the server yet, so the second hears of a place that it has no way to, and
+/// waits to be met. Once one has, they are introduced again, and meet directly; a relay is all that they would have
+/// else. Where the second's router is one that early packets confuse, and that is known, none may have come meanwhile.
 #[test]
 fn who_is_seen_by_ipv4_later_is_met_directly() {
     let strict =

@@ -59,8 +59,8 @@ impl Tapped {
         Self { world, recorded }
     }
 
-    /// The last Binding message of this class that the relay has passed on: to whom, from where, and the datagram. It is
-    /// ChannelData for the one whose allocation it came by, and comes from an allocation's address for the other.
+    /// The last Binding message of this class that the relay has passed on: to whom, from where, and the datagram. It
+    /// is ChannelData for the one whose allocation it came by, and comes from an allocation's address for the other.
     fn passed_on(&self, class: u8) -> (usize, SocketAddr, Vec<u8>) {
         let is_wanted = |source: SocketAddr, frame: &[u8]| {
             let data = read_channel_data(frame).map(|(_, data)| data);
@@ -74,7 +74,8 @@ impl Tapped {
         found.expect("such a frame")
     }
 
-    /// Gives a node what was recorded, and tells what became of it: its counters before and after, and what it has sent.
+    /// Gives a node what was recorded, and tells what became of it: its counters before and after, and what it has
+    /// sent.
     fn replay(&mut self, to: usize, source: SocketAddr, frame: &[u8]) -> (Counters, Counters, u64) {
         // Consent goes on as it does: nothing of it falls into this moment.
         let (node, sent) = (&self.world.nodes[to], self.world.nodes[to].sent[0]);
@@ -129,8 +130,8 @@ fn a_frame_from_elsewhere_is_not_the_relays() {
     });
 }
 
-/// A node's own frame: under another source it is nobody's, and from where it came the peer has had it already. It is the answer to
-/// a check, since of two idle nodes only one checks.
+/// A node's own frame: under another source it is nobody's, and from where it came the peer has had it already. It is
+/// the answer to a check, since of two idle nodes only one checks.
 #[test]
 fn a_replayed_frame_to_the_server_reaches_nobody() {
     let mut tapped = Tapped::new(None);

@@ -116,8 +116,8 @@ fn nearly_equal_world(seed: u64, jitter: Duration, pair: [Nat; 2]) -> World {
     world
 }
 
-/// From the connect call: until there is a path, until QUIC's connection stands, and until the first data is at the peer
-/// that was sent then.
+/// From the connect call: until there is a path, until QUIC's connection stands, and until the first data is at the
+/// peer that was sent then.
 fn first_bytes(world: &mut World) -> [Duration; 3] {
     world.speaks_quic = true;
     let asked = world.now();
@@ -133,9 +133,9 @@ fn first_bytes(world: &mut World) -> [Duration; 3] {
     [path, stands, world.now() - asked]
 }
 
-/// Whoever is likely to be relayed has an allocation before he meets anybody. Then the first byte is at the peer after one and
-/// a half relayed round trips: half a one until both are introduced, for the first word of QUIC's handshake is in that; half a
-/// one for the peer's answer, with which the caller's connection stands; and half a one for the byte.
+/// Whoever is likely to be relayed has an allocation before he meets anybody. Then the first byte is at the peer after
+/// one and a half relayed round trips: half a one until both are introduced, for the first word of QUIC's handshake is
+/// in that; half a one for the peer's answer, with which the caller's connection stands; and half a one for the byte.
 #[test]
 fn a_relayed_first_byte_takes_one_and_a_half_round_trips() {
     use Nat::{
@@ -178,7 +178,8 @@ fn a_relayed_first_byte_takes_one_and_a_half_round_trips() {
     assert!(late.is_empty(), "{late:#?}");
 }
 
-/// Whichever of the two is heard first at the relay: an answer that comes before it is let in goes again with the next check.
+/// Whichever of the two is heard first at the relay: an answer that comes before it is let in goes again with the next
+/// check.
 #[test]
 fn a_permission_that_comes_late_costs_one_check() {
     use Nat::{PortRestricted, Random, UdpBlocked};
@@ -225,8 +226,8 @@ fn join(world: &mut World) {
     assert!(world.run_until(Duration::from_secs(5), joined), "they do not join");
 }
 
-/// What has come about of a connection: streams opened, addresses lent, and of both nodes the tickets, the allocations they know of, and
-/// the kinds of their paths.
+/// What has come about of a connection: streams opened, addresses lent, and of both nodes the tickets, the allocations
+/// they know of, and the kinds of their paths.
 fn stage(world: &World) -> String {
     let counters = [0, 1].map(|node| *world.nodes[node].agent.counters());
     format!(
@@ -261,10 +262,11 @@ fn connect_step_by_step(world: &mut World) -> (Duration, String) {
 
 /// UDP does not pass at one side or at both, and nobody knows it yet: both have joined at this moment.
 ///
-/// Whoever asks opens a stream at once; who is asked for opens one when it hears of that, half a round trip after the server. Three
-/// halves later it is lent an address, of which the server tells both: another half. A check and its answer take two. TLS takes
-/// one more to be open. Where QUIC's handshake goes with the request its answer is a path, one round trip earlier; and 20 ms later
-/// than that where the first answer is at the relay before the caller has had it let in.
+/// Whoever asks opens a stream at once; who is asked for opens one when it hears of that, half a round trip after the
+/// server. Three halves later it is lent an address, of which the server tells both: another half. A check and its
+/// answer take two. TLS takes one more to be open. Where QUIC's handshake goes with the request its answer is a path,
+/// one round trip earlier; and 20 ms later than that where the first answer is at the relay before the caller has had
+/// it let in.
 #[test]
 fn without_udp_who_has_just_joined_is_met_within_five_round_trips() {
     use Nat::{AddressRestricted, Block, FullCone, Open, PortRestricted, Random, Sequential, UdpBlocked};
@@ -301,8 +303,8 @@ fn without_udp_who_has_just_joined_is_met_within_five_round_trips() {
     assert!(late.is_empty(), "{late:#?}");
 }
 
-/// Where UDP works each side opens one stream in vain at most, if somebody is to be met before that is known, and closes it as soon as it
-/// is. Later none is opened.
+/// Where UDP works each side opens one stream in vain at most, if somebody is to be met before that is known, and
+/// closes it as soon as it is. Later none is opened.
 #[test]
 fn where_udp_works_no_stream_stays_open() {
     use Nat::{AddressRestricted, FullCone, Open, PortRestricted, Random};
@@ -515,8 +517,8 @@ fn longest_gaps(world: &mut World, duration: Duration) -> [Duration; 2] {
     gaps
 }
 
-/// A node that joins anew has another user's credential. Its allocation is replaced by one of the new session, and what is
-/// relayed goes on; the old credential may end.
+/// A node that joins anew has another user's credential. Its allocation is replaced by one of the new session, and what
+/// is relayed goes on; the old credential may end.
 #[test]
 fn a_fresh_session_replaces_the_allocation() {
     const LIFE_S: u64 = 900;

@@ -1,15 +1,15 @@
 //! How many address translators there are on the way out.
 //!
-//! A router that has to drop a datagram because its time to live is over says so, and from where (RFC 792). Each says it from its
-//! address on the near side, so the addresses show which network lies before each router: as long as they are private there
-//! may be one more translator, and before the first one with an address of the internet stands the last. That is
-//! an upper bound, and likely: a router with a private address may just route, and a carrier may number its routers before its own
-//! translator from the internet's addresses. One thing is proof: where a router answers from the very address under which the
-//! internet sees the node, the way of translations ends there. A router that does not answer may be anything, so where one is
-//! silent nothing is told, but for that proof.
+//! A router that has to drop a datagram because its time to live is over says so, and from where (RFC 792). Each says
+//! it from its address on the near side, so the addresses show which network lies before each router: as long as they
+//! are private there may be one more translator, and before the first one with an address of the internet stands the
+//! last. That is an upper bound, and likely: a router with a private address may just route, and a carrier may number
+//! its routers before its own translator from the internet's addresses. One thing is proof: where a router answers from
+//! the very address under which the internet sees the node, the way of translations ends there. A router that does not
+//! answer may be anything, so where one is silent nothing is told, but for that proof.
 //!
-//! The datagrams are Bindings for the server, with which the node has a session; they are sent once in each network, after
-//! all else that the discovery does, and nothing waits for what comes of it.
+//! The datagrams are Bindings for the server, with which the node has a session; they are sent once in each network,
+//! after all else that the discovery does, and nothing waits for what comes of it.
 
 use std::net::{IpAddr, SocketAddr};
 

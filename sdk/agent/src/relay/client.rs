@@ -4,8 +4,9 @@
 //! counts only from the server, by the carrier it was asked by, and under our key; without a key only a challenge
 //! does (RFC 8489, section 9.2.5), and few of those in a row. What follows from answers is in [`answers`].
 //!
-//! The allocation follows its client to another address, if the server gives tickets for that (RFC 8016): peers, permissions
-//! and channels stay. A server that gives none tells that there is no allocation here, and another one is made.
+//! The allocation follows its client to another address, if the server gives tickets for that (RFC 8016): peers,
+//! permissions and channels stay. A server that gives none tells that there is no allocation here, and another one is
+//! made.
 
 mod answers;
 mod peers;
@@ -107,6 +108,8 @@ pub(crate) struct Client {
     peers: BTreeMap<SocketAddr, Peer>,
     numbers: BTreeMap<u16, SocketAddr>,
     next_number: u16,
+    /// Numbers of forgotten peers, the newest first.
+    past: VecDeque<(SocketAddr, u16)>,
     due: Timers<Due>,
     news: VecDeque<News>,
 }
@@ -134,6 +137,7 @@ impl Client {
             peers: BTreeMap::new(),
             numbers: BTreeMap::new(),
             next_number: FIRST_CHANNEL,
+            past: VecDeque::new(),
             due: Timers::new(),
             news: VecDeque::new(),
         };
@@ -231,8 +235,8 @@ impl Client {
         }
     }
 
-    /// The node's NAT shows it at another address, to which the server has given this challenge. What nobody depends on does
-    /// not follow: it would cost an idle node more than it is worth.
+    /// The node's NAT shows it at another address, to which the server has given this challenge. What nobody depends on
+    /// does not follow: it would cost an idle node more than it is worth.
     pub(crate) fn moved(
         &mut self,
         env: &mut Env,

@@ -8,8 +8,9 @@
 //! punch and without waiting for it, and given back a while after the last: the server lends ports.
 //!
 //! Where UDP does not reach the server (no answer to the observation's Binding for one and a half round trips), the
-//! allocation is made over TCP, or over TLS where TCP's port is closed too. Who wants to meet somebody before that is known,
-//! or hears that it is wanted itself, does not wait for it: the stream is opened beside, and closed again if UDP answers.
+//! allocation is made over TCP, or over TLS where TCP's port is closed too. Who wants to meet somebody before that is
+//! known, or hears that it is wanted itself, does not wait for it: the stream is opened beside, and closed again if UDP
+//! answers.
 //!
 //! An allocation outlives the control connection: it ends with its own credential, not with the session. A
 //! fresh credential of the same session goes on with it. One of another session does not: see [`replace`].
@@ -340,8 +341,8 @@ impl Agent {
         self.set_relay_timer();
     }
 
-    /// The NAT has given this node another mapping: allocations that somebody depends on are to follow. The server's challenge to the new one is
-    /// known from the observation.
+    /// The NAT has given this node another mapping: allocations that somebody depends on are to follow. The server's
+    /// challenge to the new one is known from the observation.
     pub(crate) fn move_relays(&mut self, now: Instant) {
         let is_relayed = |link: &Link| link.settles_for_relay || link.kind() == Some(PathKind::Relayed);
         let is_needed = self.is_likely_relayed() || self.links.values().any(is_relayed);
@@ -553,8 +554,8 @@ impl Agent {
     }
 }
 
-/// Where a relay may send this node on to: addresses at which its servers answer and relay. Not those from which they prove
-/// that a mapping is reachable: the main socket sends nothing there.
+/// Where a relay may send this node on to: addresses at which its servers answer and relay. Not those from which they
+/// prove that a mapping is reachable: the main socket sends nothing there.
 fn alternates(access: &StunAccess, servers: &[StunServer]) -> Vec<IpAddr> {
     let relays = access.relay.iter().map(|ip| ip.to_canonical());
     let known = relays.chain(servers.iter().map(|server| server.primary.ip()));

@@ -1,15 +1,15 @@
 //! One allocation in the place of another, without a gap.
 //!
-//! An allocation belongs to the session that it was made in: to the server each session of a node is another user, whose
-//! Refresh is refused (RFC 8656, section 8.2: 441), and nodes are introduced to each other by their sessions. So once a
-//! node has joined anew, whoever has a relayed address of the same server no longer meets it at its old one, and the
-//! allocation ends with its old credential at the latest. By the same socket there can't be a second one before the
+//! An allocation belongs to the session that it was made in: to the server each session of a node is another user,
+//! whose Refresh is refused (RFC 8656, section 8.2: 441), and nodes are introduced to each other by their sessions. So
+//! once a node has joined anew, whoever has a relayed address of the same server no longer meets it at its old one, and
+//! the allocation ends with its old credential at the latest. By the same socket there can't be a second one before the
 //! first has ended (section 7.2: 437).
 //!
-//! An old allocation that no link uses is ended, and another is made by the same socket. Where links use it, a second one
-//! is made by a stream. The peers are introduced anew and meet the node there as well. When no link depends on the old
-//! one any more, this side sends by others and answers no checks by it, so that a peer that is introduced once
-//! more leaves it too; what still comes by it is taken until it is ended. What stands on a stream only because the socket
+//! An old allocation that no link uses is ended, and another is made by the same socket. Where links use it, a second
+//! one is made by a stream. The peers are introduced anew and meet the node there as well. When no link depends on the
+//! old one any more, this side sends by others and answers no checks by it, so that a peer that is introduced once more
+//! leaves it too; what still comes by it is taken until it is ended. What stands on a stream only because the socket
 //! was taken moves back to it in the same manner.
 
 use std::time::{Duration, Instant};
@@ -27,8 +27,8 @@ const LOOK: Duration = Duration::from_millis(200);
 const LOOK_RARELY: Duration = Duration::from_secs(10);
 /// Before peers that did not meet the node at its new addresses are asked for again.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
-/// Once they were asked for, they doubt all ways to the node for a third of a second, and begin no second doubt meanwhile:
-/// before that is over, silence would tell them nothing.
+/// Once they were asked for, they doubt all ways to the node for a third of a second, and begin no second doubt
+/// meanwhile: before that is over, silence would tell them nothing.
 const DOUBTED: Duration = Duration::from_secs(1);
 /// How long the old one takes what comes after the peers were asked to leave it: an introduction, and the third of a
 /// second after which a way that is in doubt is given up.

@@ -1,7 +1,7 @@
 //! Streams to the relay: when one is opened, over TCP or TLS, and what comes of it.
 //!
-//! The first request on a stream is not challenged: the welcome brings a nonce for it. So where UDP does not pass a node is lent an address two
-//! round trips after it has begun to open a stream over TCP, and three over TLS.
+//! The first request on a stream is not challenged: the welcome brings a nonce for it. So where UDP does not pass a
+//! node is lent an address two round trips after it has begun to open a stream over TCP, and three over TLS.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -47,8 +47,8 @@ impl Agent {
         self.env.push(Output::OpenStream { stream, to, tls });
     }
 
-    /// Somebody asks for this node, and the server can't tell where it is. If that is because UDP has not answered yet, a stream is
-    /// opened beside, as for whoever asks.
+    /// Somebody asks for this node, and the server can't tell where it is. If that is because UDP has not answered yet,
+    /// a stream is opened beside, as for whoever asks.
     pub(crate) fn wanted(&mut self, now: Instant) {
         let is_waiting = matches!(self.relays.udp, Udp::Waiting { .. });
         let may_try = self.relays.retry.is_none_or(|at| at <= now);

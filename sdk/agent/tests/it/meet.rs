@@ -218,7 +218,8 @@ fn the_silent_side_answers_and_probes_back() {
     assert!(matches!(a.paths()[..], [Some(_), ..]) && matches!(b.paths()[..], [Some(_), ..]));
 }
 
-/// Where the server only wanted to see whether there is a way, it goes with the ticket; unless somebody wants it by then.
+/// Where the server only wanted to see whether there is a way, it goes with the ticket; unless somebody wants it by
+/// then.
 #[test]
 fn a_probed_way_is_not_kept_for_nothing() {
     for wanted in [false, true] {

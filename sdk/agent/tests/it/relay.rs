@@ -49,8 +49,8 @@ fn an_allocation_is_made_when_somebody_is_to_be_met() {
     }
 }
 
-/// UDP that does not answer within one and a half round trips is not waited for: a twentieth of a second, where they are
-/// short.
+/// UDP that does not answer within one and a half round trips is not waited for: a twentieth of a second, where they
+/// are short.
 #[test]
 fn without_udp_the_first_stream_carries_the_allocation() {
     let mut rig = Rig::new(1);
@@ -77,8 +77,8 @@ fn without_udp_the_first_stream_carries_the_allocation() {
     assert!(!streams(&rig.take()).is_empty());
 }
 
-/// Who is wanted before it knows whether UDP gets through opens a stream at once, and only one; it goes again when UDP answers. Whoever knows
-/// need not.
+/// Who is wanted before it knows whether UDP gets through opens a stream at once, and only one; it goes again when UDP
+/// answers. Whoever knows need not.
 #[test]
 fn who_is_wanted_opens_a_stream_beside() {
     let mut rig = Rig::new(1);
@@ -149,8 +149,8 @@ fn provisional(output: &Output) -> Option<Way> {
     }
 }
 
-/// A handshake begins towards the server's own relay and towards nothing else, whatever is said to be a relayed address;
-/// and seldom, however many are named.
+/// A handshake begins towards the server's own relay and towards nothing else, whatever is said to be a relayed
+/// address; and seldom, however many are named.
 #[test]
 fn no_handshake_is_aimed_elsewhere() {
     const VICTIM: &str = "20.9.9.9:50000";
@@ -189,7 +189,8 @@ fn brought(log: &[Output]) -> Vec<Option<HandshakeStart>> {
     asked.collect()
 }
 
-/// The request waits a moment for what the handshake begins with, and for no longer. Whoever may not be here is not begun with.
+/// The request waits a moment for what the handshake begins with, and for no longer. Whoever may not be here is not
+/// begun with.
 #[test]
 fn a_handshake_begins_with_the_call() {
     let id = Rig::new(1).certificate(2).node;
@@ -275,8 +276,8 @@ fn way_after_handshake(defence_off: bool, named: &str, source: &str) -> Option<(
     found
 }
 
-/// A handshake that is done makes a path of a way by the server's own relay that the peer's check came by, and of nothing
-/// else, whatever is said to be a relayed address and wherever checks seem to come from.
+/// A handshake that is done makes a path of a way by the server's own relay that the peer's check came by, and of
+/// nothing else, whatever is said to be a relayed address and wherever checks seem to come from.
 #[test]
 fn a_finished_handshake_sends_data_nowhere_else() {
     const VICTIM: &str = "20.9.9.9:50000";

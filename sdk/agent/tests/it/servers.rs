@@ -317,8 +317,8 @@ fn nobody_else_moves_a_member() {
     assert!(!visitor.log.iter().any(said));
 }
 
-/// A server that takes long to open has the others of the round knocked at; the first to answer is gone to, and the slow
-/// one comes after it.
+/// A server that takes long to open has the others of the round knocked at; the first to answer is gone to, and the
+/// slow one comes after it.
 #[test]
 fn the_first_to_answer_wins() {
     let mut rig = rig(&equals(3));

@@ -338,7 +338,8 @@ fn who_is_nowhere_hears_that_it_is_wanted() {
     assert_eq!(is_wanted(&rig, b), 0);
 }
 
-/// What the relay has lent a node is shown before the node has said so, for as long as its word may take; and is no news when it comes.
+/// What the relay has lent a node is shown before the node has said so, for as long as its word may take; and is no
+/// news when it comes.
 #[test]
 fn what_is_lent_is_shown_at_once() {
     let mut rig = Rig::new(EffectiveNetwork::Public);
@@ -476,8 +477,8 @@ fn tickets_and_requests_are_capped() {
     assert_eq!(rig.connect_failure(a), Some(Code::TooManyIntroductions));
 }
 
-/// What a handshake begins with goes to the peer with its half of the ticket, as it is and once, and who asked is told first. A
-/// request that waits for the peer loses it, so nobody's lies here.
+/// What a handshake begins with goes to the peer with its half of the ticket, as it is and once, and who asked is told
+/// first. A request that waits for the peer loses it, so nobody's lies here.
 #[test]
 fn a_handshake_goes_to_the_peer_and_is_not_kept() {
     let start = HandshakeStart::new(vec![0xC7; 1_200]).unwrap();

@@ -60,7 +60,8 @@ fn a_window_is_on_the_observed_address() {
     }
 }
 
-/// Nobody waits for a NAT to be known; once it is, a ticket that needed it is followed by one that has it, and by no more.
+/// Nobody waits for a NAT to be known; once it is, a ticket that needed it is followed by one that has it, and by no
+/// more.
 #[test]
 fn a_blind_ticket_is_followed_by_one_that_sees() {
     let symmetric = behavior(Mapping::AddressAndPortDependent, Some(Allocator::Random));
@@ -86,8 +87,8 @@ fn a_blind_ticket_is_followed_by_one_that_sees() {
 }
 
 /// Two who can be met by a relay are introduced before anybody has seen where they are. When that is known they are
-/// introduced once more, unless they have met, or the other one has no such address; and so they are where who has asked turns
-/// out to be elsewhere by then.
+/// introduced once more, unless they have met, or the other one has no such address; and so they are where who has
+/// asked turns out to be elsewhere by then.
 #[test]
 fn who_is_seen_later_is_introduced_once_more() {
     let cases: [(bool, &[&str], &[usize]); 3] = [

@@ -1,6 +1,6 @@
 //! `docs/vectors.md` is what another implementation has to come to as well. Each message is put together here from the
-//! words of `docs/protocol.md` and not by the library, which then has to make or take the same: so page, test and library
-//! agree, and no change of the wire goes unnoticed.
+//! words of `docs/protocol.md` and not by the library, which then has to make or take the same: so page, test and
+//! library agree, and no change of the wire goes unnoticed.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::fmt::{Display, Write};

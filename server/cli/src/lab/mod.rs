@@ -12,8 +12,8 @@
 //! A lab removes itself when dropped, with every process still running inside it. What a killed process leaves behind
 //! is swept away by the next lab. Labs side by side have different names, in containers that share them too.
 //!
-//! Between the public addresses of two sites lies one hop: what has no time to live left for it does not arrive. The lab
-//! does not emulate latency or loss, and knows nothing of Meetpoint: it runs any program.
+//! Between the public addresses of two sites lies one hop: what has no time to live left for it does not arrive. The
+//! lab does not emulate latency or loss, and knows nothing of Meetpoint: it runs any program.
 
 mod host;
 mod ipv6;
@@ -322,8 +322,8 @@ impl Lab {
         Ok(Uplink { device: wiring::SECOND_WAN, router: lan_addr(gateway.site, 1) })
     }
 
-    /// Pulls one uplink of a host out, and has all that goes to the world go by the other one. The one pulled out before is
-    /// plugged in again.
+    /// Pulls one uplink of a host out, and has all that goes to the world go by the other one. The one pulled out
+    /// before is plugged in again.
     ///
     /// # Errors
     ///

@@ -23,9 +23,9 @@ const NAMESPACE_DIR: &str = "/run/netns";
 /// Every name is this, the lab's own word, and a role.
 const PREFIX: &str = "mp";
 
-/// Where a lab says that it lives: a file of its word's name, which it holds locked. The kernel unlocks it when its owner
-/// dies, however that comes about. Numbers of processes would not do: where machines in containers share their names of
-/// namespaces, each counts its processes for itself.
+/// Where a lab says that it lives: a file of its word's name, which it holds locked. The kernel unlocks it when its
+/// owner dies, however that comes about. Numbers of processes would not do: where machines in containers share their
+/// names of namespaces, each counts its processes for itself.
 const CLAIM_DIR: &str = "/run/meetpoint-lab";
 
 /// The letters of a lab's word: 32 bits in hexadecimal.

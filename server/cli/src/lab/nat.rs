@@ -12,11 +12,12 @@ const POOL_START: u16 = 40_000;
 /// Ports of [`NatKind::SymmetricSequential`] before it starts over.
 const SEQUENTIAL_POOL: u16 = 4_096;
 
-/// Ports of a subscriber's block in [`NatKind::SymmetricBlock`]: a size carriers use, with 63 subscribers to an address.
+/// Ports of a subscriber's block in [`NatKind::SymmetricBlock`]: a size carriers use, with 63 subscribers to an
+/// address.
 pub(super) const BLOCK_SIZE: u16 = 1_024;
 
-/// What [`NatKind::Remap`] flips in each port. Equal bytes make it the same in either byte order, and bits this low keep
-/// an ephemeral port ephemeral.
+/// What [`NatKind::Remap`] flips in each port. Equal bytes make it the same in either byte order, and bits this low
+/// keep an ephemeral port ephemeral.
 const REMAP_MASK: u16 = 0x1515;
 
 /// What a host's way to the public network does to UDP, in the words of RFC 3489 where users know them and of RFC 4787
@@ -220,9 +221,9 @@ struct Recipe {
     translate: String,
 }
 
-/// Between any two sites of an internet lie routers, and this lab's public network has none. What would have died at one of
-/// them, because it had one hop left to live when it got there, dies before the kernel that it must not reach takes
-/// note of it.
+/// Between any two sites of an internet lie routers, and this lab's public network has none. What would have died at
+/// one of them, because it had one hop left to live when it got there, dies before the kernel that it must not reach
+/// takes note of it.
 const FAR_AWAY: &str = r#"iifname "wan" ip ttl 1 drop"#;
 
 const OUTGOING_UDP: &str = r#"oifname "wan" meta l4proto udp"#;

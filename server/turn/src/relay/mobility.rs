@@ -4,17 +4,17 @@
 //! another port, or it changes networks, a Refresh with that ticket from the new place makes the allocation its
 //! own again. Relayed addresses, permissions and channels stay as they are, so that no peer notices.
 //!
-//! A ticket names the allocation, by its shard and its key there, and has 64 bits of chance that nothing but the answers to
-//! this client tell. It moves the allocation once: the answer brings the next one. It is no credential. The request that
-//! bears it is signed by the user who made the allocation, under a nonce that was delivered to the new place. What
-//! comes from the old place afterwards is a stranger's.
+//! A ticket names the allocation, by its shard and its key there, and has 64 bits of chance that nothing but the
+//! answers to this client tell. It moves the allocation once: the answer brings the next one. It is no credential. The
+//! request that bears it is signed by the user who made the allocation, under a nonce that was delivered to the new
+//! place. What comes from the old place afterwards is a stranger's.
 //!
-//! A repeated request finds the allocation where it is already, and is answered like any Refresh there, with the ticket that
-//! is good by then: an answer that was lost costs nothing.
+//! A repeated request finds the allocation where it is already, and is answered like any Refresh there, with the ticket
+//! that is good by then: an answer that was lost costs nothing.
 //!
-//! The new place may be another shard's. That one keeps nothing while it asks the ticket's shard (`Follow`), which hands
-//! the allocation over with its sockets, or says why not (`Stayed`). If a message is lost, so is at worst the allocation, and its
-//! client makes another.
+//! The new place may be another shard's. That one keeps nothing while it asks the ticket's shard (`Follow`), which
+//! hands the allocation over with its sockets, or says why not (`Stayed`). If a message is lost, so is at worst the
+//! allocation, and its client makes another.
 //!
 //! Deliberately absent: clients on streams. What a connection carried ends with it; they are told 405.
 
@@ -51,8 +51,8 @@ use crate::shared::ShardId;
 const NAME_LEN: usize = 8;
 /// Length of the part that is chance. A guess is a signed request of the very user, and each is answered.
 const SECRET_LEN: usize = 8;
-/// Length of a ticket as it is told: base64 without padding. RFC 8016 lets it be any bytes, but there are clients (coturn's) that
-/// keep it as text.
+/// Length of a ticket as it is told: base64 without padding. RFC 8016 lets it be any bytes, but there are clients
+/// (coturn's) that keep it as text.
 const TICKET_LEN: usize = 22;
 
 /// What the next ticket of an allocation is known by.

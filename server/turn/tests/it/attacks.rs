@@ -312,8 +312,9 @@ fn a_spoofer_blocks_nobody() {
     });
 }
 
-/// The nonce of a welcome is bound to no address. Who has read a node's first request on its way sends it again from where he is
-/// himself: he would be lent an address in the node's name, of which the broker would tell the node's peers.
+/// The nonce of a welcome is bound to no address. Who has read a node's first request on its way sends it again from
+/// where he is himself: he would be lent an address in the node's name, of which the broker would tell the node's
+/// peers.
 #[test]
 fn a_read_request_allocates_nothing() {
     check(
@@ -330,7 +331,8 @@ fn a_read_request_allocates_nothing() {
     );
 }
 
-/// Tickets of RFC 8016 go in the clear. Who has read somebody's gets nothing by it: neither what is sent to him nor his name.
+/// Tickets of RFC 8016 go in the clear. Who has read somebody's gets nothing by it: neither what is sent to him nor his
+/// name.
 #[test]
 fn a_read_ticket_moves_nothing() {
     check(Defence::TicketUser, turn, |turn| {

@@ -177,8 +177,8 @@ fn a_nonce_is_good_for_its_transport() {
     check(ListenerId(0), TCP_AT, Some(438));
 }
 
-/// The nonce that came with a node's credential saves the challenge: on a stream, for that user, for as long as others last. Where it
-/// is refused the challenge comes as ever, and is answered as ever.
+/// The nonce that came with a node's credential saves the challenge: on a stream, for that user, for as long as others
+/// last. Where it is refused the challenge comes as ever, and is answered as ever.
 #[test]
 fn a_welcomes_nonce_saves_the_challenge() {
     let check = |at: ListenerId, of: u8, age_s: u64, code: Option<u16>| {
@@ -208,8 +208,8 @@ fn a_welcomes_nonce_saves_the_challenge() {
     check(ListenerId(0), 1, 0, Some(438));
 }
 
-/// It is for the first allocation, wherever the next one is asked for from; and when there is none any more it is for the first
-/// again.
+/// It is for the first allocation, wherever the next one is asked for from; and when there is none any more it is for
+/// the first again.
 #[test]
 fn a_welcomes_nonce_makes_one_allocation() {
     let mut turn = turn_over(TCP_AT);

@@ -1,7 +1,7 @@
 //! How long the disk itself takes to make a write durable, while the joins go on.
 //!
-//! A join is answered after its commit is on the disk, so whoever reads how long joins took has to know how long the disk
-//! took: one stall of the host's storage is a stall of every join that waits behind it.
+//! A join is answered after its commit is on the disk, so whoever reads how long joins took has to know how long the
+//! disk took: one stall of the host's storage is a stall of every join that waits behind it.
 
 use std::fs::OpenOptions;
 use std::io::{Seek as _, SeekFrom, Write as _};

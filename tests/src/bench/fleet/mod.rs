@@ -1,8 +1,8 @@
 //! Thousands of nodes that join one server, stay, and come back after it was restarted.
 //!
-//! What a node does is decided by the SDK's own agent: its hello and proofs, its checks of the welcome, its delays after
-//! a lost connection. Only the sockets are this module's, so that ten thousand nodes fit in one process. Each has an
-//! address of its own out of 127/8, and a key of its own; a join is one that the server has stored durably before it
+//! What a node does is decided by the SDK's own agent: its hello and proofs, its checks of the welcome, its delays
+//! after a lost connection. Only the sockets are this module's, so that ten thousand nodes fit in one process. Each has
+//! an address of its own out of 127/8, and a key of its own; a join is one that the server has stored durably before it
 //! answered. UDP has no part in it: the cluster is effectively PRIVATE.
 
 mod board;

@@ -2,8 +2,9 @@
 //!
 //! Two nodes are connected and say nothing, each behind a router of its own. The routers forget a mapping after some
 //! seconds of silence; now and then one of them forgets all that it knows of UDP, and gives other ports than before. In
-//! half of the rows it forgets TCP too, the connections to the server among it, though a NAT keeps those for hours
-//! (RFC 5382, REQ-5) unless it is restarted. After the whole time an echo over the connection of the beginning shows that it lives.
+//! half of the rows it forgets TCP too, the connections to the server among it, though a NAT keeps those for hours (RFC
+//! 5382, REQ-5) unless it is restarted. After the whole time an echo over the connection of the beginning shows that it
+//! lives.
 //!
 //! Counted is what passes the node's only device but for Ethernet's headers: IP packets of UDP and TCP, the address
 //! resolution of its own link among them.

@@ -15,8 +15,8 @@ use super::super::BenchError;
 
 /// Ethernet's header, which is not counted.
 const ETHERNET_LEN: u64 = 14;
-/// `NFNL_SUBSYS_CTNETLINK` and `IPCTNL_MSG_CT_DELETE` of linux/netfilter/nfnetlink.h and nfnetlink_conntrack.h. A request that
-/// names no connection is about all of them.
+/// `NFNL_SUBSYS_CTNETLINK` and `IPCTNL_MSG_CT_DELETE` of linux/netfilter/nfnetlink.h and nfnetlink_conntrack.h. A
+/// request that names no connection is about all of them.
 const DELETE: u16 = 1 << 8 | 2;
 /// Of the same files, by their place: `CTA_TUPLE_ORIG`; in that `CTA_TUPLE_IP` and `CTA_TUPLE_PROTO`; in those the two
 /// addresses, and the protocol and its two ports. `NLA_F_NESTED` marks what has attributes in it.
@@ -136,8 +136,8 @@ impl Router {
     }
 }
 
-/// How a line of the kernel's table names a connection of UDP over IPv4, as an attribute of a request: the first address
-/// and port of each name in it are those of the packet that began it.
+/// How a line of the kernel's table names a connection of UDP over IPv4, as an attribute of a request: the first
+/// address and port of each name in it are those of the packet that began it.
 fn udp_flow(line: &str) -> Option<Vec<u8>> {
     let mut words = line.split_whitespace();
     if (words.next()?, words.nth(1)?) != ("ipv4", "udp") {
@@ -160,8 +160,8 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Deletes a connection from the table of the namespace that this runs in; all of them if none is named. It is no error if it
-/// has ended by itself.
+/// Deletes a connection from the table of the namespace that this runs in; all of them if none is named. It is no error
+/// if it has ended by itself.
 fn delete(flow: &[u8], family: u8) -> nix::Result<()> {
     let socket = socket(
         AddressFamily::Netlink,

@@ -1,12 +1,13 @@
-//! The documentation at `/docs`: it signs in and tries calls, without anything from elsewhere; and every call of the contract can be
-//! tried as it is filled in there.
+//! The documentation at `/docs`: it signs in and tries calls, without anything from elsewhere; and every call of the
+//! contract can be tried as it is filled in there.
 
 use serde_json::{Value, json};
 
 use super::cdp::Page;
 use super::{DESK, has_browser, server, token};
 
-/// Tries a call by the page's own buttons: opens its block, takes what is filled in, sends it; gives the status that came back.
+/// Tries a call by the page's own buttons: opens its block, takes what is filled in, sends it; gives the status that
+/// came back.
 const TRY: &str = r"async (name) => {
   const until = async (found) => { for (let at = 0; at < 1200; at += 1) { const it = found(); if (it) return it; await new Promise((done) => setTimeout(done, 50)); } return null; };
   const text = (block, part) => block.querySelector(part).innerText.replace(/\u200b/g, '').trim();
@@ -28,7 +29,8 @@ const TRIED: [(&str, &str); 6] = [
     ("DELETE /v1/clusters/{cluster}/seeds/{name}", "404"),
 ];
 
-/// Sends every call of the contract that the page has read, the server's end last, with the examples in it; gives each with what came back and what it may be.
+/// Sends every call of the contract that the page has read, the server's end last, with the examples in it; gives each
+/// with what came back and what it may be.
 const ALL: &str = r"async (token) => {
   const spec = ui.specSelectors.specJson().toJS();
   const answers = [];

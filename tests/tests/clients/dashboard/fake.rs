@@ -1,5 +1,5 @@
-//! A cluster that there is not, of any size, behind the real server's own pages: all but `/v1` is asked of the real server, and
-//! `/v1` is answered from what is made up here, the same each time.
+//! A cluster that there is not, of any size, behind the real server's own pages: all but `/v1` is asked of the real
+//! server, and `/v1` is answered from what is made up here, the same each time.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

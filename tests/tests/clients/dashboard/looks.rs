@@ -1,4 +1,5 @@
-//! Each page with a cluster that is made up: in light and dark, on a desk and on a phone; with a thousand nodes; with hostile names.
+//! Each page with a cluster that is made up: in light and dark, on a desk and on a phone; with a thousand nodes; with
+//! hostile names.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -14,8 +15,8 @@ use super::{DESK, PHONE, check_access, check_width, has_browser, pictures, serve
 const UPDATE: &str = "MEETPOINT_UPDATE";
 /// The grid's columns and rows. A cell is as wide as a word: layout shows in it, and letters hardly do.
 const GRID: (u32, u32) = (16, 12);
-/// How far the brightness of a cell may be off on the average, of 255: a machine with other fonts stays below it, a page without its
-/// sheet, its graph or a card does not.
+/// How far the brightness of a cell may be off on the average, of 255: a machine with other fonts stays below it, a
+/// page without its sheet, its graph or a card does not.
 const MEAN: f64 = 9.0;
 
 /// The page's clock stands a minute after everything happened, wherever the test runs.
@@ -170,7 +171,8 @@ fn hostile_names_are_only_names() {
     for name in HOSTILE {
         assert!(text.as_str().expect("text").contains(name), "{name}");
     }
-    // The test is able to fail: without the policy such a name does harm once it becomes markup, and with it nothing does.
+    // The test is able to fail: without the policy such a name does harm once it becomes markup, and with it nothing
+    // does.
     let blocked = page.eval("(() => { try { document.createElement('div').innerHTML = '<img>'; return 'made'; } catch { return 'blocked'; } })()");
     assert_eq!(blocked, "blocked");
     page.call("Page.setBypassCSP", &json!({ "enabled": true }));
@@ -183,8 +185,8 @@ fn hostile_names_are_only_names() {
     assert_eq!(page.eval(&made), 1);
 }
 
-/// Processor time, in seconds, that the page may take to show a thousand nodes at first, and then for each other page: some times what
-/// it takes. Wall time would tell of the machine's other work.
+/// Processor time, in seconds, that the page may take to show a thousand nodes at first, and then for each other page:
+/// some times what it takes. Wall time would tell of the machine's other work.
 const MAX_FIRST_S: f64 = 4.0;
 const MAX_NEXT_S: f64 = 1.0;
 

@@ -1,8 +1,8 @@
 //! Nothing of a PRIVATE cluster's node leaves the private network: shown by a capture of all that its machine sends,
 //! from before its start to after its end.
 //!
-//! Each offer is first made to a node that may follow it, in the same place: what the capture must not see of the one it
-//! must see of the other.
+//! Each offer is first made to a node that may follow it, in the same place: what the capture must not see of the one
+//! it must see of the other.
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::PathBuf;

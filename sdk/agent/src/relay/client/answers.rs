@@ -1,8 +1,8 @@
 //! What a client does with what its server answers, or does not.
 //!
 //! A server may send the client on to another one (300, Try Alternate; RFC 8489, section 10). That is followed if it is
-//! said under our key, to places that the welcome names, and to each once. By a stream it is not: which one was opened to
-//! where, by which protocol and under which identity, is not this module's to decide.
+//! said under our key, to places that the welcome names, and to each once. By a stream it is not: which one was opened
+//! to where, by which protocol and under which identity, is not this module's to decide.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

@@ -15,6 +15,12 @@ use crate::stun::{self, Ask};
 
 /// Between two renewals of a permission, which lasts 300 s (RFC 8656, section 9); a channel lasts longer.
 pub(super) const PEER_REFRESH: Duration = Duration::from_secs(200);
+/// Peers that nothing was sent to for so long are not renewed but forgotten: a way that is in use has a check on it more often
+/// than three times in that time.
+const PEER_IDLE: Duration = Duration::from_secs(80);
+/// Forgotten peers whose channel numbers are known: the server keeps a peer's channel for ten minutes, and in that time
+/// gives the peer no other number.
+const MAX_PAST: usize = 64;
 /// Before a permission or a channel that was not granted is asked for again.
 pub(super) const PEER_RETRY: Duration = Duration::from_secs(10);
 /// Peers of one allocation; a server gives 128 permissions.
@@ -64,7 +70,7 @@ impl Client {
         if peer.channel.is_some() {
             return;
         }
-        let Some(number) = self.free_number() else { return };
+        let Some(number) = self.past_number(remote).or_else(|| self.free_number()) else { return };
         if let Some(peer) = self.peers.get_mut(&remote) {
             peer.channel = Some(Channel { number, is_bound: false });
             peer.asking = true;
@@ -87,6 +93,13 @@ impl Client {
     /// Who has a channel.
     pub(crate) fn remotes(&self) -> impl Iterator<Item = SocketAddr> + '_ {
         self.numbers.values().copied()
+    }
+
+    /// The number that the peer had before it was forgotten.
+    fn past_number(&mut self, remote: SocketAddr) -> Option<u16> {
+        let at = self.past.iter().position(|(peer, _)| *peer == remote)?;
+        let (_, number) = self.past.remove(at)?;
+        (!self.numbers.contains_key(&number)).then_some(number)
     }
 
     /// Numbers go round, so that one comes back only after thousands of others: a server keeps the one it stood for
@@ -145,7 +158,7 @@ impl Client {
     /// Renews what a peer has, or forgets a peer that nothing was sent to since the last time.
     pub(super) fn refresh_peer(&mut self, env: &mut Env, now: Instant, remote: SocketAddr) {
         let Some(peer) = self.peers.get_mut(&remote) else { return };
-        if now >= peer.used + PEER_REFRESH {
+        if now >= peer.used + PEER_IDLE {
             self.forget(remote);
             return;
         }
@@ -162,6 +175,8 @@ impl Client {
     fn forget(&mut self, remote: SocketAddr) {
         if let Some(Peer { channel: Some(channel), .. }) = self.peers.remove(&remote) {
             self.numbers.remove(&channel.number);
+            self.past.push_front((remote, channel.number));
+            self.past.truncate(MAX_PAST);
             self.news.push_back(News::Forgotten { remote });
         }
     }

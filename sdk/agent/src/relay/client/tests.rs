@@ -329,6 +329,17 @@ fn it_lasts_for_as_long_as_it_is_used() {
     }
     assert_eq!(forgotten, [News::Forgotten { remote: idle }]);
     assert_eq!((client.channel(used), client.channel(idle)), (Some(0x4000), None));
+    // For ten minutes a server gives a peer no other channel than the one it had.
+    let late = addr("20.0.7.3:1");
+    client.bind(&mut rig.env, rig.now, late);
+    rig.carry(&mut client);
+    let number = client.channel(late).expect("a channel");
+    let forgotten = rig.pass(&mut client, Duration::from_secs(250));
+    assert!(forgotten.contains(&News::Forgotten { remote: late }), "{forgotten:?}");
+    client.bind(&mut rig.env, rig.now, addr("20.0.7.4:1"));
+    client.bind(&mut rig.env, rig.now, late);
+    rig.carry(&mut client);
+    assert_eq!(client.channel(late), Some(number));
     client.end(&mut rig.env, rig.now);
     rig.carry(&mut client);
     assert_eq!((rig.allocations(), client.is_over()), (0, true), "given back, not left to expire");
@@ -361,7 +372,12 @@ fn an_allocation_follows_the_node() {
     assert_eq!(rig.carry(&mut client), [News::Followed]);
     assert_eq!(rig.pass(&mut client, FIRST_RTO), [News::Bound { remote: other }]);
     rig.source.set_port(40_005);
-    assert!(rig.pass(&mut client, LIFETIME / 2).contains(&News::Followed), "a Refresh");
+    let mut news = Vec::new();
+    for _ in 0..LIFETIME.as_secs() / 120 {
+        client.send(&mut rig.env, rig.now, peer, b"consent");
+        news.extend(rig.pass(&mut client, Duration::from_secs(60)));
+    }
+    assert!(news.contains(&News::Followed), "a Refresh");
     assert_eq!((rig.allocations(), client.relayed().collect::<Vec<_>>()), (1, relayed));
     assert_eq!(client.channel(peer), channel);
     // What is not needed stays where it was, and so it does with a server that gives no tickets.
@@ -485,7 +501,8 @@ fn nobody_is_sent_on_for_ever() {
     assert_eq!((client.poll_news(), rig.unsent()), (Some(News::Over { retry: RETRY_LATE }), 0));
 }
 
-/// The other server grants what was asked, and from then on it is the one. One that is silent is not gone to again soon.
+/// The other server grants what was asked, and from then on it is the one. One that is silent is not gone to again
+/// soon.
 #[test]
 fn the_other_server_is_the_one_from_then_on() {
     const OTHER: &str = "20.0.0.9:3478";

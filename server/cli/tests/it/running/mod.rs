@@ -1,5 +1,6 @@
-//! The real binary as it runs. What was acknowledged stays: it is killed while it writes, copied while it writes, and made
-//! anew of the copy. What it is told while it runs it does, and drops nobody. And the operator's commands, against it.
+//! The real binary as it runs. What was acknowledged stays: it is killed while it writes, copied while it writes, and
+//! made anew of the copy. What it is told while it runs it does, and drops nobody. And the operator's commands, against
+//! it.
 #![cfg(target_os = "linux")]
 
 mod backup;

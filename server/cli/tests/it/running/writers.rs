@@ -100,8 +100,8 @@ fn write(
     state
 }
 
-/// Nothing that was acknowledged is missing, and nothing is there that nobody asked for. What had no answer and is there
-/// counts from now on.
+/// Nothing that was acknowledged is missing, and nothing is there that nobody asked for. What had no answer and is
+/// there counts from now on.
 pub(crate) fn check(states: &mut [Acknowledged], found: &Found) {
     let (tokens, audited) = (found.tokens.len(), found.audited_tokens);
     assert_eq!(tokens, audited, "a token without its entry in the audit log, or an entry alone");
