@@ -146,7 +146,7 @@ fn node(number: usize) -> Value {
     let presence = is_here(number).then(|| {
         json!({ "session": format!("s{number:025}"), "source": format!("{addr}:51234"), "observed": [format!("{addr}:40001")],
             "mapping": "endpoint-independent", "filtering": "address-dependent", "nat_lifetime_s": 120, "double_nat": false,
-            "nat_depth": { "at_most": number % 3 + 1, "proven": number % 2 == 0 }, "udp_blocked": false, "rtt_ms": (number * 37 % 800) as f64 / 10.0, "since_unix_ms": NOW_MS - (number as i64 * 61_000) })
+            "nat_depth": { "at_most": number % 3 + 1, "proven": number.is_multiple_of(2) }, "udp_blocked": false, "rtt_ms": (number * 37 % 800) as f64 / 10.0, "since_unix_ms": NOW_MS - (number as i64 * 61_000) })
     });
     json!({ "id": id(number), "name": name, "ephemeral": false, "declared": null, "class": classes[number % classes.len()],
         "evidence": "observed", "observed": format!("{addr}:40001"), "version": HOSTILE[number % 4], "capabilities": ["rendezvous", HOSTILE[0]],
