@@ -39,8 +39,9 @@ const MAX_DIAL_BACKS: u32 = 8;
 const DIAL_BACK_WINDOW: Duration = Duration::from_secs(10);
 /// Announced peers whose arrival is noticed; a server announces 100.
 const MAX_PRESENT: usize = 1_024;
-/// A discovery that packets were lost to, or that nothing answered, is made again so much later, so often.
-const REDISCOVERY: Duration = Duration::from_secs(60);
+/// A discovery that packets were lost to, or that nothing answered, is made again so much later, and after twice as long the next
+/// time; so often in all.
+const REDISCOVERY: Duration = Duration::from_secs(10);
 const MAX_DISCOVERIES: u32 = 4;
 /// STUN servers taken of a welcome: one an address family is what the protocol has.
 const MAX_STUN_SERVERS: usize = 2;
@@ -318,7 +319,7 @@ impl Agent {
         let mut deadline = self.discovery.as_ref().and_then(Discovery::deadline);
         if let Some(done) = self.discovery.take_if(|discovery| discovery.is_done()) {
             let again = !done.is_complete() && self.discoveries < MAX_DISCOVERIES;
-            deadline = again.then(|| now + REDISCOVERY);
+            deadline = again.then(|| now + REDISCOVERY * 2u32.pow(self.discoveries.saturating_sub(1)));
             self.discovered(now, &done);
         }
         self.timers.set(Timer::Discover, deadline);
