@@ -31,7 +31,7 @@ pub(crate) fn on_a_small_disk(dir: &Path, run: impl FnOnce() + Send) {
 /// Takes all the space there is.
 pub(crate) fn fill(path: &Path) {
     use std::io::Write;
-    let mut file = std::fs::File::create(path).unwrap();
+    let mut file = std::fs::File::create(path).expect("a file");
     let block = [7; 4096];
     while file.write_all(&block).is_ok() {}
 }

@@ -112,7 +112,7 @@ fn exchange(world: &mut World, patience: Duration, extra: &mut u64) -> bool {
 fn watch(world: &mut World) -> Seen {
     let began = world.now();
     let before: Vec<(Traffic, Counters)> =
-        world.nodes.iter().map(|node| (node.traffic, node.agent.counters().clone())).collect();
+        world.nodes.iter().map(|node| (node.traffic, *node.agent.counters())).collect();
     let mut without_path = [None; 2];
     let mut seen = Seen {
         rates: [[0.0; 4]; 2],

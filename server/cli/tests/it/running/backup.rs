@@ -185,7 +185,7 @@ fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
 fn an_interrupted_backup_leaves_nothing() {
     const HALF: usize = 1 << 16;
     let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", 2 * HALF);
-    for says in [Vec::new(), [head.as_bytes(), &[7; HALF]].concat()] {
+    for says in [Vec::new(), [head.as_bytes(), &vec![7; HALF]].concat()] {
         let dir = Scratch::new();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
         let (token, file) = (dir.path().join("token"), dir.path().join("a"));
