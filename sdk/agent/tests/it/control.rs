@@ -381,3 +381,28 @@ fn hostile_names_are_not_passed_on() {
     let events = rig.events();
     assert!(matches!(&events[..], [Event::Peer(peer)] if peer.name == "bob"), "{events:?}");
 }
+
+/// A discovery that nobody answers is made again, a few times, after ever longer.
+#[test]
+fn a_discovery_that_is_lost_is_made_again() {
+    const STEP: Duration = Duration::from_millis(500);
+    let mut rig = Rig::new(1);
+    rig.join_with(|welcome| welcome.stun = Some(Rig::stun_access()));
+    let (mut elapsed, mut begun) = (Duration::ZERO, Vec::new());
+    while elapsed < Duration::from_secs(300) {
+        if rig.take().iter().any(|output| matches!(output, Output::OpenProbe { .. })) {
+            begun.push(elapsed);
+            rig.input(Input::ProbeOpened { port: Some(5000) });
+        }
+        // The server is there, by TCP.
+        rig.tell(ServerMessage::Ping { seq: 1 });
+        rig.advance(STEP);
+        elapsed += STEP;
+    }
+    let pauses: Vec<u64> = begun.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
+    assert_eq!(pauses.len(), 3, "{pauses:?}");
+    // With what it takes to find out that nobody answers.
+    for (pause, least) in pauses.iter().zip([10, 20, 40]) {
+        assert!((least..least + 10).contains(pause), "{pauses:?}");
+    }
+}
